@@ -1,0 +1,28 @@
+# Two commands matter: `make demo` and `make test`. Both do all set-up themselves.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PY := .venv/bin/python
+
+.PHONY: help setup demo test check bench clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup:  ## install what is missing
+	@scripts/setup.sh demo
+
+demo: setup  ## the whole product on this machine (CAMERAS=64 HEADLESS=1 SECONDS_TO_RUN=60 LAN=1)
+	@CAMERAS=$(CAMERAS) HEADLESS=$(HEADLESS) SECONDS_TO_RUN=$(SECONDS_TO_RUN) LAN=$(LAN) $(PY) scripts/demo.py
+
+test:  ## every test
+	@scripts/setup.sh test
+	@$(PY) -m pytest $(ARGS)
+
+check:  ## format, lint, types
+	@scripts/setup.sh test
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy
+
+bench: setup  ## the figures in the README
+	@$(PY) -m benchmarks $(ARGS)
+
+clean:  ## forget set-up and build results (not var/)
+	rm -rf .venv .setup gateway/web/node_modules gateway/web/dist build *.egg-info

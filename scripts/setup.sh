@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Installs what is missing and says what it does. Usage: scripts/setup.sh demo|test
+# Finished steps leave a stamp in .setup/ named after the files they depend on, so a second run does nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+goal=${1:-demo}
+mkdir -p .setup
+
+say() { printf '\033[1m[set-up]\033[0m %s\n' "$*"; }
+stamp() { echo ".setup/$1-$(cat "${@:2}" | sha256sum | cut -c1-16)"; }
+
+missing=()
+need() { # need COMMAND-OR-PATH PACKAGE...
+    if [[ $1 == /* ]]; then [[ -e $1 ]] && return; else PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null && return; fi
+    missing+=("${@:2}")
+}
+need mosquitto mosquitto
+need npm npm
+need node nodejs
+need openssl openssl
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+if [[ $goal == test ]]; then
+    need mosquitto_pub mosquitto-clients
+    need chromium chromium
+    need ffprobe ffmpeg
+    need promtool prometheus
+    need /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc fonts-noto-cjk
+fi
+if ((${#missing[@]})); then
+    sudo=
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || { echo "Please install as root: apt-get install -y ${missing[*]}" >&2; exit 1; }
+        sudo=sudo
+    fi
+    say "installing Debian packages: ${missing[*]}"
+    $sudo apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >.setup/apt.log 2>&1 ||
+        { tail -20 .setup/apt.log >&2; echo "apt-get failed; the whole log is in .setup/apt.log" >&2; exit 1; }
+fi
+
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $(python3 -V)" >&2; exit 1; }
+done_python=$(stamp python pyproject.toml requirements.lock)
+if [[ ! -e $done_python || ! -x .venv/bin/gateway ]]; then
+    say "installing Python packages into .venv (about a minute)"
+    [[ -x .venv/bin/python ]] || python3 -m venv .venv
+    .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+    .venv/bin/pip install -q --disable-pip-version-check --no-deps -e .
+    rm -f .setup/python-*; touch "$done_python"
+fi
+
+if [[ -e gateway/web/package-lock.json ]]; then
+    done_npm=$(stamp npm gateway/web/package-lock.json)
+    if [[ ! -e $done_npm || ! -d gateway/web/node_modules ]]; then
+        say "installing npm packages for the pages"
+        npm --prefix gateway/web ci --silent --no-audit --no-fund
+        rm -f .setup/npm-*; touch "$done_npm"
+    fi
+    mapfile -t sources < <(find gateway/web/src gateway/web/package.json gateway/web/*.mjs -type f | sort)
+    done_web=$(stamp web "${sources[@]}")
+    if [[ ! -e $done_web || ! -d gateway/web/dist ]]; then
+        say "building the pages"
+        npm --prefix gateway/web run --silent build
+        rm -f .setup/web-*; touch "$done_web"
+    fi
+fi
