@@ -10,12 +10,13 @@ RINGING       phones of gridworkers ring (or, for an inbound call, the desks); n
 CLAIMED       one participant won; it has not published anything yet and loses the claim if it does not soon.
 CONNECTING    the claimant publishes and waits in the room until the other side publishes as well.
 ACTIVE        a gridworker and somebody of the command center publish.
-RECONNECTING  one of the two sides lost its media. ICE restarts are asked for, then it is dead: a dead gridworker
-              is redialled in the same call, a dead desk leaves the gridworker waiting in CONNECTING.
+RECONNECTING  one of the two sides lost its media. ICE restarts are asked for, then it is dead: a dead worker
+              is redialled in the same call, a dead desk leaves the worker waiting in CONNECTING.
 ENDED         for good, with an EndReason.
 
-`step` looks the pair (state, type of input) up in `TABLE`, runs the row, and verifies that it ended in a state that
-the row declares. A pair without a row raises `Conflict`. Values are immutable: a step that raises changes nothing.
+`step` looks the pair (state, type of input) up in `TABLE`, runs the row, and verifies that it ended in a
+state that the row declares. A pair without a row raises `Conflict`. Values are immutable: a step that raises
+changes nothing.
 """
 
 from __future__ import annotations
@@ -258,7 +259,8 @@ def _busy(call: Call, given: Busy, now_ms: int, settings: CallSettings) -> Step:
 
 def _join(call: Call, given: Join, now_ms: int, settings: CallSettings) -> Step:
     who = given.participant
-    if who.side is Side.WORKER and call.leg_of(who.id) is None:
+    caller = call.rings is Side.CENTER and call.opened_by == who
+    if who.side is Side.WORKER and call.leg_of(who.id) is None and not caller:
         raise Conflict("a gridworker answers a ring, it does not join", state=call.state.value)
     if call.state is CallState.RINGING and call.rings is Side.CENTER and who.side is Side.CENTER:
         return _claim(call, Claim(participant=who, device=given.device), now_ms, settings)
@@ -460,4 +462,4 @@ def step(call: Call, given: Input, now_ms: int, settings: CallSettings) -> Step:
     after, effects = row.act(call, given, now_ms, settings)
     if after.state not in row.to:
         raise RuntimeError(f"{call.state} + {type(given).__name__} led to {after.state}")
-    return (after if after == call else replace(after, version=call.version + 1)), effects
+    return (call if after == call else replace(after, version=call.version + 1)), effects

@@ -1,7 +1,7 @@
 """The ring plan: how many more phones should ring now, whose, and when to look again. Pure.
 
-Nearest three fresh workers and the grid's own at once, three more after ten seconds, an end after forty (product.md
-section 3); whoever declines or falls out is made good for at once.
+Nearest three fresh workers and the grid's own at once, three more after ten seconds, an end after forty
+(product.md section 3); whoever declines or falls out is made good for at once.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ def ring_request(call: Call, now_ms: int, settings: CallSettings) -> RingRequest
 def choose(
     ranked: Sequence[RankedWorker], request: RingRequest, busy: frozenset[str], *, nobody_rings: bool
 ) -> RingWorkers:
-    """Cuts the ranking to who shall ring: those with a fresh position, then the others as ranked, the grid's own.
+    """Cuts the ranking to who shall ring: those with a fresh position, then the others as ranked, the grid's
+    own.
 
-    Workers in another call are skipped, unless they are all there is and nobody rings: then the nearest hears a
-    waiting call, because an alarm rings somebody if there is anybody.
+    Workers in another call are skipped, unless they are all there is and nobody rings: then the nearest hears
+    a waiting call, because an alarm rings somebody if there is anybody.
     """
     open_to = [choice for choice in ranked if choice.id not in request.exclude]
     free = sorted((c for c in open_to if c.id not in busy), key=lambda c: c.freshness != "fresh")
