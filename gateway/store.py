@@ -1,0 +1,384 @@
+"""The database: one SQLite file, one writer thread, group commit.
+
+`persisted` must mean "on disk" and 500 presses a second must fit on one disk, so all writes that wait share
+one transaction and one fsync (WAL, synchronous=FULL), each in a savepoint of its own: a write that fails
+takes back itself and nothing else. The future of a write is resolved after COMMIT has returned, never before.
+
+What goes wrong with the disk is told apart:
+
+    busy or locked    the batch waits and is tried again until `busy_deadline_s`, then every write in it gets
+    Unavailable full, I/O error   Unavailable("cannot process ...") at once; nothing of the batch is kept
+    anything else     the exception of the one write that raised it
+
+A write function may therefore run more than once; it must have no effect but on its connection.
+
+Tables are declared by the packages that own them on `metadata`; what is created is decided by
+gateway/migrations alone, and a test holds the two together. Writes beside the writer thread don't exist:
+readers are opened with `query_only`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from gateway.errors import Unavailable
+
+__all__ = ["Store", "StoreHealth", "metadata"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MAX_BATCH = 512
+"""Writes in one transaction. More would delay the first of them for no gain: the fsync is shared long
+before.
+"""
+MAX_WAITING = 20_000
+"""Writes that may wait. Beyond it a write is refused with Unavailable; a press is then not acknowledged
+and comes again.
+"""
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_BROKEN = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_NOMEM,
+}
+_BUSY_TIMEOUT_MS = 100
+"""How long SQLite itself spins on a lock before our own bounded retry takes over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreHealth:
+    """writable: the last attempt to write went through and none waits on a lock. reason: empty when writable.
+
+    waiting: writes not yet committed. commits and writes: totals since open, whose quotient is the group
+    size.
+    """
+
+    writable: bool
+    reason: str
+    waiting: int
+    commits: int
+    writes: int
+
+
+class _Write(Generic[T]):
+    """One write on its way: what to run and whom to tell."""
+
+    __slots__ = ("error", "fn", "future", "result")
+
+    def __init__(self, fn: Callable[[Connection], T], future: asyncio.Future[T]) -> None:
+        self.fn = fn
+        self.future = future
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    def resolve(self) -> None:
+        """On the loop. A caller that went away (cancelled) is no reason to undo what is committed."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)  # type: ignore[arg-type]
+
+
+class Store:
+    """Use `await Store.open(path)`; close with `await store.close()`, which commits what waits."""
+
+    def __init__(self, path: Path, *, readers: int, busy_deadline_s: float) -> None:
+        self.path = path
+        self._loop = asyncio.get_running_loop()
+        self._busy_deadline_s = busy_deadline_s
+        self._waiting: deque[_Write[Any]] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._trouble = ""
+        self._commits = 0
+        self._writes = 0
+        self._listeners: list[Callable[[], None]] = []
+        self._lock_file = _hold(path)
+        self._writer_engine = _engine(path, writer=True)
+        self._reader_engine = _engine(path, writer=False, readers=readers)
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="store-reader")
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+
+    @classmethod
+    async def open(cls, path: Path | str, *, readers: int = 2, busy_deadline_s: float = 30.0) -> Store:
+        """Takes the lock on the file, migrates it to the newest schema and starts the writer.
+
+        Raises Unavailable if another process holds the file (says which) or it can't be opened.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store = cls(path, readers=readers, busy_deadline_s=busy_deadline_s)
+        try:
+            await asyncio.to_thread(store._migrate)
+        except BaseException as exc:
+            store._dispose()
+            if isinstance(exc, DBAPIError):
+                raise Unavailable(f"database {path} can't be opened: {exc.orig}") from exc
+            raise
+        store._thread.start()
+        return store
+
+    async def write(self, fn: Callable[[Connection], T]) -> T:
+        """Runs `fn(connection)` on the writer thread and returns its result once it is on disk.
+
+        `fn` may run more than once and must touch nothing but the connection. What it raises is raised here
+        and its changes alone are undone. Raises Unavailable when the database is locked for too long, full,
+        broken or overloaded.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        write = _Write(fn, future)
+        with self._wake:
+            if self._closing:
+                raise Unavailable("the database is closed")
+            if len(self._waiting) >= MAX_WAITING:
+                raise Unavailable("cannot process: too many writes are waiting", retry_after_s=2.0)
+            self._waiting.append(write)
+            self._wake.notify()
+        return await future
+
+    async def read(self, fn: Callable[[Connection], T]) -> T:
+        """Runs `fn(connection)` on a reader thread in one snapshot of what is committed."""
+        try:
+            return await self._loop.run_in_executor(self._readers, self._read, fn)
+        except DBAPIError as exc:
+            code = _code(exc)
+            if code in _BUSY or code in _BROKEN:
+                raise Unavailable(f"cannot read the database: {exc.orig}") from exc
+            raise
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """`listener()` is called on the loop after each commit. It must not block."""
+        self._listeners.append(listener)
+
+    def health(self) -> StoreHealth:
+        return StoreHealth(
+            writable=not self._trouble,
+            reason=self._trouble,
+            waiting=len(self._waiting),
+            commits=self._commits,
+            writes=self._writes,
+        )
+
+    async def close(self) -> None:
+        """Commits what waits, then closes. Idempotent."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+        self._readers.shutdown(wait=True)
+        self._dispose()
+
+    # ---- threads
+    # ------------------------------------------------------------------------------------------------
+
+    def _read(self, fn: Callable[[Connection], T]) -> T:
+        with self._reader_engine.begin() as connection:
+            return fn(connection)
+
+    def _run(self) -> None:
+        connection = self._writer_engine.connect()
+        try:
+            while True:
+                with self._wake:
+                    while not self._waiting and not self._closing:
+                        self._wake.wait()
+                    if not self._waiting:
+                        return
+                    batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+                self._commit(connection, batch)
+                with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to be told
+                    self._loop.call_soon_threadsafe(self._resolve, batch)
+        finally:
+            connection.close()
+
+    def _resolve(self, batch: list[_Write[Any]]) -> None:
+        for write in batch:
+            write.resolve()
+        for listener in self._listeners:
+            listener()
+
+    def _commit(self, connection: Connection, batch: list[_Write[Any]]) -> None:
+        """Commits the batch, or gives every write of it an error. Never raises."""
+        deadline = time.monotonic() + self._busy_deadline_s
+        attempt = 0
+        while True:
+            try:
+                self._attempt(connection, batch)
+            except Exception as exc:
+                _rollback(connection)
+                code = _code(exc)
+                waited_out = time.monotonic() >= deadline or self._closing
+                if code in _BUSY and not waited_out:
+                    if not self._trouble:
+                        logger.warning("database is locked by someone else, waiting")
+                    self._trouble = "locked"
+                    time.sleep(random.uniform(0.005, min(0.25, 0.01 * 2**attempt)))
+                    attempt = min(attempt + 1, 10)
+                    continue
+                known = code in _BUSY or code in _BROKEN
+                self._trouble = _reason(exc)
+                logger.error("a transaction of %d writes failed: %s", len(batch), exc)
+                for write in batch:
+                    write.error = Unavailable(f"cannot process: {self._trouble}") if known else exc
+                return
+            if self._trouble:
+                logger.info("database is writable again")
+            self._trouble = ""
+            self._commits += 1
+            self._writes += len(batch)
+            return
+
+    def _attempt(self, connection: Connection, batch: list[_Write[Any]]) -> None:
+        """One BEGIN IMMEDIATE ... COMMIT over the batch. Raises what concerns all of it, keeps what
+        concerns one write.
+        """
+        with connection.begin():
+            raw = connection.connection.dbapi_connection
+            assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - ours to know, narrows the type
+            for write in batch:
+                write.result = write.error = None
+                raw.execute("SAVEPOINT one_write")
+                try:
+                    write.result = write.fn(connection)
+                except Exception as exc:
+                    code = _code(exc)
+                    if code in _BUSY or code in _BROKEN or not raw.in_transaction:
+                        raise  # SQLite may have rolled back the whole transaction (lang_transaction 3.1)
+                    raw.execute("ROLLBACK TO one_write")
+                    write.error = exc
+                raw.execute("RELEASE one_write")
+
+    def _migrate(self) -> None:
+        # Imported here: alembic pulls in mako and more, which only an opening store needs.
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        config.set_main_option("path_separator", "os")
+        with self._writer_engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "heads")
+
+    def _dispose(self) -> None:
+        self._writer_engine.dispose()
+        self._reader_engine.dispose()
+        self._lock_file.close()
+
+
+def _hold(path: Path) -> Any:
+    """Takes the advisory lock beside the database for the life of the process. Two writers would break the
+    audit chain.
+    """
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        lock = open(lock_path, "a+", encoding="ascii")  # noqa: SIM115 - held open as long as the store
+    except OSError as exc:
+        raise Unavailable(f"cannot open {lock_path}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read(64).strip() or "unknown"
+        lock.close()
+        raise Unavailable(
+            f"{path} is in use by another gateway (pid {holder}); stop it or name another --data"
+        ) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _engine(path: Path, *, writer: bool, readers: int = 1) -> Engine:
+    def connect() -> sqlite3.Connection:
+        # isolation_level=None: the driver starts no transactions of its own, we do (savepoints need it).
+        raw = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_MS / 1000
+        )
+        try:
+            if writer:
+                raw.execute("PRAGMA journal_mode=WAL")
+                raw.execute("PRAGMA synchronous=FULL")
+                raw.execute("PRAGMA journal_size_limit=67108864")
+            else:
+                raw.execute("PRAGMA query_only=ON")
+            raw.execute("PRAGMA foreign_keys=ON")
+        except BaseException:
+            raw.close()
+            raise
+        return raw
+
+    if writer:
+        engine = create_engine("sqlite://", creator=connect, poolclass=StaticPool)
+    else:
+        engine = create_engine(
+            "sqlite://", creator=connect, poolclass=QueuePool, pool_size=readers, max_overflow=0
+        )
+    begin = "BEGIN IMMEDIATE" if writer else "BEGIN"
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _rollback(connection: Connection) -> None:
+    """Leaves no transaction open, whatever state the failure left behind."""
+    with contextlib.suppress(Exception):
+        if connection.in_transaction():
+            connection.rollback()
+    raw = connection.connection.dbapi_connection
+    if isinstance(raw, sqlite3.Connection) and raw.in_transaction:
+        raw.rollback()
+
+
+def _code(exc: BaseException) -> int | None:
+    """The primary result code of SQLite behind an exception, or None."""
+    origin = exc.orig if isinstance(exc, DBAPIError) else exc
+    code = getattr(origin, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _reason(exc: BaseException) -> str:
+    origin = exc.orig if isinstance(exc, DBAPIError) else exc
+    return str(origin) or type(origin).__name__
