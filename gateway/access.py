@@ -135,6 +135,7 @@ class Action(StrEnum):
     STATIC_READ = "static.read"
     PRESS_SIGNED = "press.signed"  # press, cancel and place: the signature is the credential
     SESSION_CREATE = "session.create"
+    MEDIA_PREFLIGHT = "media.preflight"  # CORS: browsers send no credentials with it
     PAGE_INDEX = "page.index"
     PAGE_LOGIN = "page.login"
     # one's own session
@@ -251,6 +252,7 @@ RULES: Mapping[Action, _Row] = {
     Action.STATIC_READ: _PUBLIC,
     Action.PRESS_SIGNED: _PUBLIC,
     Action.SESSION_CREATE: _PUBLIC,
+    Action.MEDIA_PREFLIGHT: _PUBLIC,
     Action.PAGE_INDEX: _PUBLIC,
     Action.PAGE_LOGIN: _PUBLIC,
     #

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from gateway.access import Action, Principal, Resource, Role, authorize, require
-from gateway.errors import NotFound, TooMany, Unavailable
+from gateway.access import Action, Principal, Resource, authorize
+from gateway.errors import TooMany, Unavailable
 from gateway.http.routes import Exchange, Route, json_response
 from gateway.streams.whep import EdgeRequest, EdgeResponse, IceServer, SessionEndpoint
 
@@ -48,6 +48,7 @@ class MediaEdge:
         own_leg: Callable[[str, str, str], Awaitable[tuple[str, str]]],
         watchable_leg: Callable[[str, str, str], Awaitable[tuple[str, str]]],
         call_resource: Callable[[web.Request], Awaitable[Resource]],
+        leg_resource: Callable[[web.Request], Awaitable[Resource]],
         draining: Callable[[], bool],
     ) -> None:
         """join_limit: sessions at once of this principal; viewed: the audit line of a camera's view; own_leg and
@@ -58,7 +59,7 @@ class MediaEdge:
         self._join_limit = join_limit
         self._viewed = viewed
         self._own_leg, self._watchable_leg = own_leg, watchable_leg
-        self._call_resource = call_resource
+        self._call_resource, self._leg_resource = call_resource, leg_resource
         self._draining = draining
         self._holders: dict[str, str] = {}
         self._joined: dict[str, int] = {}
@@ -82,12 +83,6 @@ class MediaEdge:
         def session(request: web.Request) -> Resource:
             session_id = request.match_info["session_id"]
             return Resource(kind="media_session", id=session_id, owner=self._holders.get(session_id))
-
-        async def own_leg(request: web.Request) -> Resource:
-            call = await self._call_resource(request)
-            leg_id = request.match_info["leg_id"]
-            owner = next((sub for leg, sub in _legs(call) if leg == leg_id), None)
-            return Resource(kind="leg", id=leg_id, lineage=call.lineage, owner=owner)
 
         def open_path(request: web.Request) -> Resource:
             return Resource(kind="preflight", id=request.path)
@@ -117,7 +112,7 @@ class MediaEdge:
             ),
             Route(
                 method="POST", path="/api/v1/calls/{call_id}/legs/{leg_id}/whip", action=Action.CALL_PUBLISH,
-                handler=self._publish_leg, resource=own_leg, summary="Publish one's own leg (WHIP)", media=sdp,
+                handler=self._publish_leg, resource=self._leg_resource, summary="Publish one's own leg (WHIP)", media=sdp,
                 success=201,
             ),
             Route(
@@ -239,10 +234,6 @@ class MediaEdge:
         return _to_aiohttp(await endpoint.handle(await _from_aiohttp(exchange.request, ""), ""))
 
 
-def _legs(call: Resource) -> Sequence[tuple[str, str]]:
-    return getattr(call, "legs", ())
-
-
 async def _from_aiohttp(request: web.Request, owner: str) -> EdgeRequest:
     headers: Mapping[str, str] = {name.lower(): value for name, value in request.headers.items()}
     return EdgeRequest(
@@ -257,11 +248,3 @@ def _to_aiohttp(answer: EdgeResponse) -> web.Response:
         for one in (value,) if isinstance(value, str) else value:
             response.headers.add(name, one)
     return response
-
-
-def not_shown(camera_id: str) -> NotFound:
-    """One text for "unknown" and "not for you"."""
-    return NotFound(f"no camera {camera_id}")
-
-
-_ = (Role, require)

@@ -77,13 +77,13 @@ def page_routes(
         return Route(method="GET", path=path, action=action, handler=handler, resource=fixed("page"), summary=summary)
 
     return [
-        get("/", Action.PAGE_LOGIN, pages.root, "To the page of one's role"),
+        get("/", Action.PAGE_INDEX, pages.root, "To the page of one's role"),
         *(get(f"/{name}", action, pages.page, f"The page {name}") for name, action in PAGES.items()),
-        get("/static/{path:.+}", Action.STATIC, pages.static, "Scripts, styles and pictures of the pages"),
-        get("/favicon.ico", Action.STATIC, pages.favicon, "The icon"),
-        get("/ca.crt", Action.STATIC, pages.ca, "The local certificate authority of `make demo LAN=1`"),
-        get("/healthz", Action.HEALTH, pages.healthz, "Whether the process lives; ignores cameras"),
-        get("/readyz", Action.HEALTH, pages.readyz, "Whether it accepts presses and viewers"),
+        get("/static/{path:.+}", Action.STATIC_READ, pages.static, "Scripts, styles and pictures of the pages"),
+        get("/favicon.ico", Action.STATIC_READ, pages.favicon, "The icon"),
+        get("/ca.crt", Action.STATIC_READ, pages.ca, "The local certificate authority of `make demo LAN=1`"),
+        get("/healthz", Action.HEALTH_READ, pages.healthz, "Whether the process lives; ignores cameras"),
+        get("/readyz", Action.HEALTH_READ, pages.readyz, "Whether it accepts presses and viewers"),
         get("/metrics", Action.METRICS_READ, pages.metrics, "Prometheus text format"),
         get("/mqtt", Action.MQTT_CONNECT, pages.mqtt, "MQTT over WebSocket, a pipe to the broker"),
     ]
