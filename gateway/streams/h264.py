@@ -283,10 +283,10 @@ class Timeline:
     otherwise the line is anchored anew where the arrival clock says. `jumps` counts that.
     """
 
-    __slots__ = ("_arrival", "_last", "_rate", "_slack", "jumps", "position")
+    __slots__ = ("_arrival", "_last", "_slack", "clock_rate", "jumps", "position")
 
     def __init__(self, clock_rate: int = 90_000, *, slack_s: float = 5.0) -> None:
-        self._rate = clock_rate
+        self.clock_rate = clock_rate
         self._slack = slack_s
         self._last: int | None = None
         self._arrival: float | None = None
@@ -303,13 +303,13 @@ class Timeline:
         self._last = timestamp
         if last is not None and self._arrival is not None:
             step = (timestamp - last) & 0xFFFFFFFF
-            if step <= (now - self._arrival + self._slack) * self._rate:
+            if step <= (now - self._arrival + self._slack) * self.clock_rate:
                 self._arrival = now
                 self.position += step
                 return self.position
             self.jumps += 1
         if self._arrival is not None:
-            self.position += max(1, int((now - self._arrival) * self._rate))
+            self.position += max(1, int((now - self._arrival) * self.clock_rate))
         self._arrival = now
         return self.position
 
@@ -373,6 +373,17 @@ class Depacketizer:
                 self._keep_parameter_set(nal_unit)
 
     # -- packets ---------------------------------------------------------------------------------------------------
+
+    @property
+    def ssrc(self) -> int:
+        return self._source & 0xFFFFFFFF if self._source >= 0 else 0
+
+    @property
+    def highest_sequence_number(self) -> int:
+        """Extended by the cycles that the counts imply (RFC 3550 section 6.4.1)."""
+        highest = (self._expected - 1) & 0xFFFF
+        cycles = max(0, self.packets + self.lost_packets - 1 - highest + 0x8000) >> 16
+        return cycles << 16 | highest
 
     def feed(self, buffer: bytearray, start: int, end: int, now: float) -> int:
         """Take whole interleaved packets of our channel from `start` on; return where the first that is not begins."""
@@ -590,7 +601,8 @@ class Depacketizer:
         if _B_SLICE[nal_unit[1]] and nal_unit[0] & 31 == 1:
             self.b_slices += 1
             if self.sps is None or self.sps.may_reorder:
-                self.reordering = True
+                self.reordering = True  # browsers decode in output order: nothing more is emitted
+                self.waiting = True
         return True
 
     def _keep_parameter_set(self, nal_unit: bytes) -> None:
@@ -627,7 +639,7 @@ class Depacketizer:
             return
         self._nals = []
         if self.waiting:
-            if not idr or not self._sps_units or not self._pps:
+            if not idr or self.reordering or not self._sps_units or not self._pps:
                 self.dropped_units += 1
                 return
             self.waiting = False
