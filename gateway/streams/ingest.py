@@ -85,6 +85,7 @@ class Pull:
     """One stream of one camera.
 
     on_unit, on_audio: where media goes; they must not raise. on_playing: the camera accepted PLAY.
+    on_closing: a session ends; its counters can be read for the last time.
     timeline outlives the pull, so that a stream's time never runs backwards over reconnects.
     """
 
@@ -95,6 +96,7 @@ class Pull:
         on_unit: Callable[[AccessUnit], None],
         on_audio: Callable[[AudioFrame], None],
         on_playing: Callable[[], None] = lambda: None,
+        on_closing: Callable[[], None] = lambda: None,
         timeline: Timeline | None = None,
         audio_timeline: Timeline | None = None,
         buffer: ReceiveBuffer | None = None,
@@ -103,6 +105,7 @@ class Pull:
         self._on_unit = on_unit
         self._on_audio = on_audio
         self._on_playing = on_playing
+        self._on_closing = on_closing
         self._timeline = timeline or Timeline()
         self._audio_timeline = audio_timeline or Timeline(8000)
         self._buffer = buffer or ReceiveBuffer()
@@ -202,6 +205,8 @@ class Pull:
             connection.begin()
             await connection.ended
         finally:
+            if self._connection is not None:
+                self._on_closing()
             self._connection = None
             self._timeline.cut()
             self._audio_timeline.cut()
