@@ -27,6 +27,7 @@ from gateway.streams.packets import (
     packetize_h264,
     vp8_starts_keyframe,
 )
+from gateway.streams.srtp import Buffers
 
 __all__ = [
     "CLOCK_RATES",
@@ -95,14 +96,14 @@ class SealGroup(Protocol):
         ssrc: int,
         payload_type: int,
         marker: bool,
-    ) -> Sequence[bytes | bytearray | memoryview]: ...
+    ) -> Buffers: ...
 
 
 class Sender(Protocol):
     """One viewer's end of one track, as far as the track and `fan_out` must know it."""
 
     seal: SealGroup
-    send: Callable[[Sequence[bytes | bytearray | memoryview], int, int], bool]
+    send: Callable[[Buffers, int, int], bool]
     overhead: int
     ssrc: int
     payload_type: int
