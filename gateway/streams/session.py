@@ -39,7 +39,8 @@ class SessionAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionInfo:
-    """A session as API and metrics see it. reason: why it was closed; times: time.monotonic() seconds."""
+    """A session as API and metrics see it. reason: why it was closed; times: time.monotonic() seconds;
+    remote_ufrag: names the client's ICE generation."""
 
     session_id: str
     kind: SessionKind
@@ -51,6 +52,7 @@ class SessionInfo:
     created_at: float
     connected_at: float | None
     etag: str
+    remote_ufrag: str
     counters: Mapping[str, float]
 
 
@@ -145,6 +147,7 @@ class Session:
             created_at=self.created_at,
             connected_at=self.connected_at,
             etag=self.etag,
+            remote_ufrag="" if self.remote is None else self.remote.ufrag,
             counters=self._counters(),
         )
 

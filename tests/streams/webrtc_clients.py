@@ -122,7 +122,9 @@ class Cameras:
 @asynccontextmanager
 async def running_plane(*cameras: str, **options) -> AsyncIterator[MediaPlane]:
     """A plane on a free port of this machine, with `plane.cameras` and `plane.port` for the test."""
-    port = await MediaPort.open([("0.0.0.0", 0)], certificate=options.pop("certificate", Certificate()), tcp=False)
+    port = await MediaPort.open(
+        [("0.0.0.0", 0)], certificate=options.pop("certificate", Certificate()), tcp=False
+    )
     supervisor = Cameras(*cameras)
     plane = MediaPlane(port, acquire=supervisor.acquire, release=supervisor.release, **options)
     task = asyncio.create_task(plane.run())
@@ -175,7 +177,9 @@ class WhepClient:
         self.answer = answer
         await self.pc.setRemoteDescription(RTCSessionDescription(sdp=answer.sdp, type="answer"))
 
-    async def watch(self, plane: MediaPlane, source_id: str, *, stream: str = "main", owner: str = "test") -> None:
+    async def watch(
+        self, plane: MediaPlane, source_id: str, *, stream: str = "main", owner: str = "test"
+    ) -> None:
         await self.accept(await plane.watch(source_id, await self.offer(), stream=stream, owner=owner))
 
     def drop_incoming(self, decide) -> None:
