@@ -1,0 +1,694 @@
+"""H.264 as cameras really send it: RTP payloads (RFC 6184) in, whole access units out. Pure: no I/O, no clock.
+
+Depacketizer takes RTP packets, either one by one (UDP, odd headers) or straight out of a TCP receive buffer with RFC 2326
+section 10.12 framing; the latter is the hot path and the reason why framing, RTP header and FU header are read by one
+`unpack`. What cameras do against the RFCs and how it is met:
+
+- SPS/PPS carry the marker bit (Tapo TC70, Reolink Duo 2): a marker ends an access unit only once it holds a slice.
+- SPS+PPS+IDR in one packet with Annex B start codes: any non-slice NAL unit is searched for start codes; once one was
+  found, every NAL unit of that stream is.
+- Single NAL unit packets of 10,000 bytes over TCP (Tapo): no limit but that of an access unit.
+- Never a marker (FLIR M400): a new timestamp ends the access unit too.
+- The marker on every slice of a picture: noticed by a slice that continues a finished picture, then markers are ignored.
+- No parameter sets in-band: those of the SDP (or last seen) are put before every IDR.
+- Timestamps that jump or run backwards: Timeline re-anchors, nothing ends.
+
+Loss: a gap inside one non-reference picture costs that picture, any other gap costs everything up to the next IDR.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+
+from gateway.errors import ProtocolError
+from gateway.streams.media import AccessUnit
+
+__all__ = ["Depacketizer", "NalType", "Sps", "Timeline", "parse_sprop", "parse_sps"]
+
+MAX_ACCESS_UNIT_BYTES = 8 * 1024 * 1024
+MAX_NAL_UNITS = 1024
+
+_HEAD = Struct(
+    "!HHHHQH"
+).unpack_from  # '$' + channel, length, V/P/X/CC + M/PT, sequence number, timestamp + ssrc, FU
+_RTP = Struct("!HHQ").unpack_from
+
+
+class NalType(IntEnum):
+    """nal_unit_type (ITU-T H.264 table 7-1) and the aggregation types of RFC 6184 table 1."""
+
+    SLICE = 1
+    PARTITION_A = 2
+    IDR = 5
+    SEI = 6
+    SPS = 7
+    PPS = 8
+    AUD = 9
+    END_OF_SEQUENCE = 10
+    END_OF_STREAM = 11
+    FILLER = 12
+    STAP_A = 24
+    STAP_B = 25
+    MTAP16 = 26
+    MTAP24 = 27
+    FU_A = 28
+    FU_B = 29
+
+
+_REFUSED = {
+    NalType.STAP_B: "stap_b_unsupported",
+    NalType.MTAP16: "mtap16_unsupported",
+    NalType.MTAP24: "mtap24_unsupported",
+    NalType.FU_B: "fu_b_unsupported",
+}
+_PROFILES = {
+    66: "Baseline",
+    77: "Main",
+    88: "Extended",
+    100: "High",
+    110: "High 10",
+    122: "High 4:2:2",
+    244: "High 4:4:4",
+}
+_CHROMA_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
+
+
+class _Bits:
+    """Exp-Golomb reader over an RBSP. Reading past the end raises ProtocolError."""
+
+    __slots__ = ("_bits", "_left", "_size")
+
+    def __init__(self, rbsp: bytes) -> None:
+        self._bits = int.from_bytes(rbsp, "big")
+        self._size = self._left = len(rbsp) * 8
+
+    def u(self, count: int) -> int:
+        if count > self._left:
+            raise ProtocolError("truncated_rbsp", (self._size - self._left) // 8)
+        self._left -= count
+        return (self._bits >> self._left) & ((1 << count) - 1)
+
+    def ue(self) -> int:
+        zeros = 0
+        while not self.u(1):
+            zeros += 1
+            if zeros > 32:
+                raise ProtocolError("bad_exp_golomb", (self._size - self._left) // 8)
+        return (1 << zeros) - 1 + self.u(zeros)
+
+    def se(self) -> int:
+        code = self.ue()
+        return (code + 1) // 2 if code & 1 else -(code // 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sps:
+    """What we need of a sequence parameter set (ITU-T H.264 section 7.3.2.1.1 and annex E).
+
+    width, height: after cropping. fps: from the VUI, None if it says nothing. may_reorder: pictures may be output in
+    another order than they come in, if there are B slices (pic_order_cnt_type 2 and max_num_reorder_frames 0 forbid it).
+    """
+
+    profile_idc: int
+    constraints: int
+    level_idc: int
+    width: int
+    height: int
+    fps: float | None
+    may_reorder: bool
+
+    @property
+    def profile(self) -> str:
+        """The profile's name with its level, for example `High@4.0`."""
+        name = _PROFILES.get(self.profile_idc, str(self.profile_idc))
+        if self.profile_idc == 66 and self.constraints & 0x40:
+            name = "Constrained Baseline"
+        return f"{name}@{self.level_idc // 10}.{self.level_idc % 10}"
+
+    @property
+    def profile_level_id(self) -> str:
+        """As in SDP (RFC 6184 section 8.1): six lower-case hex digits."""
+        return f"{self.profile_idc:02x}{self.constraints:02x}{self.level_idc:02x}"
+
+
+def parse_sps(nal_unit: bytes) -> Sps:
+    """Raise ProtocolError if it is no SPS or is damaged."""
+    if len(nal_unit) < 4 or nal_unit[0] & 31 != NalType.SPS:
+        raise ProtocolError("not_an_sps", 0)
+    if len(nal_unit) > 4096:
+        raise ProtocolError("oversized_sps", 4096)
+    bits = _Bits(nal_unit[1:].replace(b"\0\0\3", b"\0\0"))
+    profile_idc, constraints, level_idc = bits.u(8), bits.u(8), bits.u(8)
+    bits.ue()  # seq_parameter_set_id
+    chroma_format_idc = 1
+    separate_planes = 0
+    if profile_idc in _CHROMA_PROFILES:
+        chroma_format_idc = bits.ue()
+        if chroma_format_idc == 3:
+            separate_planes = bits.u(1)
+        bits.ue()
+        bits.ue()
+        bits.u(1)
+        if bits.u(1):  # seq_scaling_matrix_present_flag
+            for index in range(8 if chroma_format_idc != 3 else 12):
+                if bits.u(1):
+                    _skip_scaling_list(bits, 16 if index < 6 else 64)
+    bits.ue()  # log2_max_frame_num_minus4
+    pic_order_cnt_type = bits.ue()
+    if pic_order_cnt_type == 0:
+        bits.ue()
+    elif pic_order_cnt_type == 1:
+        bits.u(1)
+        bits.se()
+        bits.se()
+        cycle = bits.ue()
+        if cycle > 255:
+            raise ProtocolError("bad_sps_cycle")
+        for _ in range(cycle):
+            bits.se()
+    bits.ue()  # max_num_ref_frames
+    bits.u(1)
+    width_in_mbs, height_in_units = bits.ue() + 1, bits.ue() + 1
+    frame_mbs_only = bits.u(1)
+    if not frame_mbs_only:
+        bits.u(1)
+    bits.u(1)
+    left = right = top = bottom = 0
+    if bits.u(1):
+        left, right, top, bottom = bits.ue(), bits.ue(), bits.ue(), bits.ue()
+    unit_x = 2 if chroma_format_idc in (1, 2) and not separate_planes else 1
+    unit_y = (2 if chroma_format_idc == 1 and not separate_planes else 1) * (2 - frame_mbs_only)
+    width = width_in_mbs * 16 - unit_x * (left + right)
+    height = height_in_units * 16 * (2 - frame_mbs_only) - unit_y * (top + bottom)
+    if not (0 < width <= 16384 and 0 < height <= 16384):
+        raise ProtocolError("bad_picture_size")
+    fps, reorder = _vui(bits) if bits.u(1) else (None, None)
+    return Sps(
+        profile_idc=profile_idc,
+        constraints=constraints,
+        level_idc=level_idc,
+        width=width,
+        height=height,
+        fps=fps,
+        may_reorder=pic_order_cnt_type != 2 and reorder != 0 and profile_idc != 66,
+    )
+
+
+def _skip_scaling_list(bits: _Bits, size: int) -> None:
+    last = following = 8
+    for _ in range(size):
+        if following:
+            following = (last + bits.se()) % 256
+        last = following or last
+
+
+def _vui(bits: _Bits) -> tuple[float | None, int | None]:
+    """(fps, max_num_reorder_frames). A VUI cut short is common in cameras and costs only what it hides."""
+    fps: float | None = None
+    try:
+        if bits.u(1) and bits.u(8) == 255:
+            bits.u(32)
+        if bits.u(1):
+            bits.u(1)
+        if bits.u(1):
+            bits.u(4)
+            if bits.u(1):
+                bits.u(24)
+        if bits.u(1):
+            bits.ue()
+            bits.ue()
+        if bits.u(1):
+            units, scale = bits.u(32), bits.u(32)
+            bits.u(1)
+            if units and 0 < scale / (2 * units) <= 240:
+                fps = scale / (2 * units)
+        nal_hrd = bits.u(1)
+        if nal_hrd:
+            _skip_hrd(bits)
+        vcl_hrd = bits.u(1)
+        if vcl_hrd:
+            _skip_hrd(bits)
+        if nal_hrd or vcl_hrd:
+            bits.u(1)
+        bits.u(1)
+        if bits.u(1):
+            bits.u(1)
+            for _ in range(4):
+                bits.ue()
+            return fps, bits.ue()
+    except ProtocolError:
+        pass
+    return fps, None
+
+
+def _skip_hrd(bits: _Bits) -> None:
+    count = bits.ue() + 1
+    if count > 32:
+        raise ProtocolError("bad_hrd")
+    bits.u(8)
+    for _ in range(count):
+        bits.ue()
+        bits.ue()
+        bits.u(1)
+    bits.u(20)
+
+
+def parse_sprop(value: str) -> list[bytes]:
+    """NAL units of an `sprop-parameter-sets` value (RFC 6184 section 8.1); what is not base64 is left out."""
+    nal_units = []
+    for part in value.split(","):
+        try:
+            nal_unit = b64decode(part.strip() + "=" * (-len(part.strip()) % 4), validate=True)
+        except ValueError:
+            continue
+        # Some cameras leave start codes in front (Annex B) or a trailing zero byte behind.
+        nal_unit = (
+            nal_unit.lstrip(b"\0").removeprefix(b"\1")
+            if nal_unit[:3] == b"\0\0\0" or nal_unit[:3] == b"\0\0\1"
+            else nal_unit
+        )
+        if len(nal_unit) > 1:
+            nal_units.append(nal_unit)
+    return nal_units
+
+
+class Timeline:
+    """RTP timestamps (32 bit) to one monotone clock of the same rate, kept over reconnects (RFC 3550 section 5.1).
+
+    A step is believed while it does not run backwards and not further ahead of the arrival clock than `slack_s`;
+    otherwise the line is anchored anew where the arrival clock says. `jumps` counts that.
+    """
+
+    __slots__ = ("_arrival", "_last", "_slack", "clock_rate", "jumps", "position")
+
+    def __init__(self, clock_rate: int = 90_000, *, slack_s: float = 5.0) -> None:
+        self.clock_rate = clock_rate
+        self._slack = slack_s
+        self._last: int | None = None
+        self._arrival: float | None = None
+        self.position = 0
+        self.jumps = 0
+
+    def cut(self) -> None:
+        """The source starts anew: its next timestamp says nothing about the last one."""
+        self._last = None
+
+    def at(self, timestamp: int, now: float) -> int:
+        """Position of `timestamp` (of an access unit whose last packet came at `now`, monotonic seconds)."""
+        last = self._last
+        self._last = timestamp
+        if last is not None and self._arrival is not None:
+            step = (timestamp - last) & 0xFFFFFFFF
+            if step <= (now - self._arrival + self._slack) * self.clock_rate:
+                self._arrival = now
+                self.position += step
+                return self.position
+            self.jumps += 1
+        if self._arrival is not None:
+            self.position += max(1, int((now - self._arrival) * self.clock_rate))
+        self._arrival = now
+        return self.position
+
+
+def _b_slice_table() -> bytes:
+    """1 for every first byte of a slice header that starts a picture (first_mb_in_slice 0) with slice_type B (1 or 6)."""
+    return bytes(1 if byte >> 4 == 0b1010 or byte >> 2 == 0b100111 else 0 for byte in range(256))
+
+
+_B_SLICE = _b_slice_table()
+
+
+class Depacketizer:
+    """RTP packets of one H.264 source in, access units to `emit` (which must not raise).
+
+    payload_type: others are counted and left out. channel: interleaved channel for feed(). Counters are public ints.
+    """
+
+    __slots__ = (
+        "_annexb", "_bytes", "_channel", "_emit", "_ended", "_expected", "_has_slice", "_idr", "_late", "_magic",
+        "_markers_lie", "_middle", "_nals", "_pieces", "_plain", "_pps", "_skip", "_source", "_sps_units", "_timeline",
+        "b_slices", "damaged_units", "dropped_units", "faults", "foreign_packets", "keyframes", "last_unit_at",
+        "lost_packets", "packets", "payload_type", "reordering", "sps", "units", "waiting",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        emit: Callable[[AccessUnit], None],
+        *,
+        payload_type: int,
+        channel: int = 0,
+        parameter_sets: list[bytes] | None = None,
+        timeline: Timeline | None = None,
+    ) -> None:
+        self._emit = emit
+        self._timeline = timeline or Timeline()
+        self.payload_type = payload_type
+        self._channel = channel
+        self._magic = 0x2400 | channel
+        self._plain = 0x8000 | payload_type
+        self._expected = -1
+        self._source = -1  # timestamp << 32 | ssrc of the access unit under way
+        self._middle = -1  # FU indicator and header of a middle fragment that would continue
+        self._pieces: list[bytearray] = []
+        self._nals: list[bytes] = []
+        self._bytes = 0
+        self._has_slice = self._idr = self._annexb = self._markers_lie = self._skip = False
+        self._ended = -1  # source of the last finished access unit
+        self._late = 0
+        self._sps_units: dict[int, bytes] = {}
+        self._pps: dict[int, bytes] = {}
+        self.sps: Sps | None = None
+        self.waiting = True  # for a keyframe
+        self.reordering = False  # B-frames that change the output order were seen
+        self.packets = self.lost_packets = self.foreign_packets = self.damaged_units = self.dropped_units = 0
+        self.units = self.keyframes = self.b_slices = 0
+        self.faults: dict[str, int] = {}
+        self.last_unit_at: float | None = None
+        for nal_unit in parameter_sets or ():
+            if nal_unit[0] & 31 in (NalType.SPS, NalType.PPS):
+                self._keep_parameter_set(nal_unit)
+
+    # -- packets ---------------------------------------------------------------------------------------------------
+
+    @property
+    def ssrc(self) -> int:
+        return self._source & 0xFFFFFFFF if self._source >= 0 else 0
+
+    @property
+    def highest_sequence_number(self) -> int:
+        """Extended by the cycles that the counts imply (RFC 3550 section 6.4.1)."""
+        highest = (self._expected - 1) & 0xFFFF
+        cycles = max(0, self.packets + self.lost_packets - 1 - highest + 0x8000) >> 16
+        return cycles << 16 | highest
+
+    def feed(self, buffer: bytearray, start: int, end: int, now: float) -> int:
+        """Take whole interleaved packets of our channel from `start` on; return where the first that is not begins."""
+        magic_wanted, plain, middle = self._magic, self._plain, self._middle
+        expected, source_now = self._expected, self._source
+        append = self._pieces.append
+        limit = end - 18
+        first = start
+        count = 0
+        while start <= limit:
+            magic, length, flags, sequence_number, source, fu = _HEAD(buffer, start)
+            stop = start + 4 + length
+            if magic != magic_wanted or stop > end or length < 14:
+                break
+            count += 1
+            if fu == middle and sequence_number == expected and source == source_now and flags == plain:
+                append(buffer[start + 18 : stop])
+                expected = (expected + 1) & 0xFFFF
+            else:
+                self._expected = expected
+                if flags & 0xFF7F == plain:
+                    self._rtp(flags & 0x80, sequence_number, source, fu, buffer, start + 16, stop, now)
+                else:
+                    self.packets -= 1  # packet() counts it
+                    self.packet(buffer, start + 4, stop, now)
+                middle, expected, source_now = self._middle, self._expected, self._source
+                append = self._pieces.append
+            start = stop
+        self._expected = expected
+        self.packets += count
+        if self._pieces and start - first > 0:
+            self._bytes += start - first  # an upper bound, so that endless fragments can't fill the memory
+            if self._bytes > MAX_ACCESS_UNIT_BYTES:
+                self._fault("oversized_access_unit")
+                self._lose()
+        return start
+
+    def packet(self, buffer: bytearray | bytes, start: int, end: int, now: float) -> None:
+        """Take one RTP packet with whatever header extension, CSRCs or padding it has (RFC 3550 section 5.1)."""
+        self.packets += 1
+        if end - start < 12:
+            return self._fault("short_rtp")
+        flags, sequence_number, source = _RTP(buffer, start)
+        if flags >> 14 != 2:
+            return self._fault("rtp_version")
+        if flags & 0x7F != self.payload_type:
+            self.foreign_packets += 1
+            return None
+        payload = start + 12 + 4 * ((flags >> 8) & 15)
+        if flags & 0x1000:
+            if payload + 4 > end:
+                return self._fault("truncated_extension")
+            payload += 4 + 4 * int.from_bytes(buffer[payload + 2 : payload + 4], "big")
+        if flags & 0x2000 and end > payload:
+            end -= buffer[end - 1]
+        if payload >= end:
+            # An empty packet (keep-alive of some recorders) still counts in the sequence.
+            if payload > end:
+                self._fault("truncated_rtp")
+            if sequence_number == self._expected:
+                self._expected = (sequence_number + 1) & 0xFFFF
+            return None
+        fu = buffer[payload] << 8 | (buffer[payload + 1] if payload + 1 < end else 0)
+        if not isinstance(buffer, bytearray):
+            buffer = bytearray(buffer)
+        self._rtp(flags & 0x80, sequence_number, source, fu, buffer, payload, end, now)
+        return None
+
+    def _rtp(
+        self,
+        marker: int,
+        sequence_number: int,
+        source: int,
+        fu: int,
+        buffer: bytearray,
+        start: int,
+        stop: int,
+        now: float,
+    ) -> None:
+        if sequence_number != self._expected and not self._resume(sequence_number, source):
+            return
+        self._expected = (sequence_number + 1) & 0xFFFF
+        if source != self._source:
+            if self._nals or self._pieces:
+                self._end(now)
+            self._source = source
+            self._skip = False
+        kind = (fu >> 8) & 31
+        if kind == 28:
+            if stop - start < 3:
+                return self._fault("short_fu_a")
+            if fu & 0x80:
+                if self._pieces:
+                    self._damage("fu_a_without_end")
+                piece = buffer[start + 1 : stop]
+                piece[0] = (fu >> 8) & 0xE0 | fu & 0x1F
+                self._pieces.append(piece)
+                self._middle = fu & 0xFF1F
+                if fu & 0x40:
+                    self._end_fragments()
+            elif not self._pieces:
+                if not self._skip:
+                    self._damage("fu_a_without_start")
+            else:
+                self._pieces.append(buffer[start + 2 : stop])
+                if fu & 0x40:
+                    self._end_fragments()
+        else:
+            if self._pieces:
+                self._damage("fu_a_without_end")
+            if kind == 24:
+                self._stap_a(buffer, start + 1, stop)
+            elif kind in _REFUSED:
+                self._fault(_REFUSED[NalType(kind)])
+            else:
+                self._nal_unit(bytes(memoryview(buffer)[start:stop]))
+        if marker and self._has_slice and not self._markers_lie and not self._pieces:
+            self._end(now)
+        return None
+
+    def _resume(self, sequence_number: int, source: int) -> bool:
+        """Judge a sequence number that was not the expected one. False: leave the packet out."""
+        if self._expected < 0:
+            return True
+        gap = (sequence_number - self._expected) & 0xFFFF
+        if (source ^ self._source) & 0xFFFFFFFF:
+            self._fault("ssrc_changed")
+            self._timeline.cut()
+        elif gap >= 0x8000:
+            # Old or repeated: leave it out. A run of such packets is a camera that started its numbers anew.
+            self._late += 1
+            if self._late < 16:
+                return False
+        else:
+            self.lost_packets += gap
+            pieces = self._pieces
+            if source == self._source and pieces and not pieces[0][0] & 0x60 and not self._idr:
+                # Everything lost lies within this one picture, and no other refers to it.
+                self._drop_unit()
+                self._skip = True
+                self._late = 0
+                return True
+        self._late = 0
+        self._lose()
+        return True
+
+    def _stap_a(self, buffer: bytearray, start: int, stop: int) -> None:
+        while start < stop:
+            size = int.from_bytes(buffer[start : start + 2], "big")
+            start += 2
+            if not size or start + size > stop:
+                return self._damage("truncated_stap_a")
+            self._nal_unit(bytes(memoryview(buffer)[start : start + size]))
+            start += size
+        return None
+
+    def _end_fragments(self) -> None:
+        nal_unit = b"".join(self._pieces)
+        self._pieces.clear()
+        self._middle = -1
+        self._nal_unit(nal_unit)
+
+    # -- NAL units -------------------------------------------------------------------------------------------------
+
+    def _nal_unit(self, nal_unit: bytes) -> None:
+        kind = nal_unit[0] & 31
+        if kind == 1 and not self._annexb:
+            if not self._has_slice and not self._first_slice(nal_unit):
+                return None
+            if not self._skip:
+                self._nals.append(nal_unit)
+            return None
+        if (kind != 1 or self._annexb) and (cut := nal_unit.find(b"\0\0\1")) >= 0:
+            self._annexb = True
+            for part in _split_annexb(nal_unit, cut):
+                self._one(part)
+            return None
+        return self._one(nal_unit)
+
+    def _one(self, nal_unit: bytes) -> None:
+        kind = nal_unit[0] & 31
+        if kind in (NalType.SPS, NalType.PPS):
+            self._keep_parameter_set(nal_unit)
+            return
+        if 1 <= kind <= 5:
+            if not self._has_slice and not self._first_slice(nal_unit):
+                return
+            if kind == NalType.IDR:
+                self._idr = True
+        elif kind != NalType.SEI:
+            # Delimiters, fillers and end marks carry nothing over RTP; 0 and 13-23, 30, 31 mean nothing to decoders here.
+            if kind in (0, 30, 31):
+                self._fault("unknown_nal_unit_type")
+            return
+        if len(self._nals) >= MAX_NAL_UNITS:
+            self._damage("too_many_nal_units")
+            return
+        if not self._skip:
+            self._nals.append(nal_unit)
+
+    def _first_slice(self, nal_unit: bytes) -> bool:
+        """Judge the first slice seen of a picture (ITU-T H.264 section 7.3.3). False: leave it out."""
+        if len(nal_unit) < 2:
+            self._damage("short_slice")
+            return False
+        if not nal_unit[1] & 0x80 and not self._skip:  # first_mb_in_slice is not 0
+            if self._source == self._ended and not self._markers_lie:
+                # It continues a picture that we thought finished: the marker came too early.
+                self._markers_lie = True
+                self._damage("marker_on_every_slice")
+            else:
+                self._damage("first_slice_missing")
+            return False
+        self._has_slice = True
+        if _B_SLICE[nal_unit[1]] and nal_unit[0] & 31 == 1:
+            self.b_slices += 1
+            if self.sps is None or self.sps.may_reorder:
+                self.reordering = True  # browsers decode in output order: nothing more is emitted
+                self.waiting = True
+        return True
+
+    def _keep_parameter_set(self, nal_unit: bytes) -> None:
+        try:
+            if nal_unit[0] & 31 == NalType.SPS:
+                key = _Bits(nal_unit[4:12]).ue()
+                if self._sps_units.get(key) == nal_unit:
+                    return
+                self.sps = parse_sps(nal_unit)
+                if len(self._sps_units) < 32 or key in self._sps_units:
+                    self._sps_units[key] = nal_unit
+            else:
+                key = _Bits(nal_unit[1:9]).ue()
+                if len(self._pps) < 256 or key in self._pps:
+                    self._pps[key] = nal_unit
+        except ProtocolError as error:
+            self._fault(error.reason)
+
+    def _end(self, now: float) -> None:
+        """The access unit is complete: give it on, if it can be decoded."""
+        if self._pieces:
+            self._damage("fu_a_without_end")
+        nals = self._nals
+        source = self._source
+        idr = self._idr
+        if not self._has_slice:
+            if len(nals) > 16:
+                nals.clear()
+            return
+        self._ended = source
+        self._has_slice = self._idr = self._skip = False
+        self._bytes = 0
+        if not nals:
+            return
+        self._nals = []
+        if self.waiting:
+            if not idr or self.reordering or not self._sps_units or not self._pps:
+                self.dropped_units += 1
+                return
+            self.waiting = False
+        if idr:
+            self.keyframes += 1
+            nals[:0] = [*self._sps_units.values(), *self._pps.values()]
+        self.units += 1
+        self.last_unit_at = now
+        self._emit(
+            AccessUnit(
+                nal_units=tuple(nals),
+                timestamp=self._timeline.at(source >> 32, now),
+                keyframe=idr,
+                received_at=now,
+            )
+        )
+
+    # -- faults ----------------------------------------------------------------------------------------------------
+
+    def _fault(self, reason: str) -> None:
+        self.faults[reason] = self.faults.get(reason, 0) + 1
+
+    def _damage(self, reason: str) -> None:
+        """The access unit under way is broken although no packet is missing."""
+        self._fault(reason)
+        self._lose()
+
+    def _lose(self) -> None:
+        self._drop_unit()
+        self._skip = True
+        self.waiting = True
+
+    def _drop_unit(self) -> None:
+        if self._nals or self._pieces:
+            self.damaged_units += 1
+        self._pieces.clear()
+        self._middle = -1
+        self._nals = []
+        self._bytes = 0
+        self._has_slice = self._idr = False
+
+
+def _split_annexb(data: bytes, cut: int) -> list[bytes]:
+    """NAL units between start codes (ITU-T H.264 annex B). `cut`: where the first start code is."""
+    parts = []
+    begin = 0
+    while cut >= 0:
+        parts.append(data[begin:cut].rstrip(b"\0"))
+        begin = cut + 3
+        cut = data.find(b"\0\0\1", begin)
+    parts.append(data[begin:])
+    return [part for part in parts if part]
