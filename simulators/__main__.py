@@ -39,6 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     secrets.add_argument("--out", type=Path, default=Path("config/secrets.yaml"))
     secrets.add_argument("--district", type=Path, default=Path("config/district"))
     secrets.set_defaults(run=_secrets)
+
+    from simulators import cameras
+
+    farm = commands.add_parser("cameras", help="serve all cameras over RTSP out of one process")
+    cameras.arguments(farm)
+    farm.set_defaults(run=cameras.run)
     return parser
 
 
