@@ -40,11 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     secrets.add_argument("--district", type=Path, default=Path("config/district"))
     secrets.set_defaults(run=_secrets)
 
-    from simulators import cameras
+    from simulators import boxes, cameras, workers
 
     farm = commands.add_parser("cameras", help="serve all cameras over RTSP out of one process")
     cameras.arguments(farm)
     farm.set_defaults(run=cameras.run)
+
+    boxes.arguments(commands.add_parser("boxes", help="set-top boxes: one press, or thousands connected"))
+    workers.arguments(commands.add_parser("workers", help="gridworkers that move and answer"))
     return parser
 
 
