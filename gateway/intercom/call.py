@@ -121,11 +121,12 @@ def _end(call: Call, now_ms: int, reason: EndReason) -> Step:
 
 def _settle(call: Call, now_ms: int) -> Call:
     """The state that the media of an answered call amounts to."""
-    claimant = call.leg_of(call.answered_by.id) if call.answered_by else None
     worker = [leg for leg in call.present if leg.participant.side is Side.WORKER]
     center = [leg for leg in call.present if leg.participant.side is Side.CENTER]
     worker_up, center_up = (any(leg.publishing for leg in side) for side in (worker, center))
-    if claimant is not None and claimant.published_at is None:
+    answering = worker if call.rings is Side.WORKER else center
+    begins = call.state in (CallState.RINGING, CallState.CLAIMED)
+    if begins and all(leg.published_at is None for leg in answering):
         state = CallState.CLAIMED
     elif worker_up and center_up:
         state = CallState.ACTIVE
@@ -379,6 +380,11 @@ def _elapsed_claimed(call: Call, given: Elapsed, now_ms: int, settings: CallSett
             for r in call.rung
         )
         call = replace(call, rung=rung)
+    heir = next((leg for leg in call.present if leg.participant.side is winner.side), None)
+    if heir is not None:
+        # Another desk is in the room already: the inbound call is now its own, with a time to publish of its own.
+        call = replace(call, answered_by=heir.participant, answered_at=now_ms)
+        return _settle(call, now_ms), tuple(effects)
     call, more = _ring_anew(call, now_ms, settings, redial=winner.id if call.redial else None)
     return call, (*effects, *more)
 
@@ -419,7 +425,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_R, Elapsed): Row(_elapsed_ringing, _to(_R, _E)),
     (_L, Claim): Row(_claim_late, _to(_L)),
     (_L, Join): Row(_join, _to(_L)),
-    (_L, Hangup): Row(_hangup, _to(_L, _C, _A, _X, _E)),
+    (_L, Hangup): Row(_hangup, _to(_L, _E)),
     (_L, Supersede): Row(_supersede, _to(_E)),
     (_L, MediaChanged): Row(_media_changed, _to(_L, _C, _A, _X)),
     (_L, MediaLost): Row(_media_lost, _to(_L)),

@@ -402,6 +402,15 @@ def test_an_inbound_call_that_no_desk_answers_is_missed_by_the_center() -> None:
     assert drive.of(Missed) == [Missed(worker_id=None)]
 
 
+def test_an_inbound_call_whose_desk_brings_no_media_goes_to_the_other_desk_in_the_room() -> None:
+    drive = inbound().give(Join(participant=DESK)).give(Join(participant=DESK2), after_s=1)
+    drive.give(Elapsed(), after_s=7)
+    assert (drive.call.state, drive.call.answered_by) == (L, DESK2)
+    assert next_deadline(drive.call, S) == drive.now_ms + 8_000
+    drive.give(Elapsed(), after_s=8)
+    assert (drive.call.state, drive.call.cycle) == (R, 2)
+
+
 def test_a_gridworker_cannot_join_by_itself_and_a_desk_cannot_claim_a_phones_ring() -> None:
     with pytest.raises(Conflict):
         claimed().give(Join(participant=worker(7)))
@@ -459,6 +468,18 @@ def test_a_lost_leg_is_asked_to_restart_at_3_8_and_15_seconds_and_redialled_at_3
     assert drive.of(Accepted) == [], "the resident was told the first time"
     drive.give(MediaChanged(leg_id=drive.leg(worker(1)), tracks=BOTH))
     assert drive.call.state is A
+
+
+def test_redialling_does_not_go_on_for_ever() -> None:
+    drive = active()
+    for _ in range(S.max_rings - 1):
+        drive.give(MediaLost(leg_id=drive.leg(worker(1)))).give(Elapsed(), after_s=30)
+        assert drive.call.state is R
+        drive.give(Claim(participant=worker(1)))
+        drive.give(MediaChanged(leg_id=drive.leg(worker(1)), tracks=BOTH))
+        assert drive.call.state is A
+    drive.give(MediaLost(leg_id=drive.leg(worker(1)))).give(Elapsed(), after_s=30)
+    assert (drive.call.state, drive.call.end_reason) == (E, EndReason.MEDIA_FAILED)
 
 
 def test_restarts_slept_through_count_once() -> None:
