@@ -57,7 +57,7 @@ from gateway.intercom.model import (
     StopRinging,
     Supersede,
 )
-from gateway.intercom.plan import ms, ring_until
+from gateway.intercom.plan import ms, ring_request, ring_until
 
 __all__ = ["TABLE", "Row", "step"]
 
@@ -236,14 +236,19 @@ def _claim_late(call: Call, given: Claim, now_ms: int, settings: CallSettings) -
     raise Conflict("taken by another", taken_by=taken_by, state=call.state.value)
 
 
-def _fall_out(call: Call, worker_id: str, reason: str, outcome: Outcome, now_ms: int) -> tuple[Call, Effect]:
+def _fall_out(
+    call: Call, worker_id: str, reason: str, outcome: Outcome, now_ms: int, settings: CallSettings
+) -> tuple[Call, Effect]:
     if not any(rung.worker_id == worker_id for rung in call.ringing):
         raise Conflict("your phone does not ring for this call", state=call.state.value)
-    return _with_rung(call, now_ms, outcome, [worker_id]), StopRinging(worker_id=worker_id, reason=reason)
+    call = _with_rung(call, now_ms, outcome, [worker_id])
+    if ring_request(call, now_ms, settings) is not None:
+        call = replace(call, ranked_at=None)  # due at once: somebody rings in its place
+    return call, StopRinging(worker_id=worker_id, reason=reason)
 
 
 def _decline(call: Call, given: Decline, now_ms: int, settings: CallSettings) -> Step:
-    call, stop = _fall_out(call, given.worker_id, "declined", Outcome.DECLINED, now_ms)
+    call, stop = _fall_out(call, given.worker_id, "declined", Outcome.DECLINED, now_ms, settings)
     if call.picked and not call.ringing:
         ended, effects = _end(call, now_ms, EndReason.DECLINED)
         return ended, (stop, *effects)
@@ -251,7 +256,7 @@ def _decline(call: Call, given: Decline, now_ms: int, settings: CallSettings) ->
 
 
 def _busy(call: Call, given: Busy, now_ms: int, settings: CallSettings) -> Step:
-    call, stop = _fall_out(call, given.worker_id, given.reason, Outcome.EXPIRED, now_ms)
+    call, stop = _fall_out(call, given.worker_id, given.reason, Outcome.EXPIRED, now_ms, settings)
     if call.picked and not call.ringing:
         ended, effects = _end(call, now_ms, EndReason.NO_ANSWER)
         return ended, (stop, Missed(worker_id=given.worker_id), *effects)
@@ -382,7 +387,7 @@ def _elapsed_claimed(call: Call, given: Elapsed, now_ms: int, settings: CallSett
         call = replace(call, rung=rung)
     heir = next((leg for leg in call.present if leg.participant.side is winner.side), None)
     if heir is not None:
-        # Another desk is in the room already: the inbound call is now its own, with a time to publish of its own.
+        # Another desk is in the room: the inbound call is now its own, with a time of its own to publish.
         call = replace(call, answered_by=heir.participant, answered_at=now_ms)
         return _settle(call, now_ms), tuple(effects)
     call, more = _ring_anew(call, now_ms, settings, redial=winner.id if call.redial else None)

@@ -194,9 +194,9 @@ class Call:
 
     lineage: area codes that contain its place, for authorisation. position: (lat, lon) WGS-84.
     rings: whom the present (or last) ringing calls. picked: the worker an operator chose, or the one
-    redialled; empty when the ranking chooses. cycle: number of the present ringing, from 1. redial: it calls
-    a dead worker back. ranked_at: when the ranking was last asked; told_nobody: the desk knows that no phone
-    rings.
+    redialled; empty when the ranking chooses. cycle: number of the present ringing, from 1.
+    redial: it calls a dead worker back. ranked_at: when the ranking was last asked, None if it is due.
+    told_nobody: the desk knows that no phone rings.
     """
 
     id: str

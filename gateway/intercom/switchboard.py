@@ -451,14 +451,8 @@ class Switchboard:
                 group.create_task(self._tell_media(call_id, leg_id, tracks), name=f"call-media-{call_id}")
             for call in list(self._open.values()):
                 deadline = next_deadline(call, self._settings)
-                if (deadline is not None and deadline <= now_ms) or self._lacks_phones(call, now_ms):
+                if deadline is not None and deadline <= now_ms:
                     group.create_task(self._elapse(call.id), name=f"call-timer-{call.id}")
-
-    def _lacks_phones(self, call: Call, now_ms: int) -> bool:
-        """A phone fell out since the ranking was last asked."""
-        changed = max((rung.outcome_at or 0 for rung in call.rung), default=0)
-        fresh = call.ranked_at is None or changed > call.ranked_at
-        return fresh and ring_request(call, now_ms, self._settings) is not None
 
     def _wait_s(self) -> float | None:
         now_ms = self._clock()
