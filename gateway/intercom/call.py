@@ -48,6 +48,7 @@ from gateway.intercom.model import (
     NoAnswer,
     Outcome,
     Participant,
+    Relocate,
     RestartIce,
     Ring,
     RingWorkers,
@@ -308,6 +309,20 @@ def _supersede(call: Call, given: Supersede, now_ms: int, settings: CallSettings
     return _end(call, now_ms, EndReason.SUPERSEDED)
 
 
+def _relocate(call: Call, given: Relocate, now_ms: int, settings: CallSettings) -> Step:
+    moved = replace(
+        call,
+        place_label=given.place_label,
+        position=given.position,
+        lineage=given.lineage,
+        grid=given.grid,
+    )
+    if moved == call or call.state is not CallState.RINGING or call.picked or call.rings is not Side.WORKER:
+        return moved, ()
+    # A ringing of its own for the new place; the phones that ring already go on.
+    return replace(moved, cycle=call.cycle + 1, ring_started_at=now_ms, ranked_at=None), ()
+
+
 def _leg_present(call: Call, leg_id: str) -> Leg:
     leg = call.leg(leg_id)
     if leg is None or leg.left_at is not None:
@@ -351,7 +366,7 @@ def _lost_legs(call: Call, now_ms: int, settings: CallSettings) -> Step:
             else:
                 call, more = _ring_anew(call, now_ms, settings, redial=leg.participant.id)
             return call, (*effects, *more)
-        due = sum(1 for at_s in settings.restart_at_s if gone_ms >= ms(at_s))
+        due = sum(1 for at_s in settings.restart_s if gone_ms >= ms(at_s))
         if due > leg.restarts:
             # After a pause (a restarted gateway) the attempts that were slept through count as one.
             effects.append(RestartIce(leg_id=leg.id, attempt=due))
@@ -369,7 +384,7 @@ def _elapsed_ringing(call: Call, given: Elapsed, now_ms: int, settings: CallSett
 
 def _elapsed_claimed(call: Call, given: Elapsed, now_ms: int, settings: CallSettings) -> Step:
     winner, answered_at = call.answered_by, call.answered_at
-    if winner is None or answered_at is None or now_ms < answered_at + ms(settings.claimant_media_s):
+    if winner is None or answered_at is None or now_ms < answered_at + ms(settings.publish_s):
         return _lost_legs(call, now_ms, settings)
     effects: list[Effect] = []
     leg = call.leg_of(winner.id)
@@ -425,6 +440,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_R, Hangup): Row(_hangup, _to(_R, _E)),
     (_R, Cancel): Row(_cancel, _to(_E)),
     (_R, Supersede): Row(_supersede, _to(_E)),
+    (_R, Relocate): Row(_relocate, _to(_R)),
     (_R, MediaChanged): Row(_media_changed, _to(_R)),
     (_R, MediaLost): Row(_media_lost, _to(_R)),
     (_R, Elapsed): Row(_elapsed_ringing, _to(_R, _E)),
@@ -432,6 +448,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_L, Join): Row(_join, _to(_L)),
     (_L, Hangup): Row(_hangup, _to(_L, _E)),
     (_L, Supersede): Row(_supersede, _to(_E)),
+    (_L, Relocate): Row(_relocate, _to(_L)),
     (_L, MediaChanged): Row(_media_changed, _to(_L, _C, _A, _X)),
     (_L, MediaLost): Row(_media_lost, _to(_L)),
     (_L, Elapsed): Row(_elapsed_claimed, _to(_L, _R, _E)),
@@ -439,6 +456,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_C, Join): Row(_join, _to(_C)),
     (_C, Hangup): Row(_hangup, _to(_C, _X, _E)),
     (_C, Supersede): Row(_supersede, _to(_E)),
+    (_C, Relocate): Row(_relocate, _to(_C)),
     (_C, MediaChanged): Row(_media_changed, _to(_C, _A, _X)),
     (_C, MediaLost): Row(_media_lost, _to(_C, _X)),
     (_C, Elapsed): Row(_elapsed_answered, _to(_C)),
@@ -446,6 +464,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_A, Join): Row(_join, _to(_A)),
     (_A, Hangup): Row(_hangup, _to(_A, _C, _X, _E)),
     (_A, Supersede): Row(_supersede, _to(_E)),
+    (_A, Relocate): Row(_relocate, _to(_A)),
     (_A, MediaChanged): Row(_media_changed, _to(_A, _X)),
     (_A, MediaLost): Row(_media_lost, _to(_A, _X)),
     (_A, Elapsed): Row(_elapsed_answered, _to(_A)),
@@ -453,6 +472,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_X, Join): Row(_join, _to(_X)),
     (_X, Hangup): Row(_hangup, _to(_X, _C, _E)),
     (_X, Supersede): Row(_supersede, _to(_E)),
+    (_X, Relocate): Row(_relocate, _to(_X)),
     (_X, MediaChanged): Row(_media_changed, _to(_X, _A, _C)),
     (_X, MediaLost): Row(_media_lost, _to(_X)),
     (_X, Elapsed): Row(_elapsed_answered, _to(_X, _C, _R, _E)),

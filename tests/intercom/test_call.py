@@ -35,6 +35,7 @@ from gateway.intercom.model import (
     NoAnswer,
     Outcome,
     Participant,
+    Relocate,
     RestartIce,
     Ring,
     RingWorkers,
@@ -165,6 +166,7 @@ ONE_OF_EACH: list[Input] = [
     Hangup(participant=worker(1)),
     Cancel(),
     Supersede(),
+    Relocate(place_label="我家里", position=None, lineage=(), grid="g2"),
     MediaChanged(leg_id="leg1", tracks=BOTH),
     MediaLost(leg_id="leg1"),
     Elapsed(),
@@ -201,6 +203,21 @@ def test_every_input_has_a_row_somewhere_and_no_row_leaves_the_end() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ ringing
+
+
+def test_a_corrected_place_rings_its_neighbours_beside_those_who_ring_already() -> None:
+    place = Relocate(place_label="我家里", position=(30.8, 103.9), lineage=("510117",), grid="g2")
+    drive = ringing().give(place, after_s=4)
+    assert drive.effects == ()
+    drive.rank(Choice(id="w3"), Choice(id="w8"), Choice(id="w9"), Choice(id="own", grid="g2"))
+    assert [ring.rung.worker_id for ring in drive.of(Ring)] == ["w8", "w9", "own"]
+    assert [rung.worker_id for rung in drive.call.ringing] == ["w1", "w2", "w3", "w8", "w9", "own"]
+    assert drive.give(place).call.version == drive.call.version
+    drive.give(Claim(participant=worker(1)))
+    assert drive.call.ringing == ()
+    later = active()
+    assert later.give(place).call.state is A
+    assert later.call.place_label == "我家里"
 
 
 def test_the_first_round_is_the_nearest_three_and_the_grids_own() -> None:
@@ -695,6 +712,10 @@ class AnyCall(RuleBasedStateMachine):
     @rule(number=st.integers(1, 6))
     def lose(self, number: int) -> None:
         self.try_(MediaLost(leg_id=f"leg{number}"))
+
+    @rule(grid=st.sampled_from(["g1", "g2"]))
+    def relocate(self, grid: str) -> None:
+        self.try_(Relocate(place_label=grid, position=None, lineage=(), grid=grid))
 
     @rule(given=st.sampled_from([Cancel(), Supersede()]), really=st.integers(0, 9))
     def end(self, given: Input, really: int) -> None:

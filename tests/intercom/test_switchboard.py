@@ -221,6 +221,26 @@ async def test_the_same_alarm_twice_is_one_call_even_when_it_is_over(bench: Benc
     assert bench.world.rung("ring") == ["w1", "w2", "w3"]
 
 
+async def test_a_corrected_place_rings_who_is_near_it(bench: Bench) -> None:
+    bench.world.rosters["g2"] = [choice(8), choice(9)]
+    payload = {
+        "alarm_id": "alarm-1",
+        "kind": "help",
+        "silent": False,
+        "place_label": "我家里",
+        "position": {"lat": 30.8, "lon": 103.9},
+        "lineage": ["510117"],
+        "grid": "g2",
+        "incident_id": None,
+        "received_at": START,
+    }
+    first = await bench.board.open_for_alarm(BRIEF)
+    moved = await bench.board.open_for_alarm(AlarmBrief.from_payload(payload))
+    assert moved.id == first.id
+    assert [rung.worker_id for rung in moved.ringing] == ["w1", "w2", "w3", "w8", "w9"]
+    assert (moved.position, moved.place_label) == ((30.8, 103.9), "我家里")
+
+
 # ---------------------------------------------------------------------------------------------- claims
 
 
