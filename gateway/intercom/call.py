@@ -48,6 +48,7 @@ from gateway.intercom.model import (
     NoAnswer,
     Outcome,
     Participant,
+    Relocate,
     RestartIce,
     Ring,
     RingWorkers,
@@ -57,7 +58,7 @@ from gateway.intercom.model import (
     StopRinging,
     Supersede,
 )
-from gateway.intercom.plan import ms, ring_until
+from gateway.intercom.plan import ms, ring_request, ring_until
 
 __all__ = ["TABLE", "Row", "step"]
 
@@ -121,11 +122,12 @@ def _end(call: Call, now_ms: int, reason: EndReason) -> Step:
 
 def _settle(call: Call, now_ms: int) -> Call:
     """The state that the media of an answered call amounts to."""
-    claimant = call.leg_of(call.answered_by.id) if call.answered_by else None
     worker = [leg for leg in call.present if leg.participant.side is Side.WORKER]
     center = [leg for leg in call.present if leg.participant.side is Side.CENTER]
     worker_up, center_up = (any(leg.publishing for leg in side) for side in (worker, center))
-    if claimant is not None and claimant.published_at is None:
+    answering = worker if call.rings is Side.WORKER else center
+    begins = call.state in (CallState.RINGING, CallState.CLAIMED)
+    if begins and all(leg.published_at is None for leg in answering):
         state = CallState.CLAIMED
     elif worker_up and center_up:
         state = CallState.ACTIVE
@@ -235,14 +237,19 @@ def _claim_late(call: Call, given: Claim, now_ms: int, settings: CallSettings) -
     raise Conflict("taken by another", taken_by=taken_by, state=call.state.value)
 
 
-def _fall_out(call: Call, worker_id: str, reason: str, outcome: Outcome, now_ms: int) -> tuple[Call, Effect]:
+def _fall_out(
+    call: Call, worker_id: str, reason: str, outcome: Outcome, now_ms: int, settings: CallSettings
+) -> tuple[Call, Effect]:
     if not any(rung.worker_id == worker_id for rung in call.ringing):
         raise Conflict("your phone does not ring for this call", state=call.state.value)
-    return _with_rung(call, now_ms, outcome, [worker_id]), StopRinging(worker_id=worker_id, reason=reason)
+    call = _with_rung(call, now_ms, outcome, [worker_id])
+    if ring_request(call, now_ms, settings) is not None:
+        call = replace(call, ranked_at=None)  # due at once: somebody rings in its place
+    return call, StopRinging(worker_id=worker_id, reason=reason)
 
 
 def _decline(call: Call, given: Decline, now_ms: int, settings: CallSettings) -> Step:
-    call, stop = _fall_out(call, given.worker_id, "declined", Outcome.DECLINED, now_ms)
+    call, stop = _fall_out(call, given.worker_id, "declined", Outcome.DECLINED, now_ms, settings)
     if call.picked and not call.ringing:
         ended, effects = _end(call, now_ms, EndReason.DECLINED)
         return ended, (stop, *effects)
@@ -250,7 +257,7 @@ def _decline(call: Call, given: Decline, now_ms: int, settings: CallSettings) ->
 
 
 def _busy(call: Call, given: Busy, now_ms: int, settings: CallSettings) -> Step:
-    call, stop = _fall_out(call, given.worker_id, given.reason, Outcome.EXPIRED, now_ms)
+    call, stop = _fall_out(call, given.worker_id, given.reason, Outcome.EXPIRED, now_ms, settings)
     if call.picked and not call.ringing:
         ended, effects = _end(call, now_ms, EndReason.NO_ANSWER)
         return ended, (stop, Missed(worker_id=given.worker_id), *effects)
@@ -302,6 +309,20 @@ def _supersede(call: Call, given: Supersede, now_ms: int, settings: CallSettings
     return _end(call, now_ms, EndReason.SUPERSEDED)
 
 
+def _relocate(call: Call, given: Relocate, now_ms: int, settings: CallSettings) -> Step:
+    moved = replace(
+        call,
+        place_label=given.place_label,
+        position=given.position,
+        lineage=given.lineage,
+        grid=given.grid,
+    )
+    if moved == call or call.state is not CallState.RINGING or call.picked or call.rings is not Side.WORKER:
+        return moved, ()
+    # A ringing of its own for the new place; the phones that ring already go on.
+    return replace(moved, cycle=call.cycle + 1, ring_started_at=now_ms, ranked_at=None), ()
+
+
 def _leg_present(call: Call, leg_id: str) -> Leg:
     leg = call.leg(leg_id)
     if leg is None or leg.left_at is not None:
@@ -345,7 +366,7 @@ def _lost_legs(call: Call, now_ms: int, settings: CallSettings) -> Step:
             else:
                 call, more = _ring_anew(call, now_ms, settings, redial=leg.participant.id)
             return call, (*effects, *more)
-        due = sum(1 for at_s in settings.restart_at_s if gone_ms >= ms(at_s))
+        due = sum(1 for at_s in settings.restart_s if gone_ms >= ms(at_s))
         if due > leg.restarts:
             # After a pause (a restarted gateway) the attempts that were slept through count as one.
             effects.append(RestartIce(leg_id=leg.id, attempt=due))
@@ -363,7 +384,7 @@ def _elapsed_ringing(call: Call, given: Elapsed, now_ms: int, settings: CallSett
 
 def _elapsed_claimed(call: Call, given: Elapsed, now_ms: int, settings: CallSettings) -> Step:
     winner, answered_at = call.answered_by, call.answered_at
-    if winner is None or answered_at is None or now_ms < answered_at + ms(settings.claimant_media_s):
+    if winner is None or answered_at is None or now_ms < answered_at + ms(settings.publish_s):
         return _lost_legs(call, now_ms, settings)
     effects: list[Effect] = []
     leg = call.leg_of(winner.id)
@@ -379,6 +400,11 @@ def _elapsed_claimed(call: Call, given: Elapsed, now_ms: int, settings: CallSett
             for r in call.rung
         )
         call = replace(call, rung=rung)
+    heir = next((leg for leg in call.present if leg.participant.side is winner.side), None)
+    if heir is not None:
+        # Another desk is in the room: the inbound call is now its own, with a time of its own to publish.
+        call = replace(call, answered_by=heir.participant, answered_at=now_ms)
+        return _settle(call, now_ms), tuple(effects)
     call, more = _ring_anew(call, now_ms, settings, redial=winner.id if call.redial else None)
     return call, (*effects, *more)
 
@@ -414,13 +440,15 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_R, Hangup): Row(_hangup, _to(_R, _E)),
     (_R, Cancel): Row(_cancel, _to(_E)),
     (_R, Supersede): Row(_supersede, _to(_E)),
+    (_R, Relocate): Row(_relocate, _to(_R)),
     (_R, MediaChanged): Row(_media_changed, _to(_R)),
     (_R, MediaLost): Row(_media_lost, _to(_R)),
     (_R, Elapsed): Row(_elapsed_ringing, _to(_R, _E)),
     (_L, Claim): Row(_claim_late, _to(_L)),
     (_L, Join): Row(_join, _to(_L)),
-    (_L, Hangup): Row(_hangup, _to(_L, _C, _A, _X, _E)),
+    (_L, Hangup): Row(_hangup, _to(_L, _E)),
     (_L, Supersede): Row(_supersede, _to(_E)),
+    (_L, Relocate): Row(_relocate, _to(_L)),
     (_L, MediaChanged): Row(_media_changed, _to(_L, _C, _A, _X)),
     (_L, MediaLost): Row(_media_lost, _to(_L)),
     (_L, Elapsed): Row(_elapsed_claimed, _to(_L, _R, _E)),
@@ -428,6 +456,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_C, Join): Row(_join, _to(_C)),
     (_C, Hangup): Row(_hangup, _to(_C, _X, _E)),
     (_C, Supersede): Row(_supersede, _to(_E)),
+    (_C, Relocate): Row(_relocate, _to(_C)),
     (_C, MediaChanged): Row(_media_changed, _to(_C, _A, _X)),
     (_C, MediaLost): Row(_media_lost, _to(_C, _X)),
     (_C, Elapsed): Row(_elapsed_answered, _to(_C)),
@@ -435,6 +464,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_A, Join): Row(_join, _to(_A)),
     (_A, Hangup): Row(_hangup, _to(_A, _C, _X, _E)),
     (_A, Supersede): Row(_supersede, _to(_E)),
+    (_A, Relocate): Row(_relocate, _to(_A)),
     (_A, MediaChanged): Row(_media_changed, _to(_A, _X)),
     (_A, MediaLost): Row(_media_lost, _to(_A, _X)),
     (_A, Elapsed): Row(_elapsed_answered, _to(_A)),
@@ -442,6 +472,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_X, Join): Row(_join, _to(_X)),
     (_X, Hangup): Row(_hangup, _to(_X, _C, _E)),
     (_X, Supersede): Row(_supersede, _to(_E)),
+    (_X, Relocate): Row(_relocate, _to(_X)),
     (_X, MediaChanged): Row(_media_changed, _to(_X, _A, _C)),
     (_X, MediaLost): Row(_media_lost, _to(_X)),
     (_X, Elapsed): Row(_elapsed_answered, _to(_X, _C, _R, _E)),

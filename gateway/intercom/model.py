@@ -34,6 +34,7 @@ __all__ = [
     "Outcome",
     "Participant",
     "RankedWorker",
+    "Relocate",
     "RestartIce",
     "Ring",
     "RingWorkers",
@@ -92,24 +93,33 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallSettings:
-    """Every figure of a call (product.md section 3). Seconds.
+    """Every figure of a call (product.md section 3). Seconds; named as in the configuration's `calls`.
 
-    ring_rounds: (seconds after the ringing began, how many more phones ring from then on).
-    no_answer_s: ringing ends. inbound_no_answer_s: the same where the desks are called by a gridworker.
-    claimant_media_s: what a claimant has to publish within, before others are rung again.
-    restart_at_s: after the loss of a leg, when its page is asked for an ICE restart. dead_s: when it is dead.
-    rerank_s: how often a round that found too few workers asks the ranking again.
-    max_rings: how often ringing may begin in one call (first ringing, released claims and redials together).
+    ring_first, ring_next: how many phones ring at once, and how many more `ring_next_s` after that.
+    ring_own_grid: the worker of the place's grid rings with the first. no_answer_s: ringing ends;
+    inbound_no_answer_s: the same where a gridworker calls the desks. publish_s: what a claimant has to
+    publish within, before others are rung again. restart_s: after the loss of a leg, when its page is asked
+    for an ICE restart. dead_s: when it is given up. rerank_s: how often a round that found too few workers
+    asks the ranking again. max_rings: how often ringing may begin in one call (released claims and redials
+    included).
     """
 
-    ring_rounds: tuple[tuple[float, int], ...] = ((0.0, 3), (10.0, 3))
+    ring_first: int = 3
+    ring_next: int = 3
+    ring_next_s: float = 10.0
+    ring_own_grid: bool = True
     no_answer_s: float = 40.0
     inbound_no_answer_s: float = 60.0
-    claimant_media_s: float = 8.0
-    restart_at_s: tuple[float, ...] = (3.0, 8.0, 15.0)
+    publish_s: float = 8.0
+    restart_s: tuple[float, ...] = (3.0, 8.0, 15.0)
     dead_s: float = 30.0
     rerank_s: float = 2.0
     max_rings: int = 4
+
+    @property
+    def ring_rounds(self) -> tuple[tuple[float, int], ...]:
+        """(seconds after the ringing began, how many more phones ring from then on)."""
+        return ((0.0, self.ring_first), (self.ring_next_s, self.ring_next))
 
 
 class RankedWorker(Protocol):
@@ -194,9 +204,9 @@ class Call:
 
     lineage: area codes that contain its place, for authorisation. position: (lat, lon) WGS-84.
     rings: whom the present (or last) ringing calls. picked: the worker an operator chose, or the one
-    redialled; empty when the ranking chooses. cycle: number of the present ringing, from 1. redial: it calls
-    a dead worker back. ranked_at: when the ranking was last asked; told_nobody: the desk knows that no phone
-    rings.
+    redialled; empty when the ranking chooses. cycle: number of the present ringing, from 1.
+    redial: it calls a dead worker back. ranked_at: when the ranking was last asked, None if it is due.
+    told_nobody: the desk knows that no phone rings.
     """
 
     id: str
@@ -296,6 +306,16 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Relocate:
+    """The place turned out to be another one (the resident corrected it): who is near it rings as well."""
+
+    place_label: str
+    position: tuple[float, float] | None
+    lineage: tuple[str, ...]
+    grid: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Supersede:
     """Another call takes this one's place."""
 
@@ -327,6 +347,7 @@ Input = (
     | Hangup
     | Cancel
     | Supersede
+    | Relocate
     | MediaChanged
     | MediaLost
     | Elapsed

@@ -40,7 +40,7 @@ def ring_request(call: Call, now_ms: int, settings: CallSettings) -> RingRequest
         return None
     tried = {rung.worker_id for rung in present}
     declined = {rung.worker_id for rung in call.rung if rung.outcome is Outcome.DECLINED}
-    own_grid = None if any(rung.own_grid for rung in present) else call.grid
+    own_grid = call.grid if settings.ring_own_grid and not any(r.own_grid for r in present) else None
     return RingRequest(count=missing, exclude=frozenset(tried | declined), own_grid=own_grid)
 
 
@@ -85,9 +85,9 @@ def next_deadline(call: Call, settings: CallSettings) -> int | None:
             if call.ranked_at is not None and ring_request(call, call.ranked_at, settings) is not None:
                 due.append(call.ranked_at + ms(settings.rerank_s))
     elif call.state is CallState.CLAIMED and call.answered_at is not None:
-        due.append(call.answered_at + ms(settings.claimant_media_s))
+        due.append(call.answered_at + ms(settings.publish_s))
     for leg in call.present:
         if leg.lost_at is not None:
-            steps_s = (*settings.restart_at_s, settings.dead_s)
+            steps_s = (*settings.restart_s, settings.dead_s)
             due.append(leg.lost_at + ms(steps_s[min(leg.restarts, len(steps_s) - 1)]))
     return min(due, default=None)

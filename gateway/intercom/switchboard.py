@@ -44,6 +44,7 @@ from gateway.intercom.model import (
     MediaLost,
     Participant,
     RankedWorker,
+    Relocate,
     RingWorkers,
     Side,
     Supersede,
@@ -80,6 +81,19 @@ class AlarmBrief:
     lineage: tuple[str, ...]
     grid: str | None = None
     incident_id: str | None = None
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> AlarmBrief:
+        """From the outbox kind `ring_plan`; what a call does not need is left aside."""
+        where = payload["position"]
+        return cls(
+            alarm_id=payload["alarm_id"],
+            place_label=payload["place_label"],
+            position=None if where is None else (where["lat"], where["lon"]),
+            lineage=tuple(payload["lineage"]),
+            grid=payload["grid"],
+            incident_id=payload["incident_id"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +182,7 @@ class Switchboard:
         def open_once(connection: Connection) -> list[_Moved]:
             known = tables.opened_for(connection, brief.alarm_id)
             if known is not None:
-                return [_Moved(self._load(connection, known), ())]
+                return [self._relocate(connection, known, brief, ranked, now_ms)]
             return [self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.alarm_id)]
 
         return (await self._write(open_once)).call
@@ -292,8 +306,15 @@ class Switchboard:
 
         An ended call stays as it is.
         """
-        call = await self.get(call_id)
-        return call if call.ended else await self._step(call_id, Hangup(participant=by), ledger.who(by))
+        now_ms = self._clock()
+
+        def hang_up(connection: Connection) -> list[_Moved]:
+            call = self._load(connection, call_id)
+            if call.ended:
+                return [_Moved(call, ())]
+            return [self._move(connection, call, Hangup(participant=by), now_ms)]
+
+        return (await self._write(hang_up)).call
 
     async def reply(self, worker_id: str, payload: Mapping[str, object]) -> None:
         """`w/{wid}/reply`: accept or decline over MQTT.
@@ -451,14 +472,8 @@ class Switchboard:
                 group.create_task(self._tell_media(call_id, leg_id, tracks), name=f"call-media-{call_id}")
             for call in list(self._open.values()):
                 deadline = next_deadline(call, self._settings)
-                if (deadline is not None and deadline <= now_ms) or self._lacks_phones(call, now_ms):
+                if deadline is not None and deadline <= now_ms:
                     group.create_task(self._elapse(call.id), name=f"call-timer-{call.id}")
-
-    def _lacks_phones(self, call: Call, now_ms: int) -> bool:
-        """A phone fell out since the ranking was last asked."""
-        changed = max((rung.outcome_at or 0 for rung in call.rung), default=0)
-        fresh = call.ranked_at is None or changed > call.ranked_at
-        return fresh and ring_request(call, now_ms, self._settings) is not None
 
     def _wait_s(self) -> float | None:
         now_ms = self._clock()
@@ -541,6 +556,29 @@ class Switchboard:
         if call is None:
             raise NotFound(f"no call {call_id}")
         return call
+
+    def _relocate(
+        self,
+        connection: Connection,
+        call_id: str,
+        brief: AlarmBrief,
+        ranked: Sequence[RankedWorker],
+        now_ms: int,
+    ) -> _Moved:
+        """The plan came again: a repeat changes nothing, a corrected place rings who is near that one."""
+        known = self._load(connection, call_id)
+        if known.ended:
+            return _Moved(known, ())
+        place = Relocate(
+            place_label=brief.place_label,
+            position=brief.position,
+            lineage=brief.lineage,
+            grid=brief.grid,
+        )
+        moved = self._move(connection, known, place, now_ms)
+        if moved.call.version == known.version:
+            return moved
+        return self._ring_more(connection, moved.call, ranked, now_ms).following(moved)
 
     def _begin(
         self,

@@ -35,6 +35,7 @@ from gateway.intercom.model import (
     NoAnswer,
     Outcome,
     Participant,
+    Relocate,
     RestartIce,
     Ring,
     RingWorkers,
@@ -165,6 +166,7 @@ ONE_OF_EACH: list[Input] = [
     Hangup(participant=worker(1)),
     Cancel(),
     Supersede(),
+    Relocate(place_label="我家里", position=None, lineage=(), grid="g2"),
     MediaChanged(leg_id="leg1", tracks=BOTH),
     MediaLost(leg_id="leg1"),
     Elapsed(),
@@ -201,6 +203,21 @@ def test_every_input_has_a_row_somewhere_and_no_row_leaves_the_end() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ ringing
+
+
+def test_a_corrected_place_rings_its_neighbours_beside_those_who_ring_already() -> None:
+    place = Relocate(place_label="我家里", position=(30.8, 103.9), lineage=("510117",), grid="g2")
+    drive = ringing().give(place, after_s=4)
+    assert drive.effects == ()
+    drive.rank(Choice(id="w3"), Choice(id="w8"), Choice(id="w9"), Choice(id="own", grid="g2"))
+    assert [ring.rung.worker_id for ring in drive.of(Ring)] == ["w8", "w9", "own"]
+    assert [rung.worker_id for rung in drive.call.ringing] == ["w1", "w2", "w3", "w8", "w9", "own"]
+    assert drive.give(place).call.version == drive.call.version
+    drive.give(Claim(participant=worker(1)))
+    assert drive.call.ringing == ()
+    later = active()
+    assert later.give(place).call.state is A
+    assert later.call.place_label == "我家里"
 
 
 def test_the_first_round_is_the_nearest_three_and_the_grids_own() -> None:
@@ -402,6 +419,15 @@ def test_an_inbound_call_that_no_desk_answers_is_missed_by_the_center() -> None:
     assert drive.of(Missed) == [Missed(worker_id=None)]
 
 
+def test_an_inbound_call_whose_desk_brings_no_media_goes_to_the_other_desk_in_the_room() -> None:
+    drive = inbound().give(Join(participant=DESK)).give(Join(participant=DESK2), after_s=1)
+    drive.give(Elapsed(), after_s=7)
+    assert (drive.call.state, drive.call.answered_by) == (L, DESK2)
+    assert next_deadline(drive.call, S) == drive.now_ms + 8_000
+    drive.give(Elapsed(), after_s=8)
+    assert (drive.call.state, drive.call.cycle) == (R, 2)
+
+
 def test_a_gridworker_cannot_join_by_itself_and_a_desk_cannot_claim_a_phones_ring() -> None:
     with pytest.raises(Conflict):
         claimed().give(Join(participant=worker(7)))
@@ -459,6 +485,18 @@ def test_a_lost_leg_is_asked_to_restart_at_3_8_and_15_seconds_and_redialled_at_3
     assert drive.of(Accepted) == [], "the resident was told the first time"
     drive.give(MediaChanged(leg_id=drive.leg(worker(1)), tracks=BOTH))
     assert drive.call.state is A
+
+
+def test_redialling_does_not_go_on_for_ever() -> None:
+    drive = active()
+    for _ in range(S.max_rings - 1):
+        drive.give(MediaLost(leg_id=drive.leg(worker(1)))).give(Elapsed(), after_s=30)
+        assert drive.call.state is R
+        drive.give(Claim(participant=worker(1)))
+        drive.give(MediaChanged(leg_id=drive.leg(worker(1)), tracks=BOTH))
+        assert drive.call.state is A
+    drive.give(MediaLost(leg_id=drive.leg(worker(1)))).give(Elapsed(), after_s=30)
+    assert (drive.call.state, drive.call.end_reason) == (E, EndReason.MEDIA_FAILED)
 
 
 def test_restarts_slept_through_count_once() -> None:
@@ -675,6 +713,10 @@ class AnyCall(RuleBasedStateMachine):
     def lose(self, number: int) -> None:
         self.try_(MediaLost(leg_id=f"leg{number}"))
 
+    @rule(grid=st.sampled_from(["g1", "g2"]))
+    def relocate(self, grid: str) -> None:
+        self.try_(Relocate(place_label=grid, position=None, lineage=(), grid=grid))
+
     @rule(given=st.sampled_from([Cancel(), Supersede()]), really=st.integers(0, 9))
     def end(self, given: Input, really: int) -> None:
         if really == 0:
@@ -684,17 +726,21 @@ class AnyCall(RuleBasedStateMachine):
     @rule()
     def next_timer(self) -> None:
         deadline = next_deadline(self.drive.call, S)
-        if deadline is None:
-            return
-        self.drive.now_ms = max(self.drive.now_ms, deadline)
+        self.drive.now_ms = max(self.drive.now_ms, deadline or 0)
+        for _ in range(3):  # a claim that ran out, a restart and a round may fall on one instant
+            if deadline is not None and deadline <= self.drive.now_ms:
+                self.serve()
+                deadline = next_deadline(self.drive.call, S)
+        assert deadline is None or deadline > self.drive.now_ms, "a timer that was served is over"
+
+    def serve(self) -> None:
+        """What the switchboard does when a deadline has come."""
         self.try_(Elapsed())
         request = ring_request(self.drive.call, self.drive.now_ms, S)
         if request is not None:
             roster = [Choice(id=f"w{number}", grid=f"g{number}") for number in range(1, 5)]
             nobody = not self.drive.call.ringing
             self.try_(choose(roster, request, frozenset(), nobody_rings=nobody))
-        after = next_deadline(self.drive.call, S)
-        assert after is None or after > self.drive.now_ms, "a timer that was served is over"
 
     @invariant()
     def holds(self) -> None:
