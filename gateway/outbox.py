@@ -215,7 +215,9 @@ class Courier:
             by_key.setdefault(message.key, []).append(message)
         async with asyncio.TaskGroup() as group:
             for messages in by_key.values():
-                group.create_task(self._deliver_key(kind, messages, delivered, failed), name=f"outbox-{kind}-key")
+                group.create_task(
+                    self._deliver_key(kind, messages, delivered, failed), name=f"outbox-{kind}-key"
+                )
 
         def mark(connection: Connection) -> None:
             now_ms = _now_ms()
@@ -236,7 +238,9 @@ class Courier:
             except Exception as exc:  # a lane supervises whatever the receiver does
                 back_off_s = min(BACK_OFF_CAP_S, BACK_OFF_S * 2 ** min(message.attempts, 10))
                 again_ms = _now_ms() + int(random.uniform(0.5, 1.0) * back_off_s * 1000)
-                failed.append({"row_id": message.id, "again_ms": again_ms, "why": f"{type(exc).__name__}: {exc}"[:500]})
+                failed.append(
+                    {"row_id": message.id, "again_ms": again_ms, "why": f"{type(exc).__name__}: {exc}"[:500]}
+                )
                 if message.attempts in (0, 5):
                     logger.warning("outbox %s %s is not delivered yet: %s", kind, message.key, exc)
                 return

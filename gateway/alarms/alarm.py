@@ -3,9 +3,10 @@
     handling   NEW -> SHOWN -> ACKNOWLEDGED -> TRIAGED -> CLOSED, with the ways back to SHOWN
     condition  ACTIVE <-> CLEARED
 
-They are independent: a clear never hides an alarm that nobody acknowledged, and a new press of the same box makes a cleared one
-active again. A pair that is not in a table raises Illegal and changes nothing. A row may lead back to its own state: the input is
-then legal and without effect (a second console shows the alarm, too).
+They are independent: a clear never hides an alarm that nobody acknowledged, and a new press of the same box
+makes a cleared one active again. A pair that is not in a table raises Illegal and changes nothing. A row may
+lead back to its own state: the input is then legal and without effect (a second console shows the alarm,
+too).
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ def change_handling(state: Handling, event: Event) -> Handling:
     try:
         return HANDLING[state, event]
     except KeyError:
-        raise Illegal(f"an alarm that is {state} can't take {event}", state=str(state), event=str(event)) from None
+        raise Illegal(
+            f"an alarm that is {state} can't take {event}", state=str(state), event=str(event)
+        ) from None
 
 
 def change_condition(state: Condition, event: Event) -> Condition:

@@ -1,4 +1,5 @@
-"""Who goes and what is watched: ranking of gridworkers and of cameras around a place, each with its reason. Pure numpy.
+"""Who goes and what is watched: ranking of gridworkers and of cameras around a place, each with its reason.
+Pure numpy.
 
 Workers (product.md section 3). A fix is judged by its age on the server's clock:
 
@@ -7,14 +8,16 @@ Workers (product.md section 3). A fix is judged by its age on the server's clock
     last_resort  <= 300 s, the same circle, behind all better ones
     centroid     older or none: stands for the centroid of the own grid, behind all
 
-Within fresh and usable the order is by the far edge of the circle (distance + radius): who is surely near beats who may be near. Only
-duty `on` is ranked; `busy` comes last and only when asked for. The worker of the grid that the place lies in is moved up among the
-first `own_grid_within`, whatever the fix says: the grid is that worker's, and a phone in a cellar has no fix.
+Within fresh and usable the order is by the far edge of the circle (distance + radius): who is surely near
+beats who may be near. Only duty `on` is ranked; `busy` comes last and only when asked for. The worker of the
+grid that the place lies in is moved up among the first `own_grid_within`, whatever the fix says: the grid is
+that worker's, and a phone in a cellar has no fix.
 
-Cameras: those with the place in view first, by distance, bearing and field of view; a camera that is down comes behind.
+Cameras: those with the place in view first, by distance, bearing and field of view; a camera that is down
+comes behind.
 
-Distances use the local tangent plane (metres per degree at the place), 0.1 % off at 50 km: nothing beside a GPS fix. Brute force over
-589 workers or 768 cameras takes tens of microseconds; no spatial index is needed.
+Distances use the local tangent plane (metres per degree at the place), 0.1 % off at 50 km: nothing beside a
+GPS fix. Brute force over 589 workers or 768 cameras takes tens of microseconds; no spatial index is needed.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.alarms.world import CameraSite, Point
+from gateway.alarms.world import CameraSite
+from gateway.geo import EARTH_RADIUS_M, Position
 
 __all__ = [
     "CameraChoice",
@@ -36,13 +40,11 @@ __all__ = [
     "Freshness",
     "WorkerChoice",
     "WorkerState",
-    "distance_m",
     "freshness",
     "rank_cameras",
     "rank_workers",
 ]
 
-EARTH_RADIUS_M = 6_371_008.8
 Floats = NDArray[np.float64]
 
 
@@ -66,7 +68,9 @@ _FRESHNESS = (Freshness.FRESH, Freshness.USABLE, Freshness.LAST_RESORT, Freshnes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchSettings:
-    """speed_mps: of a gridworker on an electric bicycle over streets; detour: street length by straight line."""
+    """speed_mps: of a gridworker on an electric bicycle over streets; detour: street length by straight
+    line.
+    """
 
     fresh_ms: int = 30_000
     usable_ms: int = 120_000
@@ -81,18 +85,20 @@ class DispatchSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerState:
-    """A worker as the ranking sees it. fix_at: server's UTC ms of the last fix; position None: never had one."""
+    """A worker as the ranking sees it. fix_at: server's UTC ms of the last fix; position None: never had
+    one.
+    """
 
     id: str
     name: str
     grid: str | None
     duty: Duty
     online: bool
-    position: Point | None
+    position: Position | None
     fix_at: int | None
     accuracy_m: float
     speed_mps: float
-    centroid: Point | None
+    centroid: Position | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +130,6 @@ class CameraChoice:
     reason: str
 
 
-def distance_m(a: Point, b: Point) -> float:
-    """Metres between two points of one city."""
-    east, north = _offset(a, np.array([b.lat]), np.array([b.lon]))
-    return float(math.hypot(east[0], north[0]))
-
-
 def freshness(settings: DispatchSettings, fix_at: int | None, now_ms: int) -> Freshness:
     if fix_at is None:
         return Freshness.CENTROID
@@ -144,7 +144,7 @@ def freshness(settings: DispatchSettings, fix_at: int | None, now_ms: int) -> Fr
 def rank_workers(
     settings: DispatchSettings,
     workers: Iterable[WorkerState],
-    place: Point,
+    place: Position,
     *,
     grid: str | None,
     now_ms: int,
@@ -152,12 +152,16 @@ def rank_workers(
     busy_too: bool = False,
     limit: int = 10,
 ) -> list[WorkerChoice]:
-    """Best first. Workers without any position (no fix, no centroid) are left out, unless the place lies in their grid."""
+    """Best first. Workers without any position (no fix, no centroid) are left out, unless the place lies
+    in their grid.
+    """
     wanted = (Duty.ON, Duty.BUSY) if busy_too else (Duty.ON,)
     pool = [w for w in workers if w.duty in wanted and w.id not in exclude]
     if not pool:
         return []
-    grades = np.array([_FRESHNESS.index(freshness(settings, w.fix_at if w.position else None, now_ms)) for w in pool])
+    grades = np.array(
+        [_FRESHNESS.index(freshness(settings, w.fix_at if w.position else None, now_ms)) for w in pool]
+    )
     where = [w.centroid if grade == 3 else w.position for w, grade in zip(pool, grades, strict=True)]
     known = np.array([point is not None for point in where])
     lat = np.array([place.lat if point is None else point.lat for point in where])
@@ -195,7 +199,9 @@ def rank_workers(
                 fix_age_s=None if worker.fix_at is None else round(float(age_s[i]), 1),
                 accuracy_m=None if grade is Freshness.CENTROID else round(float(radius[i]), 1),
                 own_grid=bool(own[i]),
-                reason=_why_worker(grade, metres, float(age_s[i]), float(radius[i]), own=bool(own[i]), busy=bool(busy[i])),
+                reason=_why_worker(
+                    grade, metres, float(age_s[i]), float(radius[i]), own=bool(own[i]), busy=bool(busy[i])
+                ),
             )
         )
     return choices
@@ -204,7 +210,7 @@ def rank_workers(
 def rank_cameras(
     settings: DispatchSettings,
     cameras: Sequence[CameraSite],
-    place: Point,
+    place: Position,
     *,
     healthy: Callable[[str], bool],
     watched: str | None = None,
@@ -243,14 +249,18 @@ def rank_cameras(
             in_view=bool(in_view[i]),
             score=round(float(score[i]), 3),
             reason=_why_camera(
-                float(distance[i]), float(bearing[i]), seen=bool(in_view[i]), alive=bool(alive[i]), first=bool(first[i])
+                float(distance[i]),
+                float(bearing[i]),
+                seen=bool(in_view[i]),
+                alive=bool(alive[i]),
+                first=bool(first[i]),
             ),
         )
         for i in order[: limit or settings.camera_limit]
     ]
 
 
-def _offset(origin: Point, lat: Floats, lon: Floats) -> tuple[Floats, Floats]:
+def _offset(origin: Position, lat: Floats, lon: Floats) -> tuple[Floats, Floats]:
     """Metres east and north of `origin`."""
     per_degree = math.radians(1) * EARTH_RADIUS_M
     north = (lat - origin.lat) * per_degree
@@ -258,12 +268,18 @@ def _offset(origin: Point, lat: Floats, lon: Floats) -> tuple[Floats, Floats]:
     return east, north
 
 
-def _why_worker(grade: Freshness, metres: float, age_s: float, radius: float, *, own: bool, busy: bool) -> str:
+def _why_worker(
+    grade: Freshness, metres: float, age_s: float, radius: float, *, own: bool, busy: bool
+) -> str:
     parts = ["本网格网格员"] if own else []
     if grade is Freshness.CENTROID:
         parts.append(f"无可用定位，按网格中心约{_metres(metres)}")
     else:
-        quality = {Freshness.FRESH: "定位新", Freshness.USABLE: "定位可用", Freshness.LAST_RESORT: "定位较旧"}[grade]
+        quality = {
+            Freshness.FRESH: "定位新",
+            Freshness.USABLE: "定位可用",
+            Freshness.LAST_RESORT: "定位较旧",
+        }[grade]
         parts.append(f"距离{_metres(metres)}")
         parts.append(f"{quality}（{age_s:.0f}秒前，误差{_metres(radius)}）")
     parts.append("忙碌" if busy else "在岗")

@@ -1,16 +1,18 @@
 """Deadlines and audiences of an alarm (product.md section 3). Pure: rows in, rows out.
 
-Escalation adds an audience and never takes one away, so one number says it all: the highest level reached. Whoever is at or below it
-keeps being an audience.
+Escalation adds an audience and never takes one away, so one number says it all: the highest level reached.
+Whoever is at or below it keeps being an audience.
 
     community  the community's desk            at once
-    street     + the street's desk             after street_ms   (15 s), and volunteers near by unless it is about violence
-    district   + the district wall, supervisor after district_ms (30 s)
-    leader     + the duty leader and a prompt to hand over to the police, after leader_ms (60 s); then a re-alert every realert_ms
+    street     + the street's desk             after street_ms   (15 s), and volunteers near by unless it is
+    about violence district   + the district wall, supervisor after district_ms (30 s)
+    leader     + the duty leader and a prompt to hand over to the police, after leader_ms (60 s); then a
+    re-alert every realert_ms
 
-An alarm that no visible console has shown in shown_ms (5 s) goes to the next level early; each level gets that time. An acknowledgement
-stops the clock, and starts another: without triage in triage_ms (60 s) the alarm goes back to SHOWN and escalates on from its level.
-All that is due is stored as deadlines by kind; after a restart they are read back and go on, the overdue at once.
+An alarm that no visible console has shown in shown_ms (5 s) goes to the next level early; each level gets
+that time. An acknowledgement stops the clock, and starts another: without triage in triage_ms (60 s) the
+alarm goes back to SHOWN and escalates on from its level. All that is due is stored as deadlines by kind;
+after a restart they are read back and go on, the overdue at once.
 """
 
 from __future__ import annotations
@@ -21,7 +23,17 @@ from enum import StrEnum
 from gateway.alarms.alarm import Handling
 from gateway.alarms.press import Kind
 
-__all__ = ["DeadlineKind", "Effect", "EscalationSettings", "Level", "Progress", "first", "fire", "next_deadline", "on"]
+__all__ = [
+    "DeadlineKind",
+    "Effect",
+    "EscalationSettings",
+    "Level",
+    "Progress",
+    "fire",
+    "first",
+    "next_deadline",
+    "on",
+]
 
 
 class Level(StrEnum):
@@ -76,7 +88,9 @@ class EscalationSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an alarm's escalation is. base_ms: from when the levels' times count. deadlines: UTC ms by kind."""
+    """How far an alarm's escalation is. base_ms: from when the levels' times count. deadlines: UTC ms by
+    kind.
+    """
 
     level: Level
     base_ms: int
@@ -86,11 +100,15 @@ class Progress:
         return min(self.deadlines.values(), default=None)
 
 
-def first(settings: EscalationSettings, *, level: Level, severity: int | None, kind: Kind, now_ms: int) -> Progress:
-    """At the commit. `level`: the nearest desk there is for this place. Severity 4 starts with every audience; a test stays where it is."""
+def first(
+    settings: EscalationSettings, *, level: Level, severity: int | None, kind: Kind, now_ms: int
+) -> Progress:
+    """At the commit. `level`: the nearest desk there is for this place. Severity 4 starts with every
+    audience; a test stays where it is.
+    """
     if severity == 4:
         level = Level.LEADER
-    deadlines = {}
+    deadlines: dict[DeadlineKind, int] = {}
     if kind is not Kind.TEST:
         deadlines = _escalation(settings, level, now_ms, now_ms)
         if level is not Level.LEADER:
@@ -104,10 +122,12 @@ def on(settings: EscalationSettings, progress: Progress, handling: Handling, *, 
         if DeadlineKind.TRIAGE in progress.deadlines:  # it came back from ACKNOWLEDGED
             deadlines = _escalation(settings, progress.level, now_ms, now_ms)
             return Progress(level=progress.level, base_ms=now_ms, deadlines=deadlines)
-        kept = {kind: at for kind, at in progress.deadlines.items() if kind is not DeadlineKind.SHOWN}
+        kept: dict[DeadlineKind, int] = {
+            kind: at for kind, at in progress.deadlines.items() if kind != DeadlineKind.SHOWN
+        }
         return Progress(level=progress.level, base_ms=progress.base_ms, deadlines=kept)
     if handling is Handling.ACKNOWLEDGED:
-        triage = {DeadlineKind.TRIAGE: now_ms + settings.triage_ms}
+        triage: dict[DeadlineKind, int] = {DeadlineKind.TRIAGE: now_ms + settings.triage_ms}
         return Progress(level=progress.level, base_ms=progress.base_ms, deadlines=triage)
     if handling in (Handling.TRIAGED, Handling.CLOSED):
         return Progress(level=progress.level, base_ms=progress.base_ms)
@@ -128,7 +148,10 @@ def fire(
         return progress, ()
     if DeadlineKind.TRIAGE in due:
         deadlines = _escalation(settings, progress.level, now_ms, now_ms)
-        return Progress(level=progress.level, base_ms=now_ms, deadlines=deadlines), (Effect.ABANDON, Effect.REALERT)
+        return Progress(level=progress.level, base_ms=now_ms, deadlines=deadlines), (
+            Effect.ABANDON,
+            Effect.REALERT,
+        )
     level = progress.level
     deadlines = dict(progress.deadlines)
     if DeadlineKind.SHOWN in due:
@@ -159,15 +182,21 @@ def fire(
 
 def next_deadline(all_progress: list[Progress]) -> int | None:
     """The earliest deadline of several alarms, UTC ms."""
-    return min((at for progress in all_progress if (at := progress.next_deadline()) is not None), default=None)
+    return min(
+        (at for progress in all_progress if (at := progress.next_deadline()) is not None), default=None
+    )
 
 
 def _above(level: Level) -> Level:
     return ORDER[min(ORDER.index(level) + 1, len(ORDER) - 1)]
 
 
-def _escalation(settings: EscalationSettings, level: Level, base_ms: int, now_ms: int) -> dict[DeadlineKind, int]:
-    """When the next level is due, or the next re-alert once there is none. Never in the past: a missed step is not repeated."""
+def _escalation(
+    settings: EscalationSettings, level: Level, base_ms: int, now_ms: int
+) -> dict[DeadlineKind, int]:
+    """When the next level is due, or the next re-alert once there is none. Never in the past: a missed
+    step is not repeated.
+    """
     if level is Level.LEADER:
         return {DeadlineKind.ESCALATE: now_ms + settings.realert_ms}
     return {DeadlineKind.ESCALATE: max(now_ms, base_ms + settings.after(_above(level)))}

@@ -1,9 +1,10 @@
 """The incident as a table: the closed loop of six steps (product.md section 3).
 
-    发现上报 REPORTED -> 指挥派遣 DISPATCHED -> 处置反馈 HANDLING -> 任务核查 VERIFYING -> 考核评价 RATED -> 结案存档 ARCHIVED
+    发现上报 REPORTED -> 指挥派遣 DISPATCHED -> 处置反馈 HANDLING
+        -> 任务核查 VERIFYING -> 考核评价 RATED -> 结案存档 ARCHIVED
 
-Beside the loop: TRANSFERRED (to 110 or 12345) and SUSPENDED, both with a way back to where they came from; MERGED, CANCELLED and
-ARCHIVED are ends and immutable. VERIFYING may reopen to DISPATCHED, which is counted.
+Beside the loop: TRANSFERRED (to 110 or 12345) and SUSPENDED, both with a way back to where they came from;
+MERGED, CANCELLED and ARCHIVED are ends and immutable. VERIFYING may reopen to DISPATCHED, which is counted.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def change_incident(
         target = TRANSITIONS[state, transition]
     except KeyError:
         raise Conflict(
-            f"an incident that is {state} can't take {transition}", state=str(state), transition=str(transition)
+            f"an incident that is {state} can't take {transition}",
+            state=str(state),
+            transition=str(transition),
         ) from None
     if target is None:
         return came_from or IncidentState.REPORTED

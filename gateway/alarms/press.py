@@ -1,8 +1,9 @@
-"""What a box may say: presses, cancels and corrections of the place. Parsing, canonical strings, signatures. Pure.
+"""What a box may say: presses, cancels and corrections of the place. Parsing, canonical strings, signatures.
+Pure.
 
-Unknown fields are ignored (a newer box must not lose its alarm to an older gateway), everything known is strict and bounded. A
-message is at most MAX_BYTES long. Signatures: lower-case hex HMAC-SHA256 with the box's key over the fields joined by `|`; no field
-can contain that character, so the string is unambiguous.
+Unknown fields are ignored (a newer box must not lose its alarm to an older gateway), everything known is
+strict and bounded. A message is at most MAX_BYTES long. Signatures: lower-case hex HMAC-SHA256 with the box's
+key over the fields joined by `|`; no field can contain that character, so the string is unambiguous.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Press:
-    """One key pressed on a box. ts: the box's clock, which is not to be trusted. cam: the camera watched full screen, or None."""
+    """One key pressed on a box. ts: the box's clock, which is not to be trusted. cam: the camera watched
+    full screen, or None.
+    """
 
     v: Literal[1]
     sid: DeviceId
@@ -106,7 +109,9 @@ Message = TypeVar("Message", Press, Cancel, Correction)
 
 
 def parse_press(raw: bytes, *, sid: str | None = None) -> Press:
-    """Raises ProtocolError. `sid`: known from the MQTT topic, where the body need not repeat it but must not contradict it."""
+    """Raises ProtocolError. `sid`: known from the MQTT topic, where the body need not repeat it but must
+    not contradict it.
+    """
     return _parse(raw, Press, sid)
 
 
@@ -143,7 +148,9 @@ def verify(key: bytes, message: Press | Cancel | Correction) -> bool:
 
 
 def mqtt_password(key: bytes, device_id: str) -> str:
-    """The broker's password of a device, derived so that one stored secret serves both (contract section 2)."""
+    """The broker's password of a device, derived so that one stored secret serves both (contract section
+    2).
+    """
     return sign(key, f"mqtt|{device_id}")
 
 

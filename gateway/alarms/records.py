@@ -26,8 +26,9 @@ from sqlalchemy import (
 
 from gateway.alarms.escalation import DeadlineKind, Level, Progress
 from gateway.alarms.press import PlaceKind
-from gateway.alarms.world import Area, Point
+from gateway.alarms.world import Area
 from gateway.errors import NotFound
+from gateway.geo import Position
 from gateway.store import metadata
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "alarm_view",
     "cell_of",
     "deadline_table",
+    "decode",
     "incident_table",
     "insert_alarm",
     "lineage_of",
@@ -101,7 +103,13 @@ alarm_table = Table(
     Column("cleared_at", BigInteger),
     Column("closed_at", BigInteger),
 )
-Index("uq_alarm_press", alarm_table.c.source, alarm_table.c.press_id, unique=True, sqlite_where=alarm_table.c.verified)
+Index(
+    "uq_alarm_press",
+    alarm_table.c.source,
+    alarm_table.c.press_id,
+    unique=True,
+    sqlite_where=alarm_table.c.verified,
+)
 Index("ix_alarm_open", alarm_table.c.source, sqlite_where=alarm_table.c.closed_at.is_(None))
 Index("ix_alarm_cell", alarm_table.c.cell, alarm_table.c.received_at)
 Index("ix_alarm_received_at", alarm_table.c.received_at)
@@ -162,14 +170,18 @@ incident_table = Table(
 Index("ix_incident_state", incident_table.c.state, incident_table.c.reported_at)
 
 CELL_DEGREES = 0.002
-"""Side of a cell of the grouping index, over 150 m everywhere south of 47 degrees north, so that 3 x 3 cells cover the radius."""
+"""Side of a cell of the grouping index, over 150 m everywhere south of 47 degrees north, so that 3 x 3
+cells cover the radius.
+"""
 CELLS_A_ROW = 1_000_000
 
 _INSERT_ALARM = insert(alarm_table)
 _INSERT_PRESS = insert(press_table)
 _INSERT_DEADLINE = insert(deadline_table)
 _DELETE_DEADLINES = delete(deadline_table).where(deadline_table.c.alarm_id == bindparam("of_alarm"))
-_DEADLINES = select(deadline_table.c.kind, deadline_table.c.at).where(deadline_table.c.alarm_id == bindparam("of_alarm"))
+_DEADLINES = select(deadline_table.c.kind, deadline_table.c.at).where(
+    deadline_table.c.alarm_id == bindparam("of_alarm")
+)
 _INSERT_TIMELINE = insert(timeline_table)
 _LOAD = select(alarm_table).where(alarm_table.c.id == bindparam("of_alarm"))
 _NEIGHBOURS = select(
@@ -204,7 +216,9 @@ def load(connection: Connection, alarm_id: str) -> Row:
     return dict(row)
 
 
-def add_press(connection: Connection, *, source: str, press_ids: list[str], alarm_id: str, now_ms: int, via: str) -> None:
+def add_press(
+    connection: Connection, *, source: str, press_ids: list[str], alarm_id: str, now_ms: int, via: str
+) -> None:
     rows = [
         {"source": source, "press_id": press_id, "alarm_id": alarm_id, "received_at": now_ms, "via": via}
         for press_id in press_ids
@@ -212,16 +226,28 @@ def add_press(connection: Connection, *, source: str, press_ids: list[str], alar
     connection.execute(_INSERT_PRESS, rows)
 
 
-def add_timeline(connection: Connection, alarm_id: str, *, at: int, event: str, by: str, **detail: object) -> None:
+def add_timeline(
+    connection: Connection, alarm_id: str, *, at: int, event: str, by: str, **detail: object
+) -> None:
     """by: `stb/000123`, `operator/zhang`, `system`."""
     text = msgspec.json.encode(detail).decode()
-    connection.execute(_INSERT_TIMELINE, {"alarm_id": alarm_id, "at": at, "event": event, "by": by, "detail": text})
+    connection.execute(
+        _INSERT_TIMELINE, {"alarm_id": alarm_id, "at": at, "event": event, "by": by, "detail": text}
+    )
+
+
+def decode(text: str) -> dict[str, Any]:
+    """A stored detail."""
+    detail: dict[str, Any] = msgspec.json.decode(text)
+    return detail
 
 
 def timeline_of(connection: Connection, alarm_id: str) -> list[Row]:
     c = timeline_table.c
-    rows = connection.execute(select(c.at, c.event, c.by, c.detail).where(c.alarm_id == alarm_id).order_by(c.id))
-    return [{"at": at, "event": event, "by": by, "detail": msgspec.json.decode(text)} for at, event, by, text in rows]
+    rows = connection.execute(
+        select(c.at, c.event, c.by, c.detail).where(c.alarm_id == alarm_id).order_by(c.id)
+    )
+    return [{"at": at, "event": event, "by": by, "detail": decode(text)} for at, event, by, text in rows]
 
 
 def load_deadlines(connection: Connection, alarm_id: str) -> dict[DeadlineKind, int]:
@@ -229,44 +255,54 @@ def load_deadlines(connection: Connection, alarm_id: str) -> dict[DeadlineKind, 
 
 
 def progress_of(connection: Connection, row: Row) -> Progress:
-    return Progress(level=Level(row["level"]), base_ms=row["base_ms"], deadlines=load_deadlines(connection, row["id"]))
+    return Progress(
+        level=Level(row["level"]), base_ms=row["base_ms"], deadlines=load_deadlines(connection, row["id"])
+    )
 
 
-def store_deadlines(connection: Connection, alarm_id: str, deadlines: Mapping[DeadlineKind, int], *, new: bool = False) -> None:
+def store_deadlines(
+    connection: Connection, alarm_id: str, deadlines: Mapping[DeadlineKind, int], *, new: bool = False
+) -> None:
     """Replaces the alarm's deadlines. `new`: there are none yet."""
     if not new:
         connection.execute(_DELETE_DEADLINES, {"of_alarm": alarm_id})
     if deadlines:
-        connection.execute(_INSERT_DEADLINE, [{"alarm_id": alarm_id, "kind": k, "at": at} for k, at in deadlines.items()])
+        connection.execute(
+            _INSERT_DEADLINE, [{"alarm_id": alarm_id, "kind": k, "at": at} for k, at in deadlines.items()]
+        )
 
 
-def cell_of(point: Point | None) -> int | None:
+def cell_of(point: Position | None) -> int | None:
     if point is None:
         return None
-    return math.floor((point.lat + 90) / CELL_DEGREES) * CELLS_A_ROW + math.floor((point.lon + 180) / CELL_DEGREES)
+    return math.floor((point.lat + 90) / CELL_DEGREES) * CELLS_A_ROW + math.floor(
+        (point.lon + 180) / CELL_DEGREES
+    )
 
 
-def neighbours(connection: Connection, point: Point, *, since_ms: int) -> list[tuple[str, str | None, str, Point]]:
-    """Open verified alarms since then in the cells around: (id, group_id, source, position), to be measured exactly."""
+def neighbours(
+    connection: Connection, point: Position, *, since_ms: int
+) -> list[tuple[str, str | None, str, Position]]:
+    """Open verified alarms since then in the cells around: (id, group_id, source, position), to be
+    measured exactly.
+    """
     middle = cell_of(point) or 0
-    cells = {
-        f"cell{i}": middle + (i // 3 - 1) * CELLS_A_ROW + (i % 3 - 1) for i in range(9)
-    }
+    cells = {f"cell{i}": middle + (i // 3 - 1) * CELLS_A_ROW + (i % 3 - 1) for i in range(9)}
     rows = connection.execute(_NEIGHBOURS, {**cells, "since": since_ms})
-    return [(row[0], row[1], row[2], Point(lat=row[3], lon=row[4])) for row in rows]
+    return [(row[0], row[1], row[2], Position(lat=row[3], lon=row[4])) for row in rows]
 
 
-def lineage_of(row: Row) -> dict[str, str | None]:
-    """What the event channel needs to decide who may see it."""
-    return {"street": row["street"], "community": row["community"], "grid": row["grid"]}
+def lineage_of(row: Row) -> tuple[str, ...]:
+    """Codes of the areas around it, near to far: what the event channel needs to decide who may see it."""
+    return tuple(code for code in (row["grid"], row["community"], row["street"]) if code is not None)
 
 
 def area_of(row: Row) -> Area:
     return Area(street=row["street"], community=row["community"], grid=row["grid"])
 
 
-def position_of(row: Row) -> Point | None:
-    return None if row["lat"] is None else Point(lat=row["lat"], lon=row["lon"])
+def position_of(row: Row) -> Position | None:
+    return None if row["lat"] is None else Position(lat=row["lat"], lon=row["lon"])
 
 
 def alarm_view(row: Row, deadlines: Mapping[DeadlineKind, int]) -> dict[str, object]:
@@ -312,5 +348,7 @@ def alarm_view(row: Row, deadlines: Mapping[DeadlineKind, int]) -> dict[str, obj
         "level": row["level"],
         "cleared_at": row["cleared_at"],
         "closed_at": row["closed_at"],
-        "deadlines": [{"kind": kind, "at": at} for kind, at in sorted(deadlines.items(), key=lambda item: item[1])],
+        "deadlines": [
+            {"kind": kind, "at": at} for kind, at in sorted(deadlines.items(), key=lambda item: item[1])
+        ],
     }

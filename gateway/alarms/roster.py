@@ -1,9 +1,10 @@
 """Duty, presence and position of the gridworkers: live in memory, durable where a restart must not forget.
 
-Duty changes are committed at once (who is on duty decides whom a call for help rings). Fixes come a hundred a second; the newest of
-each worker is flushed together every few seconds, with a point of the track. What is sent off duty is dropped unsaved: a gridworker
-off duty is nobody's business. An impossible jump (over 60 m/s since the last fix) is ignored and flagged; three in a row that agree
-with one another are believed: then the old fix was the wrong one.
+Duty changes are committed at once (who is on duty decides whom a call for help rings). Fixes come a hundred a
+second; the newest of each worker is flushed together every few seconds, with a point of the track. What is
+sent off duty is dropped unsaved: a gridworker off duty is nobody's business. An impossible jump (over 60 m/s
+since the last fix) is ignored and flagged; three in a row that agree with one another are believed: then the
+old fix was the wrong one.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 from sqlalchemy import BigInteger, Column, Connection, Float, Index, Integer, Table, Text, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
-from gateway.alarms.dispatch import DispatchSettings, Duty, Freshness, WorkerState, distance_m, freshness
-from gateway.alarms.world import Point, WorkerSite
+from gateway.alarms.dispatch import DispatchSettings, Duty, Freshness, WorkerState, freshness
+from gateway.alarms.world import WorkerSite
 from gateway.audit import audit
 from gateway.errors import NotFound, ProtocolError
+from gateway.geo import Datum, Position, distance_m, from_datum
 from gateway.store import Store, metadata
 
-__all__ = ["Fix", "Roster", "WorkerView", "track_table", "worker_table"]
+__all__ = ["Fix", "Roster", "WorkerView", "parse_location", "track_table", "worker_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +71,11 @@ _UPSERT_FIX = _UPSERT_FIX.on_conflict_do_update(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fix:
-    """A position as a phone reports it, already WGS-84. seq: the phone's counter, so that a late one doesn't move it back."""
+    """A position as a phone reports it, already WGS-84. seq: the phone's counter, so that a late one
+    doesn't move it back.
+    """
 
-    position: Point
+    position: Position
     accuracy_m: float
     speed_mps: float
     seq: int
@@ -85,7 +90,7 @@ class WorkerView:
     grid: str | None
     duty: Duty
     online: bool
-    position: Point | None
+    position: Position | None
     fix_at: int | None
     accuracy_m: float | None
     freshness: Freshness
@@ -96,12 +101,14 @@ class _Entry:
     state: WorkerState
     seq: int = -1
     jumps: int = 0
-    jumped_to: Point | None = None
+    jumped_to: Position | None = None
     jumped_at: int = 0
 
 
 class Roster:
-    """Owned by the loop. `await roster.load(sites)` before use; `await flush(now_ms)` now and then (AlarmDesk.run does)."""
+    """Owned by the loop. `await roster.load(sites)` before use; `await flush(now_ms)` now and then
+    (AlarmDesk.run does).
+    """
 
     def __init__(
         self,
@@ -129,7 +136,7 @@ class Roster:
                 continue
             position = None
             if row is not None and row["lat"] is not None:
-                position = Point(lat=row["lat"], lon=row["lon"])
+                position = Position(lat=row["lat"], lon=row["lon"])
             state = WorkerState(
                 id=site.id,
                 name=site.name,
@@ -156,8 +163,12 @@ class Roster:
     def views(self, now_ms: int) -> list[WorkerView]:
         return [self._view(entry.state, now_ms) for entry in self._entries.values()]
 
-    async def set_duty(self, worker_id: str, duty: Duty, *, now_ms: int, who: str | None = None) -> WorkerView:
-        """Commits the change with its audit line, then tells. Going off duty forgets the live position. Raises NotFound."""
+    async def set_duty(
+        self, worker_id: str, duty: Duty, *, now_ms: int, who: str | None = None
+    ) -> WorkerView:
+        """Commits the change with its audit line, then tells. Going off duty forgets the live position.
+        Raises NotFound.
+        """
         entry = self._entry(worker_id)
         if entry.state.duty is not duty:
 
@@ -189,7 +200,9 @@ class Roster:
             self._on_change(self._view(entry.state, now_ms))
 
     def locate(self, worker_id: str, fix: Fix, *, now_ms: int) -> bool:
-        """Takes a fix; True if it counts. Dropped: off duty, older than what is known, an impossible jump. Raises NotFound."""
+        """Takes a fix; True if it counts. Dropped: off duty, older than what is known, an impossible jump.
+        Raises NotFound.
+        """
         entry = self._entry(worker_id)
         state = entry.state
         if state.duty is Duty.OFF:
@@ -201,7 +214,12 @@ class Roster:
             return False
         entry.seq = fix.seq
         entry.state = replace(
-            state, position=fix.position, fix_at=now_ms, accuracy_m=fix.accuracy_m, speed_mps=fix.speed_mps, online=True
+            state,
+            position=fix.position,
+            fix_at=now_ms,
+            accuracy_m=fix.accuracy_m,
+            speed_mps=fix.speed_mps,
+            online=True,
         )
         self._dirty[worker_id] = entry
         self._on_change(self._view(entry.state, now_ms))
@@ -230,7 +248,13 @@ class Roster:
                 }
             )
         points = [
-            {"worker": r["id"], "at": r["fix_at"], "lat": r["lat"], "lon": r["lon"], "accuracy_m": r["accuracy_m"]}
+            {
+                "worker": r["id"],
+                "at": r["fix_at"],
+                "lat": r["lat"],
+                "lon": r["lon"],
+                "accuracy_m": r["accuracy_m"],
+            }
             for r in rows
             if r["lat"] is not None
         ]
@@ -271,7 +295,9 @@ class Roster:
         state = entry.state
         if state.position is None or state.fix_at is None:
             return False
-        if not _impossible(state.position, state.fix_at, state.accuracy_m + fix.accuracy_m, fix.position, now_ms):
+        if not _impossible(
+            state.position, state.fix_at, state.accuracy_m + fix.accuracy_m, fix.position, now_ms
+        ):
             entry.jumps, entry.jumped_to = 0, None
             return False
         agrees = entry.jumped_to is not None and not _impossible(
@@ -286,18 +312,16 @@ class Roster:
         return True
 
 
-def parse_location(raw: bytes, to_wgs84: Callable[[float, float, str], Point]) -> Fix:
-    """`w/{wid}/loc` and the HTTP form. `to_wgs84(lat, lon, datum)` converts. Raises ProtocolError, also without a datum."""
+def parse_location(raw: bytes) -> Fix:
+    """`w/{wid}/loc` and the HTTP form. Raises ProtocolError, also without a datum."""
     if len(raw) > 512:
         raise ProtocolError("too_long", 512)
     try:
         report = msgspec.json.decode(raw, type=_Location)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise ProtocolError("malformed", detail=str(exc)[:200]) from None
-    if report.datum not in ("wgs84", "gcj02"):
-        raise ProtocolError("unknown_datum", datum=report.datum)
     return Fix(
-        position=to_wgs84(report.lat, report.lon, report.datum),
+        position=from_datum(report.lat, report.lon, report.datum),
         accuracy_m=report.acc,
         speed_mps=report.spd or 0.0,
         seq=report.seq,
@@ -309,7 +333,7 @@ class _Location(msgspec.Struct, frozen=True, kw_only=True):
 
     lat: float
     lon: float
-    datum: str
+    datum: Datum
     acc: float
     seq: int
     spd: float | None = None
@@ -322,10 +346,10 @@ class _Location(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("accuracy or speed out of range")
 
 
-def _impossible(a: Point, a_at: int, slack_m: float, b: Point, b_at: int) -> bool:
+def _impossible(a: Position, a_at: int, slack_m: float, b: Position, b_at: int) -> bool:
     elapsed_s = max(0.5, (b_at - a_at) / 1000)
     return distance_m(a, b) - slack_m > MAX_SPEED_MPS * elapsed_s
 
 
-def _load(connection: Connection) -> list[dict[str, object]]:
+def _load(connection: Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in connection.execute(select(worker_table)).mappings()]

@@ -1,6 +1,7 @@
 """The task of one helper within an incident, as a table (product.md section 3).
 
-    OFFERED -> ACCEPTED -> EN_ROUTE -> ON_SCENE -> DONE -> VERIFIED      ends: VERIFIED, DECLINED, EXPIRED, REVOKED
+OFFERED -> ACCEPTED -> EN_ROUTE -> ON_SCENE -> DONE -> VERIFIED      ends: VERIFIED, DECLINED, EXPIRED,
+REVOKED
 """
 
 from __future__ import annotations
@@ -59,4 +60,6 @@ def change_task(state: TaskState, event: TaskEvent) -> TaskState:
     try:
         return TASK_TRANSITIONS[state, event]
     except KeyError:
-        raise Conflict(f"a task that is {state} can't take {event}", state=str(state), event=str(event)) from None
+        raise Conflict(
+            f"a task that is {state} can't take {event}", state=str(state), event=str(event)
+        ) from None

@@ -1,4 +1,5 @@
-"""What the alarm path needs to know of the district: values, and the protocol that the composition root satisfies.
+"""What the alarm path needs to know of the district: values, and the protocol that the composition root
+satisfies.
 
 Positions are WGS-84 degrees throughout; whoever reads a configuration or a device converts.
 """
@@ -9,15 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["Area", "CameraSite", "Home", "Point", "WorkerSite", "World"]
+from gateway.geo import Position
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """WGS-84 degrees."""
-
-    lat: float
-    lon: float
+__all__ = ["Area", "CameraSite", "Home", "WorkerSite", "World"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +30,7 @@ class Home:
 
     id: str
     address: str
-    position: Point | None
+    position: Position | None
     area: Area
     contacts: Sequence[dict[str, str]] = ()
     notes: str = ""
@@ -43,11 +38,13 @@ class Home:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraSite:
-    """A camera as the ranking sees it. heading: degrees clockwise from north or None; fov: degrees; range_m: metres."""
+    """A camera as the ranking sees it. heading: degrees clockwise from north or None; fov: degrees;
+    range_m: metres.
+    """
 
     id: str
     name: str
-    position: Point | None
+    position: Position | None
     heading: float | None
     fov: float
     range_m: float
@@ -62,7 +59,7 @@ class WorkerSite:
     name: str
     grid: str | None
     area: Area
-    centroid: Point | None
+    centroid: Position | None
     phone: str = ""
     skills: Sequence[str] = field(default=())
 
@@ -81,10 +78,12 @@ class World(Protocol):
     def camera(self, camera_id: str) -> CameraSite | None: ...
 
     def cameras(self) -> Sequence[CameraSite]:
-        """All of them. The same object as long as nothing changed, so that a ranking may cache by identity."""
+        """All of them. The same object as long as nothing changed, so that a ranking may cache by
+        identity.
+        """
 
     def workers(self) -> Sequence[WorkerSite]:
         """As `cameras`."""
 
-    def area_at(self, point: Point) -> Area:
+    def area_at(self, position: Position) -> Area:
         """What lies there."""
