@@ -204,7 +204,7 @@ def ensure(recipes: Sequence[Recipe], cache: Path, *, processes: int | None = No
     return len(missing)
 
 
-# -- clips made out of clips, for faults ------------------------------------------------------------------------
+# -- clips made out of clips, for faults --
 
 
 def derive(clip: Clip, fault: str) -> Clip:

@@ -111,7 +111,7 @@ class Scene:
         self._noise = [noise.integers(0, 7, (HEIGHT + 64, WIDTH), dtype=np.uint8) for _ in range(3)]
         self._caption(label, camera_id)
 
-    # -- drawing ------------------------------------------------------------------------------------------------
+    # -- drawing --
 
     def draw(self, t: float) -> tuple[Picture, Picture]:
         """Main (1280x720) and sub (640x360) picture at t seconds, as planar YUV 4:2:0."""
@@ -169,7 +169,7 @@ class Scene:
     def _poly(self, points: list[tuple[float, float]], color: Color) -> None:
         cv2.fillPoly(self._back, [np.array(points, np.int32)], color, cv2.LINE_AA)
 
-    # -- backgrounds --------------------------------------------------------------------------------------------
+    # -- backgrounds --
 
     def _paint_sky(self) -> None:
         top, bottom, _ = _SKY[self.setting.light]
@@ -227,7 +227,7 @@ class Scene:
         font: Any = cv2.FontFace("sans")
         cv2.putText(self._back, text, (x, y), color, font, size, 700)
 
-    # -- actors -------------------------------------------------------------------------------------------------
+    # -- actors --
 
     def _add(self, depth: float, actor: Actor) -> None:
         self._actors.append((depth, actor))
@@ -336,7 +336,7 @@ class Scene:
 
         self._add(9999, actor)
 
-    # -- kinds of place -----------------------------------------------------------------------------------------
+    # -- kinds of place --
 
     def _junction(self) -> None:
         self._skyline(350, 90, 250)
