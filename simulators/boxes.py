@@ -131,7 +131,7 @@ def _key(options: argparse.Namespace, sid: str) -> str:
     return str(key)
 
 
-# -- one press --------------------------------------------------------------------------------------------------
+# -- one press --
 
 
 def run_press(options: argparse.Namespace) -> None:
@@ -256,7 +256,7 @@ async def press_once(press: Press, key: str, host: str, port: int, url: str | No
     return accepted
 
 
-# -- many boxes -------------------------------------------------------------------------------------------------
+# -- many boxes --
 
 
 def percentiles(values: list[float]) -> dict[str, float | int]:

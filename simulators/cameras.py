@@ -22,7 +22,6 @@ from simulators.farm import Camera, Farm
 __all__ = ["arguments", "control", "plan", "run"]
 
 OWN_CLIPS = 24  # that many cameras have their id burnt into a clip of their own
-SHARED_CLIPS = 12
 HIGH_PROFILE = (
     5,
     11,
@@ -44,11 +43,12 @@ def plan(rows: list[dict[str, Any]], *, live: int, seconds: float = 10) -> list[
         scene = scenes.scene_for(name, number)
         own = number < OWN_CLIPS
         if not own:
-            scene = scenes.shared(scene, SHARED_CLIPS)
+            scene = scenes.shared(scene)
         recipe = clips.Recipe(
             scene=scene,
             label=name if own else scenes.SCENES[scene].title,
             camera_id=camera_id if own or number < live else "",
+            variant=number if own else 0,
             seconds=seconds,
             profile="high" if (number if own else scene) in HIGH_PROFILE else "baseline",
         )

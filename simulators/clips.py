@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +30,7 @@ Picture = NDArray[np.uint8]  # planar YUV 4:2:0 as OpenCV lays it out: (height *
 MAIN_SIZE, SUB_SIZE = (1280, 720), (640, 360)
 MAIN_KBPS, SUB_KBPS = 2000, 400
 # Part of a recipe's name: raise it when drawing or encoding changes, so that old caches are not used.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class Recipe:
     scene: int
     label: str
     camera_id: str = ""  # burnt in large when given
+    variant: int = 0
     seconds: float = 10
     fps: int = 25
     gop: int = 50
@@ -147,6 +149,7 @@ def load(path: Path) -> Clip:
 
 def make(recipe: Recipe, cache: Path) -> None:
     """Draws a scene once and encodes it at both sizes."""
+    cv2.setNumThreads(1)  # the processes share the cores already
     main = Encoder(MAIN_SIZE, fps=recipe.fps, gop=recipe.gop, kbps=MAIN_KBPS, profile=recipe.profile)
     sub = Encoder(SUB_SIZE, fps=recipe.fps, gop=recipe.gop, kbps=SUB_KBPS)
     large: list[tuple[bytes, int]] = []
@@ -201,7 +204,7 @@ def ensure(recipes: Sequence[Recipe], cache: Path, *, processes: int | None = No
     return len(missing)
 
 
-# -- clips made out of clips, for faults ------------------------------------------------------------------------
+# -- clips made out of clips, for faults --
 
 
 def derive(clip: Clip, fault: str) -> Clip:
@@ -216,8 +219,6 @@ def derive(clip: Clip, fault: str) -> Clip:
         black[: clip.height] = 16
         pictures = [black] * (2 * clip.fps)
     elif fault == "resolution":
-        import cv2
-
         size = (clip.width * 3 // 4 // 16 * 16, clip.height * 3 // 4 // 16 * 16)
         pictures = [
             np.asarray(

@@ -99,7 +99,7 @@ class _Builder:
         """An own source for each purpose: adding a row to one file does not reshuffle the others."""
         return Random(f"{self.seed}|{label}")
 
-    # -- areas --------------------------------------------------------------------------------------------------
+    # -- areas --
 
     def areas(self) -> None:
         random = self.random("areas")
@@ -237,7 +237,7 @@ class _Builder:
                 best, best_distance = point, distance
         return to_wgs84(*best)
 
-    # -- people -------------------------------------------------------------------------------------------------
+    # -- people --
 
     def gridworkers(self) -> list[Row]:
         random = self.random("gridworkers")
@@ -340,7 +340,7 @@ class _Builder:
             add(f"desk-{area.code}", f"{area.name}值班台", "desk", area.code)
         return rows
 
-    # -- cameras ------------------------------------------------------------------------------------------------
+    # -- cameras --
 
     def cameras(self) -> list[Row]:
         random = self.random("cameras")
@@ -444,7 +444,7 @@ def generate(seed: int = 1, rtsp_base: str = "rtsp://127.0.0.1:8554") -> Distric
     )
 
 
-# -- files ------------------------------------------------------------------------------------------------------
+# -- files --
 
 
 def _json(value: object) -> str:

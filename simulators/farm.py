@@ -173,7 +173,7 @@ class Farm:
         for sock in self._udp or ():
             sock.close()
 
-    # -- sources ------------------------------------------------------------------------------------------------
+    # -- sources --
 
     def source(self, camera: Camera, stream: str) -> Source:
         """The camera's clip, or what its faults make of it. Loads (and for faults encodes) at first use."""
@@ -220,7 +220,7 @@ class Farm:
             "cpu_s": time.process_time(),
         }
 
-    # -- faults -------------------------------------------------------------------------------------------------
+    # -- faults --
 
     def set_fault(self, camera_id: str, fault: str, on: bool) -> None:
         """Switches one fault of one camera. Raises KeyError for an unknown camera, ValueError for an unknown fault."""
@@ -243,7 +243,7 @@ class Farm:
                 if playback.playing:
                     self.play(playback)
 
-    # -- playing ------------------------------------------------------------------------------------------------
+    # -- playing --
 
     def play(self, playback: Playback) -> None:
         """Starts (or restarts after a fault) with the keyframe before the camera's own phase."""
@@ -401,7 +401,7 @@ class Farm:
             return []
         return [struct.pack(">BBH", 0x24, track.channel, len(payload) + 12), header, payload]
 
-    # -- UDP ----------------------------------------------------------------------------------------------------
+    # -- UDP --
 
     def udp_ports(self, host: str) -> tuple[int, int]:
         """The server's pair of ports, opened at the first client that wants UDP."""
@@ -459,7 +459,7 @@ class Connection(asyncio.Protocol):
         self._host = ""
         self.playback: Playback | None = None
 
-    # -- asyncio ------------------------------------------------------------------------------------------------
+    # -- asyncio --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -499,7 +499,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # -- requests -----------------------------------------------------------------------------------------------
+    # -- requests --
 
     def _on_request(self, request: rtsp.Request) -> None:
         farm = self._farm
@@ -628,7 +628,7 @@ class Connection(asyncio.Protocol):
             return False
         return True
 
-    # -- session ------------------------------------------------------------------------------------------------
+    # -- session --
 
     def _watch_timeout(self) -> None:
         loop = asyncio.get_running_loop()

@@ -73,7 +73,11 @@ class LiveSource:
         if self._scene is None:
             recipe = self._recipe
             self._scene = scenes.Scene(
-                recipe.scene, label=recipe.label, camera_id=recipe.camera_id, period_s=recipe.seconds
+                recipe.scene,
+                label=recipe.label,
+                camera_id=recipe.camera_id,
+                variant=recipe.variant,
+                period_s=recipe.seconds,
             )
         encoder, period = self._encoder(), 1 / self._recipe.fps
         started, count = time.monotonic(), 0

@@ -210,7 +210,7 @@ class Client(asyncio.Protocol):
             raise MqttError("not connected")
         self._transport.write(data)
 
-    # -- asyncio ------------------------------------------------------------------------------------------------
+    # -- asyncio --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

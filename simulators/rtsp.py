@@ -129,7 +129,7 @@ def response(
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-# -- transport (RFC 2326 section 12.39) -------------------------------------------------------------------------
+# -- transport (RFC 2326 section 12.39) --
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ def _pair(value: str, *, limit: int) -> tuple[int, int] | None:
     return (first, second) if first < limit and second < limit else None
 
 
-# -- digest (RFC 2617, RFC 7616) --------------------------------------------------------------------------------
+# -- digest (RFC 2617, RFC 7616) --
 
 
 class Authenticator:
@@ -224,7 +224,7 @@ def digest(
     return h(f"{first}:{middle}:{second}")
 
 
-# -- SDP (RFC 8866, RFC 6184 section 8.2) -----------------------------------------------------------------------
+# -- SDP (RFC 8866, RFC 6184 section 8.2) --
 
 
 def session_description(

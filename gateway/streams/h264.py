@@ -469,6 +469,10 @@ class Depacketizer:
         if source != self._source:
             if self._nals or self._pieces:
                 self._end(now)
+            if (source ^ self._source) & 0xFFFFFFFF and self._source >= 0:
+                self._fault("ssrc_changed")
+                self._timeline.cut()
+                self._lose()
             self._source = source
             self._skip = False
         kind = (fu >> 8) & 31
@@ -510,9 +514,8 @@ class Depacketizer:
             return True
         gap = (sequence_number - self._expected) & 0xFFFF
         if (source ^ self._source) & 0xFFFFFFFF:
-            self._fault("ssrc_changed")
-            self._timeline.cut()
-        elif gap >= 0x8000:
+            return True  # another source: its numbers say nothing
+        if gap >= 0x8000:
             # Old or repeated: leave it out. A run of such packets is a camera that started its numbers anew.
             self._late += 1
             if self._late < 16:

@@ -45,7 +45,6 @@ _PACE_S = 0.005
 _AUDIO_CODECS = (Codec.OPUS, Codec.PCMU, Codec.PCMA)
 _CALL_VIDEO_CODECS = (Codec.H264, Codec.VP8)
 _CALL_H264_PROFILE = "42e01f"  # what browsers publish
-_CNAME = "gateway"
 
 
 class NotAcceptable(GatewayError):
@@ -254,7 +253,7 @@ class MediaPlane:
             raise NotAcceptable("audio", _AUDIO_CODECS)
         senders: dict[TrackKind, TrackSender] = {}
         answers: dict[str, sdp.Answer] = {}
-        stream_id = secrets.token_hex(8)
+        stream_id, cname = secrets.token_hex(8), _new_cname()
         for kind, types in ((TrackKind.VIDEO, video), (TrackKind.AUDIO, audio)):
             section = offer.first(kind)
             if section is None or not types:
@@ -276,7 +275,7 @@ class MediaPlane:
                 track=sdp.SendTrack(
                     ssrc=sender.ssrc,
                     rtx_ssrc=sender.rtx_ssrc if has_rtx else None,
-                    cname=_CNAME,
+                    cname=cname,
                     stream_id=stream_id,
                     track_id=f"{stream_id}-{kind}",
                 ),
@@ -285,7 +284,7 @@ class MediaPlane:
             stream,
             video=senders.get(TrackKind.VIDEO),
             audio=senders.get(TrackKind.AUDIO),
-            cname=_CNAME,
+            cname=cname,
             unix_offset=time.time() - time.monotonic(),
             auto=auto,
             on_choice=lambda name: self._choose(session, name),
@@ -341,7 +340,7 @@ class MediaPlane:
             source.stream,
             media,
             ssrc=_new_ssrc(),
-            cname=_CNAME,
+            cname=_new_cname(),
             bitrate_bps=self._limits.publish_bitrate_bps,
         )
         source.publisher = session
@@ -582,3 +581,10 @@ def _profile_of(stream: Stream) -> str | None:
 
 def _new_ssrc() -> int:
     return 1 + secrets.randbelow(0xFFFFFFFE)
+
+
+def _new_cname() -> str:
+    """RFC 7022 section 4.2: random, for one session. 16 characters: a chunk of SDES then needs no more than
+    its end mark as padding, which clients that misread the padding (aiortc 1.16) need to read a second
+    chunk."""
+    return secrets.token_urlsafe(12)

@@ -8,6 +8,8 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import aioice.stun
 import pytest
@@ -404,6 +406,35 @@ async def test_without_gso_segments_are_sent_one_by_one(port: link.MediaPort, cl
     assert [await client.receive() for _ in segments] == segments
     assert port.counters["gso_refused"] == 1
     await media_arrives(client, 1)
+
+
+async def test_a_full_kernel_queue_keeps_one_batch_and_drops_the_rest(
+    port: link.MediaPort, tmp_path: Path
+) -> None:
+    # Loopback UDP never says EAGAIN, datagrams between Unix sockets do; the carrier sees no difference.
+    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.bind(str(tmp_path / "receiver"))
+    receiver.setblocking(False)
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.setblocking(False)
+    carrier = UdpSocket(port, sender)
+    address: Any = str(tmp_path / "receiver")
+    accepted = 0
+    while port.counters["send_blocked"] == 0 and accepted < 5000:
+        assert carrier.send_segments([accepted.to_bytes(4, "big")], 4, 1, address)
+        accepted += 1
+    assert port.counters["send_blocked"] == 1
+    assert not carrier.send(b"dropped", address)
+    assert port.counters["send_dropped"] == 1
+    received = []
+    async with asyncio.timeout(3):
+        while len(received) < accepted:
+            received.append(await asyncio.get_running_loop().sock_recv(receiver, 100))
+    assert received == [n.to_bytes(4, "big") for n in range(accepted)]  # nothing lost, nothing overtaken
+    assert carrier.send(b"again", address)
+    assert await asyncio.get_running_loop().sock_recv(receiver, 100) == b"again"
+    carrier.close()
+    receiver.close()
 
 
 # --- ICE-TCP ---

@@ -8,10 +8,10 @@ import re
 import pytest
 from webrtc_clients import Feed, WhepClient, WhipClient, encode_clip, eventually, running_plane
 
-from gateway.errors import NotFound, ProtocolError, TooMany, Unavailable
+from gateway.errors import NotFound
 from gateway.streams import sdp
 from gateway.streams.media import StreamName
-from gateway.streams.plane import MediaPlane, NotAcceptable, PlaneLimits
+from gateway.streams.plane import PlaneLimits
 
 
 async def test_viewer_starts_from_the_cached_keyframe():
@@ -54,7 +54,9 @@ async def test_live_video_and_audio():
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
 async def test_publisher_is_watched(codec: str):
     changes: list[tuple[str, tuple[str, ...]]] = []
-    async with running_plane(on_source_change=lambda source, tracks: changes.append((source, tracks))) as plane:
+    async with running_plane(
+        on_source_change=lambda source, tracks: changes.append((source, tracks))
+    ) as plane:
         publisher, viewer = WhipClient(codec=codec), WhepClient(audio=True)
         try:
             # The viewer comes first: his session is accepted, media starts when it comes.
@@ -80,7 +82,9 @@ async def test_publisher_is_watched(codec: str):
 
 async def test_second_publisher_takes_over():
     closed: list[tuple[str, str]] = []
-    async with running_plane(on_session_closed=lambda session, reason: closed.append((session, reason))) as plane:
+    async with running_plane(
+        on_session_closed=lambda session, reason: closed.append((session, reason))
+    ) as plane:
         first, second, viewer = WhipClient(audio=False), WhipClient(audio=False), WhepClient()
         try:
             await viewer.watch(plane, "call/c1/alice")
@@ -97,7 +101,8 @@ async def test_second_publisher_takes_over():
 
 
 async def test_lost_packets_are_sent_again():
-    """5 % of the video packets are lost; all pictures arrive, because they are asked for and sent again as RTX."""
+    """5 % of the video packets are lost; all pictures arrive, because they are asked for and sent again as
+    RTX."""
     async with running_plane("cam001") as plane:
         clip = encode_clip(gop=250, frames=75, noise=60)
         feed = Feed(plane.sink_of("cam001", StreamName.MAIN), clip)

@@ -153,3 +153,12 @@ def test_aes_cm_refuses_an_index_that_libsrtp_would_misread() -> None:
         datagrams(sender, [b"x"], first_index=40000)
     with pytest.raises(ValueError):
         datagrams(sender, [bytes(1400)] * 60, first_index=2)
+
+
+def test_aes_cm_refuses_what_is_too_old_to_be_sent_again() -> None:
+    sender = SrtpSender.create(keys(Profile.AES128_CM_SHA1_80))
+    for index in range(1, 1300, 50):
+        datagrams(sender, [b"x"] * 50, first_index=index)
+    datagrams(sender, [b"x"], first_index=500)
+    with pytest.raises(ValueError, match="too long ago"):
+        datagrams(sender, [b"x"], first_index=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from webrtc_clients import Feed, WhepClient, WhipClient, encode_clip, eventually, running_plane
@@ -72,7 +73,7 @@ async def test_post_answers_201(plane, client):
     assert response.status == 201
     assert response.headers["Content-Type"] == SDP
     assert response.headers["Location"] == f"/whep/sessions/{plane.sessions()[0].session_id}"
-    assert response.headers["ETag"].startswith('"') and response.headers["ETag"].endswith('"')
+    assert re.fullmatch(r'"[^"]+"', response.headers["ETag"])
     assert response.headers["Accept-Patch"] == FRAGMENT
     assert plane.sessions()[0].owner == "operator"
 
@@ -311,7 +312,7 @@ async def test_restart_is_200_with_a_fragment_and_a_new_tag(session):
     assert response.headers["Content-Type"] == FRAGMENT
     assert response.headers["ETag"] != etag
     body = response.body.decode()
-    assert attribute(body, "ice-ufrag") and attribute(body, "ice-pwd") and attribute(body, "candidate")
+    assert all(attribute(body, name) for name in ("ice-ufrag", "ice-pwd", "candidate"))
     # The old tag is stale now, the new one names the new generation.
     assert (await whep.handle_session(patch(trickle("fresh"), etag), session_id)).status == 412
     again = patch(trickle("fresh"), response.headers["ETag"])
