@@ -1,0 +1,209 @@
+"""What can be set in gateway.yaml, with its defaults. Values only: `gateway.config` reads them from files.
+
+Each field's unit is in its name; its range stands beside its default, where the reader and the reference
+both find it. Durations of the alarm path are proposals of ours and meant to be tuned by the district.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+__all__ = [
+    "AccessSettings",
+    "AlarmSettings",
+    "CallSettings",
+    "DispatchSettings",
+    "HttpSettings",
+    "IceServer",
+    "IngestSettings",
+    "MediaSettings",
+    "MqttMode",
+    "MqttSettings",
+    "Settings",
+    "StorageSettings",
+]
+
+
+def ranged(default: float, low: float, high: float) -> Any:
+    """A number with its bounds (both included)."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def checked(default: Any, what: str) -> Any:
+    """A text (or list of texts) that must be a `host`, `network`, `file`, `origin` or `url`."""
+    return field(default=default, metadata={"check": what})
+
+
+class MqttMode(StrEnum):
+    """Where the broker comes from."""
+
+    SUPERVISED = "supervised"  # a mosquitto child of the gateway
+    EXTERNAL = "external"  # any MQTT 3.1.1 or 5 broker by url
+    OFF = "off"  # HTTP presses only, and health is red
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """The front door. Beyond loopback it needs TLS, or `allow_plain` by someone who knows what stands
+    before it.
+    """
+
+    host: str = checked("127.0.0.1", "host")
+    port: int = ranged(8080, 0, 65_535)  # 0: any free one
+    tls_cert: str = checked("", "file")
+    tls_key: str = checked("", "file")
+    allow_plain: bool = False
+    trusted_proxies: tuple[str, ...] = checked((), "network")  # whose X-Forwarded-For counts
+    allowed_origins: tuple[str, ...] = checked((), "origin")  # beside the own one, for WebSocket and CORS
+    body_limit_bytes: int = ranged(65_536, 1_024, 16_777_216)
+    request_timeout_s: float = ranged(15.0, 1, 300)
+    event_replay: int = ranged(4_096, 16, 1_000_000)  # events kept for pages that reconnect
+    heartbeat_s: float = ranged(5.0, 0.1, 60)
+    shutdown_s: float = ranged(5.0, 0, 120)  # to drain requests and viewers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IceServer:
+    """A STUN or TURN server handed to pages (W3C RTCIceServer); credentials by name from secrets.yaml."""
+
+    urls: tuple[str, ...] = checked((), "ice")
+    credentials: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaSettings:
+    """WebRTC. `addresses` are bound, `announce` stands in candidates instead of them (NAT). Port + n for
+    worker n.
+    """
+
+    udp_port: int = ranged(8189, 0, 65_535)
+    tcp: bool = True  # ICE-TCP on the same port number, for networks without UDP
+    addresses: tuple[str, ...] = checked((), "address")  # none: the interface of http.host
+    announce: tuple[str, ...] = checked((), "host")
+    workers: int = ranged(1, 1, 64)
+    ice_servers: tuple[IceServer, ...] = ()
+    sessions: int = ranged(5_000, 1, 100_000)  # in all
+    history_packets: int = ranged(2_048, 64, 65_536)  # a stream, for retransmission
+    nack_window_s: float = ranged(1.0, 0.1, 10)
+    ice_timeout_s: float = ranged(30.0, 5, 300)  # consent lost (RFC 7675)
+    gop_limit_bytes: int = ranged(8_388_608, 65_536, 268_435_456)  # cached keyframe and what follows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestSettings:
+    """Pulling cameras."""
+
+    dial_limit: int = ranged(64, 1, 1_024)  # dials at one time
+    host_connections: int = ranged(256, 1, 4_096)  # to one recorder
+    connect_timeout_s: float = ranged(5.0, 0.5, 60)
+    stall_timeout_s: float = ranged(5.0, 0.5, 120)  # without a packet the camera is down
+    backoff_first_s: float = ranged(0.5, 0.05, 60)
+    backoff_max_s: float = ranged(8.0, 0.1, 600)
+    idle_grace_s: float = ranged(15.0, 0, 600)  # an on-demand camera stays this long after its last viewer
+    first_keyframe_s: float = ranged(10.0, 1, 60)  # how long a viewer's join waits for a cold camera
+    camera_networks: tuple[str, ...] = checked((), "network")  # where cameras added by API may lie
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttSettings:
+    """The broker. `url` (mqtt://host:port, mqtts://) and `credentials` count in mode external only."""
+
+    mode: MqttMode = MqttMode.SUPERVISED
+    host: str = checked("127.0.0.1", "host")
+    port: int = ranged(1883, 0, 65_535)  # 0: any free one
+    url: str = checked("", "mqtt")
+    credentials: str = ""
+    tls_ca: str = checked("", "file")
+    program: str = "mosquitto"
+    root: str = "pd/v1"
+    payload_limit_bytes: int = ranged(4_096, 256, 1_048_576)
+    websocket_limit: int = ranged(4_096, 1, 100_000)  # pipes to the broker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmSettings:
+    """Deadlines of an alarm, in seconds after its commit unless said otherwise. Escalation adds audiences."""
+
+    shown_s: float = ranged(5.0, 0.1, 600)
+    acknowledged_s: float = ranged(15.0, 0.1, 3_600)
+    triage_s: float = ranged(60.0, 0.1, 3_600)  # after the acknowledgement
+    action_s: float = ranged(600.0, 1, 86_400)  # nothing done on its incident
+    street_s: float = ranged(15.0, 0, 3_600)
+    district_s: float = ranged(30.0, 0, 3_600)
+    leader_s: float = ranged(60.0, 0, 3_600)
+    volunteer_radius_m: float = ranged(500.0, 0, 10_000)
+    group_radius_m: float = ranged(150.0, 0, 5_000)
+    group_window_s: float = ranged(120.0, 0, 3_600)
+    press_rate_per_s: float = ranged(5.0, 0.1, 1_000)  # a box; beyond it presses are counted and slowed
+    press_burst: int = ranged(20, 1, 1_000)
+    resident_text_s: float = ranged(15.0, 1, 120)  # without `persisted` the box says 110
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchSettings:
+    """Which gridworker and which camera."""
+
+    fresh_s: float = ranged(30.0, 1, 3_600)
+    usable_s: float = ranged(120.0, 1, 3_600)
+    last_resort_s: float = ranged(300.0, 1, 86_400)
+    jump_m_per_s: float = ranged(60.0, 5, 500)  # a faster move is a faulty fix
+    travel_m_per_s: float = ranged(4.0, 0.5, 30)  # for the estimated time of arrival (electric bicycle)
+    camera_count: int = ranged(4, 1, 25)
+    camera_radius_m: float = ranged(500.0, 10, 10_000)
+    worker_count: int = ranged(5, 1, 50)
+    track_days: int = ranged(30, 0, 3_650)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSettings:
+    """Ring plan and reconnects; seconds from the opening of the call or from the loss of a leg."""
+
+    ring_first: int = ranged(3, 1, 20)
+    ring_next: int = ranged(3, 0, 20)
+    ring_next_s: float = ranged(10.0, 1, 600)
+    ring_own_grid: bool = True
+    no_answer_s: float = ranged(40.0, 2, 600)
+    publish_s: float = ranged(8.0, 1, 120)  # a claimant without media is released
+    restart_s: tuple[float, ...] = (3.0, 8.0, 15.0)  # ICE restarts
+    dead_s: float = ranged(30.0, 1, 600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessSettings:
+    """Sessions, log-in and joins. A join is one watched stream; by principal."""
+
+    session_s: float = ranged(43_200.0, 60, 2_592_000)
+    code_s: float = ranged(600.0, 10, 86_400)
+    leeway_s: float = ranged(30.0, 0, 300)
+    login_failures: int = ranged(5, 1, 100)
+    login_lockout_s: float = ranged(60.0, 1, 86_400)
+    joins_stb: int = ranged(12, 0, 10_000)
+    joins_worker: int = ranged(16, 0, 10_000)
+    joins_staff: int = ranged(100, 0, 10_000)  # operator, desk, leader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSettings:
+    """The database in the data directory."""
+
+    commit_queue: int = ranged(10_000, 10, 1_000_000)  # beyond it a press is "cannot process"
+    commit_batch: int = ranged(256, 1, 10_000)
+    busy_s: float = ranged(30.0, 1, 600)
+    reserve_bytes: int = ranged(67_108_864, 0, 1_099_511_627_776)  # free disk below which health is red
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of gateway.yaml."""
+
+    http: HttpSettings = field(default_factory=HttpSettings)
+    media: MediaSettings = field(default_factory=MediaSettings)
+    ingest: IngestSettings = field(default_factory=IngestSettings)
+    mqtt: MqttSettings = field(default_factory=MqttSettings)
+    alarms: AlarmSettings = field(default_factory=AlarmSettings)
+    dispatch: DispatchSettings = field(default_factory=DispatchSettings)
+    calls: CallSettings = field(default_factory=CallSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
