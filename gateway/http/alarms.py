@@ -248,7 +248,11 @@ class AlarmsEdge:
         async def move(exchange: Exchange) -> web.StreamResponse:
             said = await exchange.body(Move)
             view = await self._cases.move(
-                exchange.path("incident_id"), transition, actor(exchange.who), note=said.note, detail=said.detail
+                exchange.path("incident_id"),
+                transition,
+                actor(exchange.who),
+                note=said.note,
+                detail=said.detail,
             )
             return json_response(view)
 
@@ -276,4 +280,3 @@ def _receipt(ack: dict[str, Any]) -> web.Response:
     reason = ack.get("reason")
     status = {"bad_signature": 403, "unknown_box": 403, "cannot_process": 503}.get(str(reason), 400)
     return json_response(ack, status=status)
-

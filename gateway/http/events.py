@@ -87,7 +87,9 @@ class EventChannel:
         """The number of the last event."""
         return self._seq
 
-    def readers(self, concerned: Callable[[Principal], bool] = lambda _: True, *, visible: bool = False) -> int:
+    def readers(
+        self, concerned: Callable[[Principal], bool] = lambda _: True, *, visible: bool = False
+    ) -> int:
         """How many pages are open (and, with `visible`, on a screen) whose principal satisfies `concerned`."""
         return sum(1 for s in self._subscribers if concerned(s.principal) and (s.visible or not visible))
 

@@ -121,7 +121,10 @@ class MediaEdge:
                 success=201,
             ),
         ]  # fmt: skip
-        for path in ("/whep/{camera_id}", *(f"/api/v1/calls/{{call_id}}/legs/{{leg_id}}/{kind}" for kind in ("whip", "whep"))):
+        for path in (
+            "/whep/{camera_id}",
+            *(f"/api/v1/calls/{{call_id}}/legs/{{leg_id}}/{kind}" for kind in ("whip", "whep")),
+        ):
             rows.append(
                 Route(
                     method="OPTIONS", path=path, action=Action.MEDIA_PREFLIGHT, handler=self._preflight,
@@ -181,21 +184,29 @@ class MediaEdge:
         return _to_aiohttp(answer)
 
     async def _publish_leg(self, exchange: Exchange) -> web.StreamResponse:
-        source, owner = await self._own_leg(exchange.path("call_id"), exchange.path("leg_id"), exchange.who.sub)
+        source, owner = await self._own_leg(
+            exchange.path("call_id"), exchange.path("leg_id"), exchange.who.sub
+        )
         return _to_aiohttp(await self._join(exchange, self._whip, source, owner))
 
     async def _watch_leg(self, exchange: Exchange) -> web.StreamResponse:
-        source, owner = await self._watchable_leg(exchange.path("call_id"), exchange.path("leg_id"), exchange.who.sub)
+        source, owner = await self._watchable_leg(
+            exchange.path("call_id"), exchange.path("leg_id"), exchange.who.sub
+        )
         return _to_aiohttp(await self._join(exchange, self._whep, source, owner))
 
-    async def _join(self, exchange: Exchange, endpoint: SessionEndpoint, source: str, owner: str) -> EdgeResponse:
+    async def _join(
+        self, exchange: Exchange, endpoint: SessionEndpoint, source: str, owner: str
+    ) -> EdgeResponse:
         """Count the principal in before anything is allocated; count it out again if no session came of it."""
         principal = exchange.who
         if self._draining():
             raise Unavailable("this gateway is about to stop; try again", retry_after_s=3)
         limit = self._join_limit(principal)
         if self._joined.get(principal.sub, 0) >= limit:
-            raise TooMany(f"role {principal.role} may watch {limit} streams at a time; close one", retry_after_s=2)
+            raise TooMany(
+                f"role {principal.role} may watch {limit} streams at a time; close one", retry_after_s=2
+            )
         self._joined[principal.sub] = self._joined.get(principal.sub, 0) + 1
         kept = False
         try:
@@ -237,7 +248,11 @@ class MediaEdge:
 async def _from_aiohttp(request: web.Request, owner: str) -> EdgeRequest:
     headers: Mapping[str, str] = {name.lower(): value for name, value in request.headers.items()}
     return EdgeRequest(
-        method=request.method, headers=headers, body=await request.read(), query=dict(request.query), owner=owner
+        method=request.method,
+        headers=headers,
+        body=await request.read(),
+        query=dict(request.query),
+        owner=owner,
     )
 
 

@@ -73,13 +73,19 @@ def page_routes(
     def fixed(kind: str) -> Callable[[web.Request], Resource]:
         return lambda request: Resource(kind=kind, id=request.path)
 
-    def get(path: str, action: Action, handler: Callable[[Exchange], Awaitable[web.StreamResponse]], summary: str) -> Route:
-        return Route(method="GET", path=path, action=action, handler=handler, resource=fixed("page"), summary=summary)
+    def get(
+        path: str, action: Action, handler: Callable[[Exchange], Awaitable[web.StreamResponse]], summary: str
+    ) -> Route:
+        return Route(
+            method="GET", path=path, action=action, handler=handler, resource=fixed("page"), summary=summary
+        )
 
     return [
         get("/", Action.PAGE_INDEX, pages.root, "To the page of one's role"),
         *(get(f"/{name}", action, pages.page, f"The page {name}") for name, action in PAGES.items()),
-        get("/static/{path:.+}", Action.STATIC_READ, pages.static, "Scripts, styles and pictures of the pages"),
+        get(
+            "/static/{path:.+}", Action.STATIC_READ, pages.static, "Scripts, styles and pictures of the pages"
+        ),
         get("/favicon.ico", Action.STATIC_READ, pages.favicon, "The icon"),
         get("/ca.crt", Action.STATIC_READ, pages.ca, "The local certificate authority of `make demo LAN=1`"),
         get("/healthz", Action.HEALTH_READ, pages.healthz, "Whether the process lives; ignores cameras"),
@@ -139,11 +145,15 @@ class _Pages:
 
     async def healthz(self, exchange: Exchange) -> web.StreamResponse:
         health = self._health()
-        return json_response({"status": "ok" if health.ready else "degraded", "reasons": health.reasons, **health.parts})
+        return json_response(
+            {"status": "ok" if health.ready else "degraded", "reasons": health.reasons, **health.parts}
+        )
 
     async def readyz(self, exchange: Exchange) -> web.StreamResponse:
         health = self._health()
-        return json_response({"ready": health.ready, "reasons": health.reasons}, status=200 if health.ready else 503)
+        return json_response(
+            {"ready": health.ready, "reasons": health.reasons}, status=200 if health.ready else 503
+        )
 
     async def metrics(self, exchange: Exchange) -> web.StreamResponse:
         return web.Response(
