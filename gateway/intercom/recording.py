@@ -94,7 +94,7 @@ class _Track:
     count: int = 0
 
     def place(self, sample: Sample, start_ms: int) -> int:
-        """Milliseconds from the start of the file: even as RTP time is, true as arrival is, never backwards."""
+        """Milliseconds from the file's start: even as RTP time is, true as arrival is, never backwards."""
         arrived_ms = sample.received_ms - start_ms
         timestamp, anchor_ms = self.anchor or (sample.timestamp, arrived_ms)
         at_ms = anchor_ms + round((sample.timestamp - timestamp) * 1000 / self.clock_rate)
