@@ -207,28 +207,17 @@ class Courier:
                 continue
 
     async def _deliver_batch(self, kind: str, due: list[Message]) -> None:
-        deliver = self._deliver[kind]
+        """Keys go side by side (a receiver may wait for a confirmation), the messages of one key one after the other."""
         delivered: list[int] = []
         failed: list[dict[str, object]] = []
-        held_back: set[str] = set()
+        by_key: dict[str, list[Message]] = {}
         for message in due:
-            if message.key in held_back:
-                continue
-            try:
-                await deliver(message)
-            except Exception as exc:  # a lane supervises whatever the receiver does
-                held_back.add(message.key)
-                wait_s = random.uniform(0.5, 1.0) * min(
-                    BACK_OFF_CAP_S, BACK_OFF_S * 2 ** min(message.attempts, 10)
+            by_key.setdefault(message.key, []).append(message)
+        async with asyncio.TaskGroup() as group:
+            for messages in by_key.values():
+                group.create_task(
+                    self._deliver_key(kind, messages, delivered, failed), name=f"outbox-{kind}-key"
                 )
-                again_ms = _now_ms() + int(wait_s * 1000)
-                failed.append(
-                    {"row_id": message.id, "again_ms": again_ms, "why": f"{type(exc).__name__}: {exc}"[:500]}
-                )
-                if message.attempts in (0, 5):
-                    logger.warning("outbox %s %s is not delivered yet: %s", kind, message.key, exc)
-            else:
-                delivered.append(message.id)
 
         def mark(connection: Connection) -> None:
             now_ms = _now_ms()
@@ -238,6 +227,24 @@ class Courier:
                 connection.execute(_FAILED, failed)
 
         await self._store.write(mark)
+
+    async def _deliver_key(
+        self, kind: str, messages: list[Message], delivered: list[int], failed: list[dict[str, object]]
+    ) -> None:
+        deliver = self._deliver[kind]
+        for message in messages:
+            try:
+                await deliver(message)
+            except Exception as exc:  # a lane supervises whatever the receiver does
+                back_off_s = min(BACK_OFF_CAP_S, BACK_OFF_S * 2 ** min(message.attempts, 10))
+                again_ms = _now_ms() + int(random.uniform(0.5, 1.0) * back_off_s * 1000)
+                failed.append(
+                    {"row_id": message.id, "again_ms": again_ms, "why": f"{type(exc).__name__}: {exc}"[:500]}
+                )
+                if message.attempts in (0, 5):
+                    logger.warning("outbox %s %s is not delivered yet: %s", kind, message.key, exc)
+                return
+            delivered.append(message.id)
 
 
 def _due(connection: Connection, kind: str, now_ms: int) -> tuple[list[Message], int | None]:

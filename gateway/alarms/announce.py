@@ -1,0 +1,149 @@
+"""What a transaction of the alarm path announces: rows of the outbox, and the words for the resident.
+
+ack        {topic, payload, qos, retain}; payload null empties a retained message. Ordered per box.
+event      {type, data, lineage}. Ordered per alarm.
+ring_plan  the brief that opens the alarm's call. The same alarm again means: only what it says may have
+changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection
+
+from gateway import outbox
+from gateway.alarms.escalation import DeadlineKind
+from gateway.alarms.press import Refusal
+from gateway.alarms.records import Row, alarm_view, lineage_of
+
+__all__ = [
+    "KIND_ACK",
+    "KIND_EVENT",
+    "KIND_RING",
+    "MQTT_ROOT",
+    "Stage",
+    "ack",
+    "announce_alarm",
+    "announce_ring",
+    "announce_stage",
+    "refusal",
+    "stage_of",
+]
+
+MQTT_ROOT = "pd/v1"
+KIND_ACK = "ack"
+KIND_EVENT = "event"
+KIND_RING = "ring_plan"
+
+Json = dict[str, Any]
+
+
+class Stage(StrEnum):
+    """How far the answer to a press is; each only when it is true (product.md section 2)."""
+
+    PERSISTED = "persisted"
+    SHOWN = "shown"
+    ANSWERED = "answered"
+    DISPATCHED = "dispatched"
+    CLOSED = "closed"
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+
+
+def words(stage: Stage, row: Row) -> str:
+    """What the box says."""
+    if stage is Stage.DISPATCHED:
+        minutes = max(1, round((row["eta_s"] or 0) / 60))
+        return f"网格员{row['worker_name']}正赶来 约{minutes}分钟"
+    return {
+        Stage.PERSISTED: "已送达",
+        Stage.SHOWN: "已显示在值班台",
+        Stage.ANSWERED: "值班员已看到",
+        Stage.CLOSED: "已结束",
+        Stage.CANCELLED: "已取消，仍会回访",
+        Stage.REFUSED: "请拨打110",
+    }[stage]
+
+
+def stage_of(row: Row) -> Stage:
+    """The furthest stage that is true of the alarm."""
+    if row["closed_at"] is not None:
+        return Stage.CLOSED
+    if row["cleared_at"] is not None:
+        return Stage.CANCELLED
+    if row["worker_id"] is not None:
+        return Stage.DISPATCHED
+    if row["acknowledged_at"] is not None:
+        return Stage.ANSWERED
+    return Stage.SHOWN if row["shown_at"] is not None else Stage.PERSISTED
+
+
+def ack(pid: str, alarm_id: str | None, stage: Stage, now_ms: int, **more: object) -> Json:
+    """The contract's ack. more: who, eta_s, reason."""
+    return {"pid": pid, "alarm": alarm_id, "stage": stage, "now": now_ms, **more}
+
+
+def refusal(pid: str, reason: Refusal, now_ms: int) -> Json:
+    return ack(pid, None, Stage.REFUSED, now_ms, reason=reason)
+
+
+def ack_message(sid: str, payload: Json) -> Json:
+    return {"topic": f"{MQTT_ROOT}/stb/{sid}/ack", "payload": payload, "qos": 1, "retain": False}
+
+
+def announce_ack(connection: Connection, sid: str, payload: Json) -> None:
+    outbox.add(connection, KIND_ACK, f"stb/{sid}", ack_message(sid, payload))
+
+
+def announce_stage(
+    connection: Connection, row: Row, stage: Stage, now_ms: int, *, pid: str | None = None
+) -> Json | None:
+    """Tells the box: an ack, and the retained state from which a rebooted box resumes. None if no box
+    raised the alarm.
+    """
+    origin, _, sid = str(row["source"]).partition("/")
+    if origin != "stb" or not row["verified"]:
+        return None
+    more: Json = {}
+    if stage is Stage.DISPATCHED:
+        more = {"who": row["worker_name"], "eta_s": row["eta_s"]}
+    elif stage is Stage.ANSWERED:
+        more = {"who": row["acknowledged_name"]}
+    payload = ack(pid or row["press_id"], row["id"], stage, now_ms, **more)
+    announce_ack(connection, sid, payload)
+    state = {"alarm": row["id"], "stage": stage, "message": words(stage, row)}
+    if row["silent"]:
+        state["silent"] = True
+    retained = {
+        "topic": f"{MQTT_ROOT}/stb/{sid}/state",
+        "payload": None if stage is Stage.CLOSED else state,
+        "qos": 1,
+        "retain": True,
+    }
+    outbox.add(connection, KIND_ACK, f"stb/{sid}", retained)
+    return payload
+
+
+def announce_alarm(connection: Connection, row: Row, deadlines: Mapping[DeadlineKind, int]) -> None:
+    """The alarm as it is now, to every page that may see it."""
+    event = {"type": "alarm", "data": alarm_view(row, deadlines), "lineage": lineage_of(row)}
+    outbox.add(connection, KIND_EVENT, f"alarm/{row['id']}", event)
+
+
+def announce_ring(connection: Connection, row: Row) -> None:
+    """Opens the alarm's call, which rings gridworkers by itself."""
+    brief = {
+        "alarm_id": row["id"],
+        "kind": row["kind"],
+        "silent": bool(row["silent"]),
+        "place_label": row["place_label"],
+        "position": None if row["lat"] is None else {"lat": row["lat"], "lon": row["lon"]},
+        "lineage": lineage_of(row),
+        "grid": row["grid"],
+        "incident_id": row["incident_id"],
+        "received_at": row["received_at"],
+    }
+    outbox.add(connection, KIND_RING, f"alarm/{row['id']}", brief)

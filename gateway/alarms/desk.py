@@ -1,0 +1,774 @@
+"""AlarmDesk: the service behind every step of an alarm. Each step is one transaction that writes the alarm,
+its deadlines, timeline, audit line and what it announces; what it answers is true once it returns.
+
+A box that presses faster than `press_rate` is throttled, not refused: its further presses wait up to
+`throttle_ms` and are recorded together, so that a key stuck at 100 presses a second costs one transaction a
+second and others keep their latency. At most `throttle_bound` presses of a box wait; those beyond are
+answered `cannot_process` (the alarm itself lives long since).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+from sqlalchemy import Connection, func, select
+from ulid import ULID
+
+from gateway import outbox
+from gateway.alarms import escalation, intake, records
+from gateway.alarms.alarm import Event, Handling, Outcome, change_handling
+from gateway.alarms.announce import (
+    KIND_ACK,
+    KIND_EVENT,
+    KIND_RING,
+    Json,
+    Stage,
+    ack_message,
+    announce_alarm,
+    announce_stage,
+    refusal,
+)
+from gateway.alarms.casework import open_incident
+from gateway.alarms.dispatch import CameraChoice, DispatchSettings, WorkerChoice, rank_cameras, rank_workers
+from gateway.alarms.escalation import DeadlineKind, Effect, EscalationSettings, Level
+from gateway.alarms.incident import ENDS, IncidentState
+from gateway.alarms.press import (
+    MAX_BYTES,
+    PlaceKind,
+    Press,
+    Refusal,
+    parse_cancel,
+    parse_correction,
+    parse_press,
+    verify,
+)
+from gateway.alarms.records import Row, alarm_table, deadline_table, incident_table
+from gateway.alarms.roster import Roster
+from gateway.alarms.world import World
+from gateway.audit import audit
+from gateway.errors import Conflict, ProtocolError, Unavailable
+from gateway.geo import Position
+from gateway.store import Store
+
+__all__ = ["Actor", "AlarmDesk", "AlarmSettings", "PublishEvent", "PublishMqtt", "Ring"]
+
+logger = logging.getLogger(__name__)
+
+
+class PublishMqtt(Protocol):
+    """Returns when the broker has confirmed the message (QoS 1). Raises to be tried again. payload b""
+    empties a retained topic.
+    """
+
+    async def __call__(self, topic: str, payload: bytes, qos: int, retain: bool) -> None: ...
+
+
+PublishEvent = Callable[[str, Json, tuple[str, ...]], Awaitable[None]]
+"""(type, data, lineage: codes of the areas around it)."""
+Ring = Callable[[Json], Awaitable[None]]
+"""Takes the alarm's brief (announce.announce_ring). The same alarm may come again."""
+
+
+# AlarmDesk has a method `list`, which hides the type within the class.
+Alarms = list[Json]
+Cameras = list[CameraChoice]
+Workers = list[WorkerChoice]
+Admissions = list[intake.Admitted]
+Answers = list[tuple[Json, bool]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmSettings:
+    """press_rate: presses a second of one box before it is throttled, press_burst: how many at once.
+    keep_outbox_ms: of delivered rows.
+    """
+
+    escalation: EscalationSettings = field(default_factory=EscalationSettings)
+    dispatch: DispatchSettings = field(default_factory=DispatchSettings)
+    group_radius_m: float = 150.0
+    group_ms: int = 120_000
+    press_rate: float = 2.0
+    press_burst: float = 10.0
+    throttle_ms: int = 1_000
+    throttle_bound: int = 500
+    flush_ms: int = 5_000
+    keep_outbox_ms: int = 7 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """Who does it."""
+
+    sub: str
+    name: str
+    role: str
+
+    def __str__(self) -> str:
+        return f"{self.role}/{self.sub}"
+
+
+@dataclass(slots=True)
+class _Box:
+    """Token bucket of one box and what it has waiting."""
+
+    tokens: float
+    at_ms: int
+    waiting: list[tuple[intake.Admitted, asyncio.Future[tuple[Json, bool]]]] = field(default_factory=list)
+
+
+RECENT_PRESSES = 20_000
+BOXES_REMEMBERED = 50_000
+
+
+class AlarmDesk:
+    """Owned by the loop. `async with asyncio.TaskGroup() as g: g.create_task(desk.run())` delivers and
+    fires deadlines.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        world: World,
+        settings: AlarmSettings,
+        *,
+        roster: Roster,
+        camera_health: Callable[[str], bool],
+        publish_mqtt: PublishMqtt,
+        publish_event: PublishEvent,
+        ring: Ring,
+        clock: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._world = world
+        self._settings = settings
+        self._roster = roster
+        self._camera_health = camera_health
+        self._publish_mqtt = publish_mqtt
+        self._publish_event = publish_event
+        self._ring = ring
+        self._clock = clock
+        self._courier = outbox.Courier(
+            store,
+            {KIND_ACK: self._deliver_ack, KIND_EVENT: self._deliver_event, KIND_RING: self._deliver_ring},
+        )
+        self._recent: OrderedDict[tuple[str, str], Json] = OrderedDict()
+        self._on_their_way: dict[tuple[str, str], asyncio.Future[Json]] = {}
+        self._boxes: OrderedDict[str, _Box] = OrderedDict()
+        self._throttled = asyncio.Event()
+        self._deadlines_changed = asyncio.Event()
+        self._households_audited: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self.counters = {"presses": 0, "known": 0, "refused": 0, "throttled": 0, "escalated": 0}
+
+    # ---- boxes --------------------------------------------------------------------------------------------
+
+    async def press(self, raw: bytes, via: str, sid: str | None = None) -> Json:
+        """A press as it came, from MQTT (`sid` of the topic, which the broker's ACL has bound to the device)
+        or HTTP (None).
+
+        Returns the ack; over MQTT it is published as well. It is `persisted` only after the commit. Raises
+        Unavailable if it can't even be refused (then don't acknowledge the PUBLISH), ProtocolError if it
+        doesn't name a box and a press to answer.
+        """
+        now_ms = self._clock()
+        self.counters["presses"] += 1
+        try:
+            press = parse_press(raw, sid=sid)
+        except ProtocolError as exc:
+            return await self._refuse(raw, sid, Refusal.MALFORMED, via, now_ms, exc)
+        key = self._world.box_key(press.sid)
+        if key is None:
+            return await self._answer(press.sid, refusal(press.pid, Refusal.UNKNOWN_BOX, now_ms), via)
+        genuine = verify(key, press)
+        if genuine:
+            known = self._recent.get((press.sid, press.pid))
+            if known is not None:
+                self.counters["known"] += 1
+                return await self._answer(press.sid, known, via)
+        admitted = intake.Admitted(
+            press=press,
+            place=intake.place_of(self._world, press.sid, press.cam),
+            alarm_id=str(ULID.from_timestamp(now_ms / 1000)),
+            now_ms=now_ms,
+            via=via,
+        )
+        try:
+            if not genuine:
+                return await self._unverified(admitted)
+            answer, was_known = await self._admit(admitted)
+        except Unavailable as exc:
+            logger.error("press %s of %s can't be processed: %s", press.pid, press.sid, exc)
+            return await self._answer(press.sid, refusal(press.pid, Refusal.CANNOT_PROCESS, now_ms), via)
+        self._remember(press, answer)
+        if was_known:
+            self.counters["known"] += 1
+            return await self._answer(press.sid, answer, via)
+        self._deadlines_changed.set()
+        return answer
+
+    async def cancel(self, raw: bytes, via: str, sid: str | None = None) -> Json:
+        """As press()."""
+        now_ms = self._clock()
+        try:
+            message = parse_cancel(raw, sid=sid)
+        except ProtocolError as exc:
+            return await self._refuse(raw, sid, Refusal.MALFORMED, via, now_ms, exc)
+        key = self._world.box_key(message.sid)
+        if key is None or not verify(key, message):
+            reason = Refusal.UNKNOWN_BOX if key is None else Refusal.BAD_SIGNATURE
+            return await self._answer(message.sid, refusal(message.pid, reason, now_ms), via)
+        try:
+            return await self._store.write(
+                lambda c: intake.record_cancel(c, message.sid, message.pid, now_ms)
+            )
+        except Unavailable:
+            return await self._answer(message.sid, refusal(message.pid, Refusal.CANNOT_PROCESS, now_ms), via)
+
+    async def correct_place(self, raw: bytes) -> Json:
+        """The resident's correction over HTTP."""
+        now_ms = self._clock()
+        message = parse_correction(raw)
+        key = self._world.box_key(message.sid)
+        if key is None or not verify(key, message):
+            return refusal(message.pid, Refusal.UNKNOWN_BOX if key is None else Refusal.BAD_SIGNATURE, now_ms)
+        camera = await self._store.read(lambda c: intake.pressed_camera(c, message.sid, message.pid))
+        place = intake.place_of(self._world, message.sid, camera, prefer=PlaceKind(message.place))
+        return await self._store.write(
+            lambda c: intake.record_correction(c, message.sid, message.pid, place, now_ms)
+        )
+
+    # ---- people at a desk
+    # -----------------------------------------------------------------------------------
+
+    async def shown(self, alarm_id: str, console: str, by: Actor) -> Json:
+        """A visible console has rendered it. Again, or by another: nothing changes."""
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            handling = self._move(row, Event.SHOW)
+            if row["shown_at"] is not None:
+                return row
+            row = records.update_alarm(c, row, handling=handling, shown_at=now_ms)
+            self._log(c, row, "shown", by, now_ms, console=console)
+            announce_stage(c, row, Stage.SHOWN, now_ms)
+            return self._progress(c, row, handling, now_ms)
+
+        return await self._step(alarm_id, step)
+
+    async def acknowledge(self, alarm_id: str, by: Actor) -> Json:
+        """Takes the alarm. Raises Conflict with `by` when another operator was first; the same one again
+        changes nothing.
+        """
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            if row["handling"] == Handling.ACKNOWLEDGED:
+                if row["acknowledged_sub"] == by.sub:
+                    return row
+                name = row["acknowledged_name"]
+                raise Conflict(f"已由{name}受理", by={"sub": row["acknowledged_sub"], "name": name})
+            handling = self._move(row, Event.ACKNOWLEDGE)
+            row = records.update_alarm(
+                c,
+                row,
+                handling=handling,
+                shown_at=row["shown_at"] or now_ms,
+                acknowledged_at=now_ms,
+                acknowledged_sub=by.sub,
+                acknowledged_name=by.name,
+            )
+            self._log(c, row, "acknowledged", by, now_ms)
+            announce_stage(c, row, Stage.ANSWERED, now_ms)
+            return self._progress(c, row, handling, now_ms)
+
+        return await self._step(alarm_id, step)
+
+    async def unacknowledge(self, alarm_id: str, by: Actor) -> Json:
+        """Gives it back: to SHOWN, alerting anew."""
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            return self._give_back(c, row, Event.UNACKNOWLEDGE, "unacknowledged", by, now_ms)
+
+        return await self._step(alarm_id, step)
+
+    async def triage(
+        self,
+        alarm_id: str,
+        by: Actor,
+        *,
+        outcome: Outcome,
+        type: str | None = None,
+        severity: int | None = None,
+        police: str | None = None,
+        merged_into: str | None = None,
+        note: str = "",
+    ) -> Json:
+        """Decides what it is. outcome incident opens one (`incident_id`); merged needs `merged_into`.
+        severity 1-4, police yes|no|undetermined."""
+        incident_id = str(ULID.from_timestamp(self._clock() / 1000))
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            handling = self._move(row, Event.TRIAGE)
+            values: dict[str, Any] = {
+                "outcome": outcome,
+                "type": type,
+                "severity": severity,
+                "police": police,
+            }
+            if outcome is Outcome.INCIDENT:
+                values["incident_id"] = incident_id
+                open_incident(
+                    c,
+                    incident_id,
+                    by,
+                    now_ms=now_ms,
+                    type=type or row["kind"],
+                    severity=severity or 3,
+                    police=police or "undetermined",
+                    place_label=row["place_label"],
+                    position=records.position_of(row),
+                    street=row["street"],
+                    community=row["community"],
+                    grid=row["grid"],
+                    alarm_id=row["id"],
+                    note=note,
+                )
+            elif outcome is Outcome.MERGED:
+                if merged_into is None or merged_into == row["id"]:
+                    raise Conflict("并入哪一条报警？", merged_into=merged_into)
+                values["merged_into"] = merged_into
+                values["incident_id"] = records.load(c, merged_into)["incident_id"]
+            row = records.update_alarm(c, row, handling=handling, **values)
+            self._log(
+                c, row, "triaged", by, now_ms, outcome=outcome, note=note, severity=severity, police=police
+            )
+            return self._progress(c, row, handling, now_ms)
+
+        return await self._step(alarm_id, step)
+
+    async def close(self, alarm_id: str, by: Actor, *, note: str = "") -> Json:
+        """Ends it. Raises Conflict while its incident is open."""
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            handling = self._move(row, Event.CLOSE)
+            if row["incident_id"] is not None and row["outcome"] == Outcome.INCIDENT:
+                state = c.execute(
+                    select(incident_table.c.state).where(incident_table.c.id == row["incident_id"])
+                ).scalar()
+                if state is not None and IncidentState(state) not in ENDS:
+                    raise Conflict("事件尚未结案", incident_id=row["incident_id"], state=state)
+            row = records.update_alarm(c, row, handling=handling, closed_at=now_ms)
+            self._log(c, row, "closed", by, now_ms, note=note)
+            announce_stage(c, row, Stage.CLOSED, now_ms)
+            return self._progress(c, row, handling, now_ms)
+
+        return await self._step(alarm_id, step)
+
+    # ---- other parts of the gateway ------------------------------------------------------------------------
+
+    async def on_call(self, alarm_id: str, call_id: str) -> None:
+        """The alarm's call is open."""
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            if row["call_id"] == call_id:
+                return row
+            row = records.update_alarm(c, row, call_id=call_id)
+            records.add_timeline(c, row["id"], at=now_ms, event="call", by="system", call_id=call_id)
+            announce_alarm(c, row, records.load_deadlines(c, row["id"]))
+            return row
+
+        await self._step(alarm_id, step)
+
+    async def on_dispatch_accepted(self, alarm_id: str, worker: Actor, eta_s: int) -> None:
+        """A gridworker is on the way: the box hears the name. Doesn't stop the desks' escalation. Again:
+        nothing changes.
+        """
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            if row["worker_id"] == worker.sub or row["closed_at"] is not None:
+                return row
+            row = records.update_alarm(c, row, worker_id=worker.sub, worker_name=worker.name, eta_s=eta_s)
+            self._log(c, row, "dispatched", worker, now_ms, eta_s=eta_s)
+            announce_stage(c, row, Stage.DISPATCHED, now_ms)
+            announce_alarm(c, row, records.load_deadlines(c, row["id"]))
+            return row
+
+        await self._step(alarm_id, step)
+
+    # ---- views ---------------------------------------------------------------------------------------------
+
+    async def list(
+        self,
+        *,
+        handling: Handling | None = None,
+        open_only: bool = False,
+        limit: int = 100,
+        visible: Callable[[tuple[str, ...]], bool] = lambda lineage: True,
+    ) -> Alarms:
+        """Newest first, in list form. `visible(lineage)` says whether the caller may see it."""
+
+        def query(c: Connection) -> Alarms:
+            statement = select(alarm_table).order_by(
+                alarm_table.c.received_at.desc(), alarm_table.c.id.desc()
+            )
+            if handling is not None:
+                statement = statement.where(alarm_table.c.handling == handling)
+            if open_only:
+                statement = statement.where(alarm_table.c.closed_at.is_(None))
+            found: Alarms = []
+            for mapping in c.execute(statement).mappings():
+                row = dict(mapping)
+                if visible(records.lineage_of(row)):
+                    found.append(records.alarm_view(row, records.load_deadlines(c, row["id"])))
+                    if len(found) >= limit:
+                        break
+            return found
+
+        return await self._store.read(query)
+
+    async def lineage(self, alarm_id: str) -> tuple[str, ...]:
+        """For authorize(), before anything else is told. Raises NotFound."""
+        return records.lineage_of(await self._store.read(lambda c: records.load(c, alarm_id)))
+
+    async def get(
+        self, alarm_id: str, *, include_household: bool = False, viewer: Actor | None = None
+    ) -> Json:
+        """The whole Alarm. `include_household`: for the acknowledging operator and the claiming worker only;
+        the view is audited and ends with the alarm. Raises NotFound."""
+
+        def query(c: Connection) -> tuple[Row, dict[DeadlineKind, int], Alarms]:
+            row = records.load(c, alarm_id)
+            return row, records.load_deadlines(c, alarm_id), records.timeline_of(c, alarm_id)
+
+        row, deadlines, timeline = await self._store.read(query)
+        now_ms = self._clock()
+        view = records.alarm_view(row, deadlines)
+        position = records.position_of(row)
+        view["cameras"] = [] if position is None else self.cameras_at(position, watched=row["camera"])
+        view["workers"] = (
+            [] if position is None else self.workers_at(position, grid=row["grid"], now_ms=now_ms)
+        )
+        view["timeline"] = timeline
+        view["household"] = None
+        home = self._world.home(row["household"]) if row["household"] else None
+        if include_household and home is not None and row["closed_at"] is None:
+            await self._audit_household(row, viewer, now_ms)
+            view["household"] = {
+                "address": home.address,
+                "contacts": list(home.contacts),
+                "notes": home.notes,
+            }
+        return view
+
+    def cameras_at(self, position: Position, *, watched: str | None = None) -> Cameras:
+        return rank_cameras(
+            self._settings.dispatch,
+            self._world.cameras(),
+            position,
+            healthy=self._camera_health,
+            watched=watched,
+        )
+
+    def workers_at(
+        self,
+        position: Position,
+        *,
+        grid: str | None = None,
+        exclude: frozenset[str] = frozenset(),
+        limit: int = 10,
+        now_ms: int | None = None,
+    ) -> Workers:
+        """Best first. `grid` None: the grid that the position lies in."""
+        return rank_workers(
+            self._settings.dispatch,
+            self._roster.states(),
+            position,
+            grid=grid or self._world.area_at(position).grid,
+            now_ms=self._clock() if now_ms is None else now_ms,
+            exclude=exclude,
+            limit=limit,
+        )
+
+    # ---- the desk's own time -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled: delivers the outbox, fires deadlines, records throttled presses, flushes the
+        roster.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._courier.run(), name="alarms-outbox")
+            group.create_task(self._run_deadlines(), name="alarms-deadlines")
+            group.create_task(self._run_throttle(), name="alarms-throttle")
+            group.create_task(self._run_flush(), name="alarms-roster")
+
+    async def fire_due(self) -> int | None:
+        """Fires what is due now and returns when the next deadline is (UTC ms), None if there is none."""
+        now_ms = self._clock()
+        due = select(deadline_table.c.alarm_id).distinct().where(deadline_table.c.at <= now_ms).limit(200)
+
+        def fire(c: Connection) -> int:
+            alarm_ids = c.execute(due).scalars().all()
+            for alarm_id in alarm_ids:
+                self._fire(c, alarm_id, now_ms)
+            return len(alarm_ids)
+
+        while await self._store.read(lambda c: c.execute(due).first()) is not None:
+            self.counters["escalated"] += await self._store.write(fire)
+        return await self._store.read(lambda c: c.execute(select(func.min(deadline_table.c.at))).scalar())
+
+    async def _run_deadlines(self) -> None:
+        while True:
+            self._deadlines_changed.clear()
+            try:
+                at = await self.fire_due()
+            except Unavailable as exc:
+                logger.error("deadlines wait for the database: %s", exc)
+                at = self._clock() + int(exc.retry_after_s * 1000)
+            wait_s = None if at is None else max(0.0, (at - self._clock()) / 1000)
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._deadlines_changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _run_throttle(self) -> None:
+        while True:
+            await self._throttled.wait()
+            await asyncio.sleep(self._settings.throttle_ms / 1000)
+            self._throttled.clear()
+            await asyncio.gather(
+                *(self._record_waiting(box) for box in list(self._boxes.values()) if box.waiting)
+            )
+
+    async def _run_flush(self) -> None:
+        rounds = 0
+        while True:
+            await asyncio.sleep(self._settings.flush_ms / 1000)
+            try:
+                now_ms = self._clock()
+                await self._roster.flush(now_ms)
+                if rounds % 720 == 0:
+                    await self._store.write(
+                        lambda c: outbox.prune(c, self._clock() - self._settings.keep_outbox_ms)
+                    )
+            except Unavailable as exc:
+                logger.warning("positions wait for the database: %s", exc)
+            rounds += 1
+
+    def _fire(self, c: Connection, alarm_id: str, now_ms: int) -> None:
+        row = records.load(c, alarm_id)
+        before = records.progress_of(c, row)
+        after, effects = escalation.fire(
+            self._settings.escalation, before, kind=row["kind"], silent=bool(row["silent"]), now_ms=now_ms
+        )
+        if not effects:
+            return
+        if Effect.ABANDON in effects:
+            row = records.update_alarm(c, row, handling=self._move(row, Event.ABANDON), **_NOT_ACKNOWLEDGED)
+            self._log(c, row, "abandoned", None, now_ms)
+        if Effect.ADD_AUDIENCE in effects:
+            levels = tuple(Level)
+            added = levels[levels.index(before.level) + 1 : levels.index(after.level) + 1]
+            self._log(c, row, "escalated", None, now_ms, level=after.level, added=added)
+        if Effect.PROMPT_POLICE in effects:
+            records.add_timeline(c, alarm_id, at=now_ms, event="police_prompt", by="system")
+        row = records.update_alarm(c, row, level=after.level, base_ms=after.base_ms, alerted_at=now_ms)
+        records.store_deadlines(c, alarm_id, after.deadlines)
+        announce_alarm(c, row, after.deadlines)
+
+    # ---- steps ---------------------------------------------------------------------------------------------
+
+    async def _step(self, alarm_id: str, step: Callable[[Connection, Row, int], Row]) -> Json:
+        """One transition in one transaction; the alarm in list form as it is afterwards."""
+        now_ms = self._clock()
+
+        def run(c: Connection) -> Json:
+            row = step(c, records.load(c, alarm_id), now_ms)
+            return records.alarm_view(row, records.load_deadlines(c, alarm_id))
+
+        view = await self._store.write(run)
+        self._deadlines_changed.set()
+        return view
+
+    def _move(self, row: Row, event: Event) -> Handling:
+        return change_handling(Handling(row["handling"]), event)
+
+    def _progress(self, c: Connection, row: Row, handling: Handling, now_ms: int) -> Row:
+        """Deadlines after a step by people, and the news of it."""
+        progress = escalation.on(
+            self._settings.escalation, records.progress_of(c, row), handling, now_ms=now_ms
+        )
+        row = records.update_alarm(c, row, level=progress.level, base_ms=progress.base_ms)
+        records.store_deadlines(c, row["id"], progress.deadlines)
+        announce_alarm(c, row, progress.deadlines)
+        return row
+
+    def _give_back(
+        self, c: Connection, row: Row, event: Event, name: str, by: Actor | None, now_ms: int
+    ) -> Row:
+        handling = self._move(row, event)
+        row = records.update_alarm(c, row, handling=handling, alerted_at=now_ms, **_NOT_ACKNOWLEDGED)
+        self._log(c, row, name, by, now_ms)
+        return self._progress(c, row, handling, now_ms)
+
+    def _log(
+        self, c: Connection, row: Row, event: str, by: Actor | None, now_ms: int, **detail: object
+    ) -> None:
+        """Timeline and audit."""
+        who = "system" if by is None else str(by)
+        named = detail if by is None else {"name": by.name, **detail}
+        records.add_timeline(c, row["id"], at=now_ms, event=event, by=who, **named)
+        audit(c, who=who, action=f"alarm.{event}", subject=f"alarm/{row['id']}", detail=detail, now_ms=now_ms)
+
+    async def _audit_household(self, row: Row, viewer: Actor | None, now_ms: int) -> None:
+        if viewer is None:
+            raise ValueError("who sees a household must be named")
+        key = (str(viewer), row["id"])
+        if key in self._households_audited:
+            return
+        subject = f"alarm/{row['id']}"
+        detail = {"household": row["household"]}
+        await self._store.write(
+            lambda c: audit(
+                c, who=str(viewer), action="household.view", subject=subject, detail=detail, now_ms=now_ms
+            )
+        )
+        self._households_audited[key] = None
+        while len(self._households_audited) > 10_000:
+            self._households_audited.popitem(last=False)
+
+    # ---- presses on their way ------------------------------------------------------------------------------
+
+    async def _admit(self, admitted: intake.Admitted) -> tuple[Json, bool]:
+        """The same press that is on its way already gets its answer, so a thousand of them cost one write."""
+        name = admitted.press.sid, admitted.press.pid
+        on_its_way = self._on_their_way.get(name)
+        if on_its_way is not None:
+            return await asyncio.shield(on_its_way), True
+        answered: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        self._on_their_way[name] = answered
+        try:
+            answer, was_known = await self._admit_new(admitted)
+            answered.set_result(answer)
+            return answer, was_known
+        finally:
+            del self._on_their_way[name]
+            if not answered.done():
+                answered.set_exception(Unavailable("cannot process: the same press has just failed"))
+                answered.exception()  # taken note of, should nobody wait for it
+
+    async def _admit_new(self, admitted: intake.Admitted) -> tuple[Json, bool]:
+        box = self._box(admitted.press.sid, admitted.now_ms)
+        if box.tokens >= 1 and not box.waiting:
+            box.tokens -= 1
+            return (await self._record([admitted]))[0]
+        if len(box.waiting) >= self._settings.throttle_bound:
+            raise Unavailable("too many presses of one box are waiting")
+        self.counters["throttled"] += 1
+        future: asyncio.Future[tuple[Json, bool]] = asyncio.get_running_loop().create_future()
+        box.waiting.append((admitted, future))
+        self._throttled.set()
+        return await future
+
+    def _box(self, sid: str, now_ms: int) -> _Box:
+        box = self._boxes.get(sid)
+        if box is None:
+            box = self._boxes[sid] = _Box(self._settings.press_burst, now_ms)
+            if len(self._boxes) > BOXES_REMEMBERED:
+                oldest, idle = next(iter(self._boxes.items()))
+                if not idle.waiting:
+                    del self._boxes[oldest]
+        self._boxes.move_to_end(sid)
+        gained = max(0, now_ms - box.at_ms) / 1000 * self._settings.press_rate
+        box.tokens = min(self._settings.press_burst, box.tokens + gained)
+        box.at_ms = now_ms
+        return box
+
+    async def _record(self, presses: Admissions) -> Answers:
+        s = self._settings
+        return await self._store.write(
+            lambda c: intake.record_presses(
+                c, presses, s.escalation, group_radius_m=s.group_radius_m, group_ms=s.group_ms
+            )
+        )
+
+    async def _record_waiting(self, box: _Box) -> None:
+        waiting, box.waiting = box.waiting, []
+        try:
+            answers = await self._record([admitted for admitted, _ in waiting])
+        except Exception as exc:
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(exc)
+            return
+        for (_, future), answer in zip(waiting, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
+
+    async def _unverified(self, admitted: intake.Admitted) -> Json:
+        """One row and audit line for each, as long as the box stays within its rate; beyond, the answer
+        alone.
+        """
+        press, now_ms = admitted.press, admitted.now_ms
+        self.counters["refused"] += 1
+        # A bucket of its own: forged presses must not throttle the genuine ones.
+        box = self._box(f"forged/{press.sid}", now_ms)
+        if box.tokens < 1:
+            return await self._answer(
+                press.sid, refusal(press.pid, Refusal.BAD_SIGNATURE, now_ms), admitted.via
+            )
+        box.tokens -= 1
+        logger.warning(
+            "press of %s with a wrong signature", press.sid, extra={"sid": press.sid, "pid": press.pid}
+        )
+        return await self._store.write(lambda c: intake.record_unverified(c, admitted))
+
+    async def _refuse(
+        self, raw: bytes, sid: str | None, reason: Refusal, via: str, now_ms: int, exc: ProtocolError
+    ) -> Json:
+        """Answers what can't be read, if it names its press and we know which box sent it."""
+        self.counters["refused"] += 1
+        try:
+            named = msgspec.json.decode(raw, type=dict[str, object]) if len(raw) <= MAX_BYTES else {}
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            named = {}
+        pid = named.get("pid")
+        if not isinstance(pid, str) or len(pid) > 64 or sid is None or self._world.box_key(sid) is None:
+            raise exc
+        return await self._answer(sid, refusal(pid, reason, now_ms), via)
+
+    async def _answer(self, sid: str, payload: Json, via: str) -> Json:
+        """An answer that changed nothing is not worth a transaction: it is published at once."""
+        if via == "mqtt":
+            message = ack_message(sid, payload)
+            await self._publish_mqtt(message["topic"], msgspec.json.encode(payload), 1, False)
+        return payload
+
+    def _remember(self, press: Press, answer: Json) -> None:
+        self._recent[press.sid, press.pid] = answer
+        while len(self._recent) > RECENT_PRESSES:
+            self._recent.popitem(last=False)
+
+    # ---- deliveries ----------------------------------------------------------------------------------------
+
+    async def _deliver_ack(self, message: outbox.Message) -> None:
+        row: Mapping[str, Any] = message.payload
+        payload = b"" if row["payload"] is None else msgspec.json.encode(row["payload"])
+        await self._publish_mqtt(row["topic"], payload, row["qos"], row["retain"])
+
+    async def _deliver_event(self, message: outbox.Message) -> None:
+        row: Mapping[str, Any] = message.payload
+        await self._publish_event(row["type"], row["data"], tuple(row["lineage"]))
+
+    async def _deliver_ring(self, message: outbox.Message) -> None:
+        await self._ring(message.payload)
+
+
+_NOT_ACKNOWLEDGED: dict[str, None] = {
+    "acknowledged_at": None,
+    "acknowledged_sub": None,
+    "acknowledged_name": None,
+}

@@ -1,0 +1,354 @@
+"""The alarm path's tables, its hot statements and the JSON form of an alarm (contract section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
+
+from gateway.alarms.escalation import DeadlineKind, Level, Progress
+from gateway.alarms.press import PlaceKind
+from gateway.alarms.world import Area
+from gateway.errors import NotFound
+from gateway.geo import Position
+from gateway.store import metadata
+
+__all__ = [
+    "Row",
+    "add_press",
+    "add_timeline",
+    "alarm_table",
+    "alarm_view",
+    "cell_of",
+    "deadline_table",
+    "decode",
+    "incident_table",
+    "insert_alarm",
+    "lineage_of",
+    "load",
+    "load_deadlines",
+    "neighbours",
+    "press_table",
+    "progress_of",
+    "store_deadlines",
+    "timeline_of",
+    "timeline_table",
+    "update_alarm",
+]
+
+Row = dict[str, Any]
+"""One row of `alarm_table` by column name."""
+
+alarm_table = Table(
+    "alarm",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("press_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("silent", Boolean, nullable=False),
+    Column("handling", Text, nullable=False),
+    Column("condition", Text, nullable=False),
+    Column("verified", Boolean, nullable=False),
+    Column("place_kind", Text, nullable=False),
+    Column("place_ref", Text),
+    Column("place_label", Text, nullable=False),
+    Column("camera", Text),  # watched at the press, also when the place was corrected to the household
+    Column("household", Text),
+    Column("lat", Float),
+    Column("lon", Float),
+    Column("cell", BigInteger),
+    Column("street", Text),
+    Column("community", Text),
+    Column("grid", Text),
+    Column("received_at", BigInteger, nullable=False),
+    Column("device_time", BigInteger, nullable=False),
+    Column("repeats", Integer, nullable=False),
+    Column("alerted_at", BigInteger, nullable=False),
+    Column("shown_at", BigInteger),
+    Column("acknowledged_at", BigInteger),
+    Column("acknowledged_sub", Text),
+    Column("acknowledged_name", Text),
+    Column("outcome", Text),
+    Column("type", Text),
+    Column("severity", Integer),
+    Column("police", Text),
+    Column("merged_into", Text),
+    Column("incident_id", Text),
+    Column("call_id", Text),
+    Column("worker_id", Text),
+    Column("worker_name", Text),
+    Column("eta_s", Integer),
+    Column("level", Text, nullable=False),
+    Column("base_ms", BigInteger, nullable=False),
+    Column("group_id", Text),
+    Column("cleared_at", BigInteger),
+    Column("closed_at", BigInteger),
+)
+Index(
+    "uq_alarm_press",
+    alarm_table.c.source,
+    alarm_table.c.press_id,
+    unique=True,
+    sqlite_where=alarm_table.c.verified,
+)
+Index("ix_alarm_open", alarm_table.c.source, sqlite_where=alarm_table.c.closed_at.is_(None))
+Index("ix_alarm_cell", alarm_table.c.cell, alarm_table.c.received_at)
+Index("ix_alarm_received_at", alarm_table.c.received_at)
+
+press_table = Table(
+    "press",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("press_id", Text, primary_key=True),
+    Column("alarm_id", Text, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("via", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+deadline_table = Table(
+    "alarm_deadline",
+    metadata,
+    Column("alarm_id", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("ix_alarm_deadline_at", deadline_table.c.at)
+timeline_table = Table(
+    "alarm_timeline",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("alarm_id", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+)
+Index("ix_alarm_timeline_alarm_id", timeline_table.c.alarm_id, timeline_table.c.id)
+incident_table = Table(
+    "incident",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("number", Text, nullable=False, unique=True),
+    Column("type", Text, nullable=False),
+    Column("severity", Integer, nullable=False),
+    Column("police", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("came_from", Text),
+    Column("alarm_id", Text),
+    Column("place_label", Text, nullable=False),
+    Column("lat", Float),
+    Column("lon", Float),
+    Column("street", Text),
+    Column("community", Text),
+    Column("grid", Text),
+    Column("reported_by", Text, nullable=False),
+    Column("reported_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("reopened", Integer, nullable=False),
+    Column("note", Text, nullable=False),
+)
+Index("ix_incident_state", incident_table.c.state, incident_table.c.reported_at)
+
+CELL_DEGREES = 0.002
+"""Side of a cell of the grouping index, over 150 m everywhere south of 47 degrees north, so that 3 x 3
+cells cover the radius.
+"""
+CELLS_A_ROW = 1_000_000
+
+_INSERT_ALARM = insert(alarm_table)
+_INSERT_PRESS = insert(press_table)
+_INSERT_DEADLINE = insert(deadline_table)
+_DELETE_DEADLINES = delete(deadline_table).where(deadline_table.c.alarm_id == bindparam("of_alarm"))
+_DEADLINES = select(deadline_table.c.kind, deadline_table.c.at).where(
+    deadline_table.c.alarm_id == bindparam("of_alarm")
+)
+_INSERT_TIMELINE = insert(timeline_table)
+_LOAD = select(alarm_table).where(alarm_table.c.id == bindparam("of_alarm"))
+_NEIGHBOURS = select(
+    alarm_table.c.id, alarm_table.c.group_id, alarm_table.c.source, alarm_table.c.lat, alarm_table.c.lon
+).where(
+    alarm_table.c.cell.in_([bindparam(f"cell{i}") for i in range(9)]),
+    alarm_table.c.received_at >= bindparam("since"),
+    alarm_table.c.closed_at.is_(None),
+    alarm_table.c.verified,
+)
+_BLANK: Row = {column.name: None for column in alarm_table.columns}
+
+
+def insert_alarm(connection: Connection, **values: object) -> Row:
+    """Writes a new alarm; columns not named are NULL. Returns the whole row."""
+    row = {**_BLANK, **values}
+    connection.execute(_INSERT_ALARM, row)
+    return row
+
+
+def update_alarm(connection: Connection, row: Row, **values: object) -> Row:
+    """Changes columns of the alarm; returns the row as it is now."""
+    connection.execute(update(alarm_table).where(alarm_table.c.id == row["id"]).values(**values))
+    return {**row, **values}
+
+
+def load(connection: Connection, alarm_id: str) -> Row:
+    """Raises NotFound."""
+    row = connection.execute(_LOAD, {"of_alarm": alarm_id}).mappings().first()
+    if row is None:
+        raise NotFound(f"no alarm {alarm_id}")
+    return dict(row)
+
+
+def add_press(
+    connection: Connection, *, source: str, press_ids: list[str], alarm_id: str, now_ms: int, via: str
+) -> None:
+    rows = [
+        {"source": source, "press_id": press_id, "alarm_id": alarm_id, "received_at": now_ms, "via": via}
+        for press_id in press_ids
+    ]
+    connection.execute(_INSERT_PRESS, rows)
+
+
+def add_timeline(
+    connection: Connection, alarm_id: str, *, at: int, event: str, by: str, **detail: object
+) -> None:
+    """by: `stb/000123`, `operator/zhang`, `system`."""
+    text = msgspec.json.encode(detail).decode()
+    connection.execute(
+        _INSERT_TIMELINE, {"alarm_id": alarm_id, "at": at, "event": event, "by": by, "detail": text}
+    )
+
+
+def decode(text: str) -> dict[str, Any]:
+    """A stored detail."""
+    detail: dict[str, Any] = msgspec.json.decode(text)
+    return detail
+
+
+def timeline_of(connection: Connection, alarm_id: str) -> list[Row]:
+    c = timeline_table.c
+    rows = connection.execute(
+        select(c.at, c.event, c.by, c.detail).where(c.alarm_id == alarm_id).order_by(c.id)
+    )
+    return [{"at": at, "event": event, "by": by, "detail": decode(text)} for at, event, by, text in rows]
+
+
+def load_deadlines(connection: Connection, alarm_id: str) -> dict[DeadlineKind, int]:
+    return {DeadlineKind(kind): at for kind, at in connection.execute(_DEADLINES, {"of_alarm": alarm_id})}
+
+
+def progress_of(connection: Connection, row: Row) -> Progress:
+    return Progress(
+        level=Level(row["level"]), base_ms=row["base_ms"], deadlines=load_deadlines(connection, row["id"])
+    )
+
+
+def store_deadlines(
+    connection: Connection, alarm_id: str, deadlines: Mapping[DeadlineKind, int], *, new: bool = False
+) -> None:
+    """Replaces the alarm's deadlines. `new`: there are none yet."""
+    if not new:
+        connection.execute(_DELETE_DEADLINES, {"of_alarm": alarm_id})
+    if deadlines:
+        connection.execute(
+            _INSERT_DEADLINE, [{"alarm_id": alarm_id, "kind": k, "at": at} for k, at in deadlines.items()]
+        )
+
+
+def cell_of(point: Position | None) -> int | None:
+    if point is None:
+        return None
+    return math.floor((point.lat + 90) / CELL_DEGREES) * CELLS_A_ROW + math.floor(
+        (point.lon + 180) / CELL_DEGREES
+    )
+
+
+def neighbours(
+    connection: Connection, point: Position, *, since_ms: int
+) -> list[tuple[str, str | None, str, Position]]:
+    """Open verified alarms since then in the cells around: (id, group_id, source, position), to be
+    measured exactly.
+    """
+    middle = cell_of(point) or 0
+    cells = {f"cell{i}": middle + (i // 3 - 1) * CELLS_A_ROW + (i % 3 - 1) for i in range(9)}
+    rows = connection.execute(_NEIGHBOURS, {**cells, "since": since_ms})
+    return [(row[0], row[1], row[2], Position(lat=row[3], lon=row[4])) for row in rows]
+
+
+def lineage_of(row: Row) -> tuple[str, ...]:
+    """Codes of the areas around it, near to far: what the event channel needs to decide who may see it."""
+    return tuple(code for code in (row["grid"], row["community"], row["street"]) if code is not None)
+
+
+def area_of(row: Row) -> Area:
+    return Area(street=row["street"], community=row["community"], grid=row["grid"])
+
+
+def position_of(row: Row) -> Position | None:
+    return None if row["lat"] is None else Position(lat=row["lat"], lon=row["lon"])
+
+
+def alarm_view(row: Row, deadlines: Mapping[DeadlineKind, int]) -> dict[str, object]:
+    """The contract's Alarm in its list form."""
+    return {
+        "id": row["id"],
+        "source": row["source"],
+        "press_id": row["press_id"],
+        "kind": row["kind"],
+        "silent": bool(row["silent"]),
+        "handling": row["handling"],
+        "condition": row["condition"],
+        "verified": bool(row["verified"]),
+        "place": {
+            "kind": PlaceKind(row["place_kind"]),
+            "ref": row["place_ref"],
+            "label": row["place_label"],
+            "position": None if row["lat"] is None else {"lat": row["lat"], "lon": row["lon"]},
+        },
+        "street": row["street"],
+        "community": row["community"],
+        "grid": row["grid"],
+        "received_at": row["received_at"],
+        "device_time": row["device_time"],
+        "skew_ms": row["device_time"] - row["received_at"],
+        "repeats": row["repeats"],
+        "alerted_at": row["alerted_at"],
+        "group_id": row["group_id"],
+        "shown_at": row["shown_at"],
+        "acknowledged_at": row["acknowledged_at"],
+        "acknowledged_by": None
+        if row["acknowledged_sub"] is None
+        else {"sub": row["acknowledged_sub"], "name": row["acknowledged_name"]},
+        "outcome": row["outcome"],
+        "severity": row["severity"],
+        "police": row["police"],
+        "merged_into": row["merged_into"],
+        "incident_id": row["incident_id"],
+        "call_id": row["call_id"],
+        "dispatched": None
+        if row["worker_id"] is None
+        else {"id": row["worker_id"], "name": row["worker_name"], "eta_s": row["eta_s"]},
+        "level": row["level"],
+        "cleared_at": row["cleared_at"],
+        "closed_at": row["closed_at"],
+        "deadlines": [
+            {"kind": kind, "at": at} for kind, at in sorted(deadlines.items(), key=lambda item: item[1])
+        ],
+    }

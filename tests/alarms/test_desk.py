@@ -1,0 +1,330 @@
+"""AlarmDesk against a real database: product.md section 6, rows 1-4, 6-8, 13, 14."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from conftest import Bench, Clock, press_body, signed
+
+from gateway.alarms.alarm import Illegal, Outcome
+from gateway.alarms.desk import Actor, AlarmSettings
+from gateway.audit import verify_audit
+from gateway.errors import Conflict, NotFound, ProtocolError
+from gateway.store import Store
+
+ZHANG = Actor(sub="zhang", name="张三", role="operator")
+LI = Actor(sub="li", name="李四", role="operator")
+WANG = Actor(sub="w1", name="王一", role="worker")
+
+
+async def test_press_is_persisted_announced_and_rung(bench: Bench) -> None:
+    async with bench.running():
+        ack = await bench.desk.press(press_body(cam="c_south"), "http")
+        await bench.settle()
+    assert ack["stage"] == "persisted"
+    [alarm] = await bench.desk.list()
+    assert alarm["id"] == ack["alarm"]
+    assert alarm["place"]["ref"] == "c_south"
+    assert alarm["level"] == "community"
+    assert {d["kind"] for d in alarm["deadlines"]} == {"shown", "escalate"}
+    assert bench.got.stages("b0") == ["persisted"]
+    assert [(topic, retain) for topic, _, retain in bench.got.mqtt][1] == ("pd/v1/stb/b0/state", True)
+    assert [data["id"] for kind, data in bench.got.events if kind == "alarm"] == [ack["alarm"]]
+    [brief] = bench.got.rings
+    assert (brief["alarm_id"], brief["place_label"]) == (ack["alarm"], "南门")
+    assert verify_audit(bench.store.path).broken_at is None
+
+
+async def test_same_press_a_thousand_times_on_both_paths_is_one_alarm_with_one_answer(bench: Bench) -> None:
+    raw = press_body()
+    async with bench.running():
+        acks = await asyncio.gather(
+            *(
+                bench.desk.press(raw, "mqtt" if i % 2 else "http", "b0" if i % 2 else None)
+                for i in range(1000)
+            )
+        )
+        await bench.settle()
+    assert {json.dumps(ack, sort_keys=True) for ack in acks} == {json.dumps(acks[0], sort_keys=True)}
+    [alarm] = await bench.desk.list()
+    assert alarm["repeats"] == 0
+    assert len(bench.got.rings) == 1
+    assert set(bench.got.stages("b0")) == {"persisted"}
+
+
+async def test_same_press_after_a_restart_gets_the_same_answer(tmp_path: Path, clock: Clock) -> None:
+    store = await Store.open(tmp_path / "x.db")
+    first = await Bench(store, clock, AlarmSettings()).desk.press(press_body(), "http")
+    await store.close()
+    clock.now_ms += 3600_000
+    store = await Store.open(tmp_path / "x.db")
+    again = Bench(store, clock, AlarmSettings())
+    assert await again.desk.press(press_body(), "http") == first
+    async with again.running():  # and what the first process never delivered is delivered now
+        await again.settle()
+    assert len(again.got.rings) == 1
+    assert again.got.stages("b0")[0] == "persisted"
+    await store.close()
+
+
+async def test_clock_a_year_off_is_accepted_and_shown_as_skew(bench: Bench, clock: Clock) -> None:
+    ack = await bench.desk.press(press_body(ts=clock.now_ms - 31_536_000_000), "http")
+    assert ack["now"] == clock.now_ms
+    [alarm] = await bench.desk.list()
+    assert alarm["skew_ms"] == -31_536_000_000
+    assert alarm["received_at"] == clock.now_ms
+
+
+async def test_old_signature_on_a_new_press_is_refused_and_shown_unverified(bench: Bench) -> None:
+    replay = {**json.loads(press_body(pid="p1")), "pid": "p2"}
+    async with bench.running():
+        ack = await bench.desk.press(json.dumps(replay).encode(), "mqtt", "b0")
+        await bench.settle()
+    assert (ack["stage"], ack["reason"]) == ("refused", "bad_signature")
+    [row] = await bench.desk.list()
+    assert row["verified"] is False
+    assert not bench.got.rings
+    assert bench.got.stages("b0") == ["refused"]
+    # A forged press doesn't take the name of the genuine one.
+    assert (await bench.desk.press(press_body(pid="p2"), "http"))["stage"] == "persisted"
+
+
+async def test_flood_of_forged_presses_is_one_row_and_a_bounded_number_of_writes(bench: Bench) -> None:
+    before = bench.store.health().writes
+    forged = [press_body(pid=f"f{i}", key=b"wrong") for i in range(300)]
+    acks = await asyncio.gather(*(bench.desk.press(raw, "http") for raw in forged))
+    assert {ack["reason"] for ack in acks} == {"bad_signature"}
+    [row] = await bench.desk.list()
+    assert row["repeats"] == 9
+    assert bench.store.health().writes - before == 10
+
+
+async def test_unknown_box_and_malformed_presses(bench: Bench) -> None:
+    assert (await bench.desk.press(press_body(sid="nobody"), "http"))["reason"] == "unknown_box"
+    assert (await bench.desk.press(b'{"pid":"x"}', "mqtt", "b0"))["reason"] == "malformed"
+    for raw in (b"", b"\xff", b"[]", b"{" * 500, b"x" * 5000, b'{"pid":"x"}'):
+        with pytest.raises(ProtocolError):
+            await bench.desk.press(raw, "http")
+    assert await bench.desk.list() == []
+
+
+async def test_repeats_of_one_box_are_counted_answered_and_throttled(bench: Bench) -> None:
+    async with bench.running():
+        first = await bench.desk.press(press_body(pid="first"), "http")
+        before = bench.store.health().commits
+        acks = await asyncio.gather(*(bench.desk.press(press_body(pid=f"r{i}"), "http") for i in range(100)))
+        other = await bench.desk.press(press_body(sid="b5", pid="other"), "http")
+        await bench.settle()
+    assert {ack["alarm"] for ack in acks} == {first["alarm"]}
+    assert {ack["stage"] for ack in acks} == {"persisted"}
+    assert other["alarm"] != first["alarm"]
+    by_id = {alarm["id"]: alarm for alarm in await bench.desk.list()}
+    assert by_id[first["alarm"]]["repeats"] == 100
+    assert bench.desk.counters["throttled"] == 91
+    assert bench.store.health().commits - before < 60
+    assert len(bench.got.rings) == 2
+
+
+async def test_a_test_press_does_not_swallow_a_call_for_help(bench: Bench) -> None:
+    test = await bench.desk.press(press_body(pid="t", kind="test"), "http")
+    help_ = await bench.desk.press(press_body(pid="h"), "http")
+    assert test["alarm"] != help_["alarm"]
+
+
+async def test_alarms_of_neighbours_form_a_group_with_one_ring(bench: Bench, clock: Clock) -> None:
+    async with bench.running():
+        a = await bench.desk.press(press_body(sid="b0"), "http")
+        b = await bench.desk.press(press_body(sid="b_near"), "http")
+        c = await bench.desk.press(press_body(sid="b9"), "http")
+        await bench.settle()
+    by_id = {alarm["id"]: alarm for alarm in await bench.desk.list()}
+    assert by_id[b["alarm"]]["group_id"] == a["alarm"]
+    assert by_id[a["alarm"]]["group_id"] is by_id[c["alarm"]]["group_id"] is None
+    assert {r["alarm_id"] for r in bench.got.rings} == {a["alarm"], c["alarm"]}
+
+
+async def test_neighbours_after_two_minutes_are_no_group(bench: Bench, clock: Clock) -> None:
+    await bench.desk.press(press_body(sid="b0"), "http")
+    clock.now_ms += 120_001
+    b = await bench.desk.press(press_body(sid="b_near"), "http")
+    assert {a["id"]: a for a in await bench.desk.list()}[b["alarm"]]["group_id"] is None
+
+
+async def test_stages_reach_the_box_each_once(bench: Bench) -> None:
+    desk = bench.desk
+    async with bench.running():
+        alarm = (await desk.press(press_body(), "http"))["alarm"]
+        for console in ("one", "two"):
+            assert (await desk.shown(alarm, console, ZHANG))["handling"] == "SHOWN"
+        assert (await desk.acknowledge(alarm, ZHANG))["acknowledged_by"] == {"sub": "zhang", "name": "张三"}
+        await desk.acknowledge(alarm, ZHANG)
+        with pytest.raises(Conflict) as taken:
+            await desk.acknowledge(alarm, LI)
+        assert taken.value.detail["by"] == {"sub": "zhang", "name": "张三"}
+        await desk.on_call(alarm, "call1")
+        await desk.on_dispatch_accepted(alarm, WANG, 240)
+        await desk.on_dispatch_accepted(alarm, WANG, 240)
+        view = await desk.triage(alarm, ZHANG, outcome=Outcome.FALSE, note="误按")
+        assert view["deadlines"] == []
+        assert (await desk.close(alarm, ZHANG))["handling"] == "CLOSED"
+        await bench.settle()
+    assert bench.got.stages("b0") == ["persisted", "shown", "answered", "dispatched", "closed"]
+    retained = [payload for topic, payload, _ in bench.got.mqtt if topic.endswith("/state")]
+    assert retained[3]["message"] == "网格员王一正赶来 约4分钟"
+    assert retained[-1] is None
+    events = [entry["event"] for entry in (await desk.get(alarm))["timeline"]]
+    assert events == ["raised", "shown", "acknowledged", "call", "dispatched", "triaged", "closed"]
+    with pytest.raises(Illegal):
+        await desk.close(alarm, ZHANG)
+    with pytest.raises(NotFound):
+        await desk.acknowledge("nothing", ZHANG)
+
+
+async def test_two_operators_at_once_have_one_winner(bench: Bench) -> None:
+    alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+    results = await asyncio.gather(
+        bench.desk.acknowledge(alarm, ZHANG), bench.desk.acknowledge(alarm, LI), return_exceptions=True
+    )
+    assert [type(r).__name__ for r in results] == ["dict", "Conflict"]
+
+
+async def test_cancel_clears_but_hides_nothing(bench: Bench, clock: Clock) -> None:
+    async with bench.running():
+        alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+        cancel = signed("cancel|b0|p1|5", sid="b0", pid="p1", ts=5)
+        assert (await bench.desk.cancel(cancel, "http"))["stage"] == "cancelled"
+        assert (await bench.desk.cancel(cancel, "http"))["stage"] == "cancelled"
+        wrong = signed("cancel|b0|p1|6", sid="b0", pid="p1", ts=5)
+        assert (await bench.desk.cancel(wrong, "http"))["reason"] == "bad_signature"
+        unknown = signed("cancel|b0|p9|5", sid="b0", pid="p9", ts=5)
+        assert (await bench.desk.cancel(unknown, "http"))["reason"] == "unknown_press"
+        view = await bench.desk.get(alarm)
+        assert (view["handling"], view["condition"]) == ("NEW", "CLEARED")
+        assert view["deadlines"]
+        await bench.desk.press(press_body(pid="again"), "http")
+        assert (await bench.desk.get(alarm))["condition"] == "ACTIVE"
+        await bench.settle()
+
+
+async def test_correction_of_the_place_ranks_anew(bench: Bench) -> None:
+    async with bench.running():
+        alarm = (await bench.desk.press(press_body(cam="c_far"), "http"))["alarm"]
+        at_camera = await bench.desk.get(alarm)
+        body = signed("place|b0|p1|household|7", sid="b0", pid="p1", place="household", ts=7)
+        assert (await bench.desk.correct_place(body))["alarm"] == alarm
+        await bench.settle()
+    at_home = await bench.desk.get(alarm)
+    assert (at_camera["place"]["kind"], at_home["place"]["kind"]) == ("camera", "household")
+    assert at_camera["cameras"][0].id == "c_far"
+    assert [b["place_label"] for b in bench.got.rings] == ["远处", "幸福里0号"]
+    back = signed("place|b0|p1|camera|8", sid="b0", pid="p1", place="camera", ts=8)
+    await bench.desk.correct_place(back)
+    assert (await bench.desk.get(alarm))["place"]["ref"] == "c_far"
+
+
+async def test_household_is_shown_on_demand_audited_once_and_ends_with_the_alarm(bench: Bench) -> None:
+    alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+    assert (await bench.desk.get(alarm))["household"] is None
+    for _ in range(2):
+        view = await bench.desk.get(alarm, include_household=True, viewer=ZHANG)
+        assert view["household"]["notes"] == "心脏病"
+    with sqlite3.connect(bench.store.path) as raw:
+        assert raw.execute("SELECT count(*) FROM audit WHERE action='household.view'").fetchone() == (1,)
+    raw.close()
+    await bench.desk.acknowledge(alarm, ZHANG)
+    await bench.desk.triage(alarm, ZHANG, outcome=Outcome.FALSE)
+    await bench.desk.close(alarm, ZHANG)
+    assert (await bench.desk.get(alarm, include_household=True, viewer=ZHANG))["household"] is None
+
+
+async def test_incident_keeps_the_alarm_open_until_it_has_ended(bench: Bench) -> None:
+    alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+    await bench.desk.acknowledge(alarm, ZHANG)
+    view = await bench.desk.triage(alarm, ZHANG, outcome=Outcome.INCIDENT, severity=2, police="no")
+    assert view["incident_id"]
+    with pytest.raises(Conflict, match="尚未结案"):
+        await bench.desk.close(alarm, ZHANG)
+
+
+async def test_escalation_adds_audiences_until_somebody_acknowledges(bench: Bench, clock: Clock) -> None:
+    desk = bench.desk
+    alarm = (await desk.press(press_body(), "http"))["alarm"]
+    started = clock.now_ms
+    await desk.shown(alarm, "c", ZHANG)
+    seen = []
+    while len(seen) < 4:
+        at = await desk.fire_due()
+        seen.append(((await desk.get(alarm))["level"], (at or 0) - started))
+        clock.now_ms = at or 0
+    assert seen == [("community", 15_000), ("street", 30_000), ("district", 60_000), ("leader", 120_000)]
+    await desk.acknowledge(alarm, ZHANG)
+    assert await desk.fire_due() == clock.now_ms + 60_000
+
+
+async def test_nobody_shows_it_so_the_next_desk_comes_early(bench: Bench, clock: Clock) -> None:
+    alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+    clock.now_ms += 5_000
+    await bench.desk.fire_due()
+    assert (await bench.desk.get(alarm))["level"] == "street"
+
+
+async def test_operator_who_leaves_is_noticed(bench: Bench, clock: Clock) -> None:
+    alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+    await bench.desk.acknowledge(alarm, ZHANG)
+    clock.now_ms += 60_000
+    await bench.desk.fire_due()
+    view = await bench.desk.get(alarm)
+    assert (view["handling"], view["acknowledged_by"], view["alerted_at"]) == ("SHOWN", None, clock.now_ms)
+    assert view["deadlines"][0]["at"] == clock.now_ms + 15_000
+    assert (await bench.desk.acknowledge(alarm, LI))["acknowledged_by"]["sub"] == "li"
+
+
+async def test_unacknowledge_goes_back_to_shown(bench: Bench) -> None:
+    alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+    await bench.desk.acknowledge(alarm, ZHANG)
+    assert (await bench.desk.unacknowledge(alarm, ZHANG))["handling"] == "SHOWN"
+    with pytest.raises(Illegal):
+        await bench.desk.unacknowledge(alarm, ZHANG)
+
+
+async def test_locked_database_delays_the_answer_and_loses_nothing(bench: Bench) -> None:
+    other = sqlite3.connect(bench.store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    press = asyncio.create_task(bench.desk.press(press_body(), "http"))
+    await asyncio.to_thread(lambda: [None for _ in iter(lambda: bench.store.health().writable, False)])
+    assert not press.done()
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await press)["stage"] == "persisted"
+
+
+async def test_full_disk_is_refused_with_cannot_process(bench: Bench) -> None:
+    pages = await bench.store.write(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar())
+    await bench.store.write(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count={pages}").scalar())
+    reasons = {}
+    for i in range(400):  # until the pages that exist are full
+        ack = await bench.desk.press(press_body(sid=f"b{i}", pid="p", seq=i), "mqtt", f"b{i}")
+        reasons[i] = ack.get("reason")
+        if ack["stage"] == "refused":
+            break
+    assert list(reasons.values())[-1] == "cannot_process"
+    assert bench.got.stages(f"b{len(reasons) - 1}") == ["refused"]
+    assert len(await bench.desk.list(limit=1000)) == len(reasons) - 1
+
+
+async def test_broker_that_is_down_delays_acks_only(bench: Bench) -> None:
+    bench.got.down = True
+    async with bench.running():
+        await bench.desk.press(press_body(), "http")
+        async with asyncio.timeout(5):
+            while not (bench.got.rings and bench.got.events):
+                await bench.got.news.wait()
+                bench.got.news.clear()
+        assert not bench.got.mqtt
+        bench.got.down = False
+        await bench.settle()
+    assert bench.got.stages("b0") == ["persisted"]
