@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from gateway import __version__
 from gateway.access import Action, Principal, Resource, Role, authorize
-from gateway.config import Files, ServeOptions, check_files, load_configuration
+from gateway.config import Files, ServeOptions, load_configuration
 from gateway.data_dir import DataDir
 from gateway.errors import ConfigError, GatewayError
 from gateway.identity import Keyring, TokenKind
@@ -159,10 +159,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    files = _files(options)
-    if mistakes := check_files(files):
-        raise ConfigError([str(mistake) for mistake in mistakes])
-    configuration = load_configuration(files)
+    configuration = load_configuration(_files(options))
     district = configuration.district
     counts = f"{len(configuration.cameras)} cameras, {len(district.areas)} areas, {len(district.boxes)} boxes"
     print(f"{counts}: no mistakes")
