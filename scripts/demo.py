@@ -99,9 +99,9 @@ class Demo:
             settings["http"] = {
                 "host": self.host,
                 "port": self.http,
-                "tls_certificate": str(lan / "server.crt"),
+                "tls_cert": str(lan / "server.crt"),
                 "tls_key": str(lan / "server.key"),
-                "ca_certificate": str(lan / "ca.crt"),
+                "tls_ca": str(lan / "ca.crt"),
             }
             settings["media"] = {"udp_port": self.media, "addresses": lan_addresses()}
         self.settings_file = DEMO / "gateway.yaml"

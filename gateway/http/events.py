@@ -74,11 +74,21 @@ class _Subscriber:
 class EventChannel:
     """Owns the numbering, the ring and the subscribers. `now_ms` is the server's UTC clock in milliseconds."""
 
-    def __init__(self, *, epoch: str, now_ms: Callable[[], int], lag_ms: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        epoch: str,
+        now_ms: Callable[[], int],
+        lag_ms: Callable[[], float],
+        presence: Callable[[Principal, bool], None] = lambda principal, connected: None,
+    ) -> None:
+        """presence(principal, connected): the first page of this principal opened, or the last one closed."""
         self.epoch = epoch
+        self._presence = presence
         self._now_ms = now_ms
         self._lag_ms = lag_ms
         self._seq = 0
+        self._forgotten = 0  # the newest kept event that has left the ring
         self._ring: deque[Event] = deque(maxlen=RING_EVENTS)
         self._subscribers: set[_Subscriber] = set()
 
@@ -101,8 +111,13 @@ class EventChannel:
         action: Action,
         resource: Resource,
         to: Iterable[str] | None = None,
+        keep: bool = True,
     ) -> None:
-        """Number an event and offer it to every page that may see it. Never blocks."""
+        """Number an event and offer it to every page that may see it. Never blocks.
+
+        keep: whether a page that comes back gets it again. Positions and camera states are not kept: a page that
+        was away fetches the present ones, and alarms stay in the ring longer.
+        """
         self._seq += 1
         at_ms = self._now_ms()
         event = Event(
@@ -114,7 +129,10 @@ class EventChannel:
             resource=resource,
             to=None if to is None else frozenset(to),
         )
-        self._ring.append(event)
+        if keep:
+            if len(self._ring) == self._ring.maxlen:
+                self._forgotten = self._ring[0].seq
+            self._ring.append(event)
         for subscriber in self._subscribers:
             if event.concerns(subscriber.principal):
                 subscriber.offer(event.frame)
@@ -134,21 +152,31 @@ class EventChannel:
         subscriber = _Subscriber(principal)
         subscriber.offer(self._hello(principal))
         self._replay(subscriber, request.query.get("epoch"), request.query.get("after"))
-        self._subscribers.add(subscriber)
+        self._enter(subscriber)
         try:
             async with asyncio.TaskGroup() as group:
                 sender = group.create_task(self._send(socket, subscriber), name=f"events-{principal.sub}")
                 await self._receive(socket, subscriber)
                 sender.cancel()
         finally:
-            self._subscribers.discard(subscriber)
+            self._leave(subscriber)
         return socket
+
+    def _enter(self, subscriber: _Subscriber) -> None:
+        first = not self.readers(lambda p: p.sub == subscriber.principal.sub)
+        self._subscribers.add(subscriber)
+        if first:
+            self._presence(subscriber.principal, True)
+
+    def _leave(self, subscriber: _Subscriber) -> None:
+        self._subscribers.discard(subscriber)
+        if not self.readers(lambda p: p.sub == subscriber.principal.sub):
+            self._presence(subscriber.principal, False)
 
     def _replay(self, subscriber: _Subscriber, epoch: str | None, after: str | None) -> None:
         if epoch is None or after is None:
             return
-        oldest = self._ring[0].seq if self._ring else self._seq + 1
-        if epoch != self.epoch or not after.isdecimal() or not oldest - 1 <= int(after) <= self._seq:
+        if epoch != self.epoch or not after.isdecimal() or not self._forgotten <= int(after) <= self._seq:
             subscriber.offer(self._control("resync", {"reason": "gap"}))
             return
         for event in self._ring:
