@@ -532,7 +532,7 @@ class Depacketizer:
         now: float,
     ) -> None:
         if sequence_number != self._expected and not self._resume(sequence_number, source):
-            return
+            return None
         self._expected = (sequence_number + 1) & 0xFFFF
         if source != self._source:
             if self._nals or self._pieces:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -127,7 +129,7 @@ def test_depacketize_packetize_is_identity(
         data = b"".join(struct.pack("!BBH", 0x24, 2, len(packet)) + packet for packet in stream)
         points = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
         tail = b""
-        for begin, end in zip(points, points[1:], strict=False):
+        for begin, end in itertools.pairwise(points):
             buffer = bytearray(tail + data[begin:end])
             stop = depacketizer.feed(buffer, 0, len(buffer), 1.0)
             while len(buffer) - stop >= 4 and stop + 4 + int.from_bytes(
@@ -433,10 +435,8 @@ def test_damaged_sps_raise_only_protocol_errors() -> None:
                 damaged = bytearray(nal_unit)
                 damaged[cut] ^= 1 << bit
                 for data in (bytes(damaged), nal_unit[:cut]):
-                    try:
+                    with contextlib.suppress(ProtocolError):
                         parse_sps(data)
-                    except ProtocolError:
-                        pass
 
 
 def test_sprop_leaves_out_what_is_no_base64() -> None:
