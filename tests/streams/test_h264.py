@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ProtocolError
-from gateway.streams.h264 import Depacketizer, Timeline, parse_sprop, parse_sps
+from gateway.streams.h264 import Depacketizer, Timeline
 from gateway.streams.media import AccessUnit
+from gateway.streams.sps import parse_sprop, parse_sps
 
 # x264 baseline 3.0 320x240 and High 1920x1080 of an IP camera, as they stand in SDP.
 SPS = bytes.fromhex("6742c01ed90141fa1000000300100000030320f162e480")
