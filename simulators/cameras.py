@@ -33,7 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 def plan(rows: list[dict[str, Any]], *, live: int, seconds: float = 10) -> list[Camera]:
-    """Gives each row of cameras.yaml a clip. Rows whose `main` is not of the form /ID/main are not ours: left out."""
+    """Gives each row of cameras.yaml a clip. Rows whose `main` is not of the form /ID/main are not ours:
+    left out.
+    """
     cameras = []
     for number, row in enumerate(rows):
         camera_id = str(row["id"])

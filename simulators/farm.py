@@ -1,8 +1,9 @@
 """768 cameras in one process: an RTSP server whose every path is a camera with a main and a sub stream.
 
-Each clip is packetised once. A playing session costs one list of twelve-byte headers, one join and one write a
-picture; a timer wheel with 5 ms slots serves all of them, so there is no task, timer or queue a camera. A slow reader
-loses pictures up to the next keyframe once 512 KiB wait in its socket, as it would with a real camera.
+Each clip is packetised once. A playing session costs one list of twelve-byte headers, one join and one
+write a picture; a timer wheel with 5 ms slots serves all of them, so there is no task, timer or queue a
+camera. A slow reader loses pictures up to the next keyframe once 512 KiB wait in its socket, as it would
+with a real camera.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ class Playback:
     """One playing session: a cursor in a source."""
 
     __slots__ = (
-        "audio", "audio_sequence", "base", "camera", "connection", "due", "index", "octets", "packets", "playing",
-        "queued", "random", "report_in", "sequence", "skipping", "source", "ssrc", "stream", "video",
+        "audio", "audio_sequence", "base", "camera", "connection", "due", "index", "octets",
+        "packets", "playing", "queued", "random", "report_in", "sequence", "skipping", "source",
+        "ssrc", "stream", "video",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, camera: Camera, stream: str) -> None:
@@ -223,7 +225,9 @@ class Farm:
     # -- faults --
 
     def set_fault(self, camera_id: str, fault: str, on: bool) -> None:
-        """Switches one fault of one camera. Raises KeyError for an unknown camera, ValueError for an unknown fault."""
+        """Switches one fault of one camera. Raises KeyError for an unknown camera, ValueError for an
+        unknown fault.
+        """
         camera = self.cameras[camera_id]
         if fault not in FAULTS:
             raise ValueError(f"unknown fault {fault}; known: {', '.join(FAULTS)}")
