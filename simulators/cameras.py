@@ -69,6 +69,7 @@ def plan(rows: list[dict[str, Any]], *, live: int, seconds: float = 10) -> list[
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
+    parser.set_defaults(run=run)
     parser.add_argument("--cameras", type=Path, default=Path("config/cameras.yaml"))
     parser.add_argument("--secrets", type=Path, default=Path("config/secrets.yaml"))
     parser.add_argument("--host", default="127.0.0.1")

@@ -6,7 +6,6 @@ import math
 import random
 import shutil
 import socket
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -27,10 +26,8 @@ def test_connect_packet_golden_bytes() -> None:
 
 
 def test_publish_and_subscribe_golden_bytes() -> None:
-    assert (
-        mqtt.publish_packet("a/b", b"hi", qos=1, retain=True, packet_id=10)
-        == b"\x33\x09\x00\x03a/b\x00\x0ahi"
-    )
+    packet = mqtt.publish_packet("a/b", b"hi", qos=1, retain=True, packet_id=10)
+    assert packet == b"\x33\x09\x00\x03a/b\x00\x0ahi"
     assert mqtt.publish_packet("a/b", b"hi") == b"\x30\x07\x00\x03a/bhi"
     assert mqtt.subscribe_packet(2, [("a/#", 1)]) == b"\x82\x08\x00\x02\x00\x03a/#\x01"
 
@@ -97,8 +94,8 @@ async def broker(tmp_path: Path) -> AsyncIterator[int]:
         port = int(probe.getsockname()[1])
     config = tmp_path / "mosquitto.conf"
     config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
-    process = subprocess.Popen(
-        [binary, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        binary, "-c", str(config), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         async with asyncio.timeout(10):
@@ -114,7 +111,7 @@ async def broker(tmp_path: Path) -> AsyncIterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        await process.wait()
 
 
 @pytest.mark.broker
