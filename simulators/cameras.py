@@ -102,6 +102,8 @@ def control(farm: Farm) -> web.Application:
         try:
             body = await request.json()
             camera_id, fault, on = str(body["camera"]), str(body["fault"]), bool(body.get("on", True))
+            if on:
+                await farm.prepare(camera_id, fault)
             farm.set_fault(camera_id, fault, on)
         except (KeyError, TypeError, ValueError) as error:
             return web.json_response({"error": repr(error)}, status=400)
