@@ -26,10 +26,11 @@ from gateway.access import Action, Principal, Resource, Role
 from gateway.alarms import announce, records
 from gateway.alarms.broker import GATEWAY_USER, Broker, BrokerSettings
 from gateway.alarms.casework import CaseDesk
-from gateway.alarms.desk import Actor, AlarmDesk, AlarmSettings
+from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import DispatchSettings, Duty, WorkerChoice, rank_workers
 from gateway.alarms.escalation import EscalationSettings
 from gateway.alarms.mqtt import Incoming, MqttClient, MqttSettings
+from gateway.alarms.policy import Actor, AlarmSettings
 from gateway.alarms.roster import Roster, WorkerView, parse_location
 from gateway.audit import audit
 from gateway.catalog import Catalog
@@ -55,7 +56,6 @@ from gateway.store import Store
 from gateway.streams.cameras import CameraState, CameraSupervisor, DialLimits, State
 from gateway.streams.dtls import Certificate
 from gateway.streams.link import MediaPort
-from gateway.streams.media import StreamName
 from gateway.streams.pictures import Snapshots
 from gateway.streams.plane import MediaPlane, PlaneLimits
 from gateway.streams.session import SessionKind
@@ -90,10 +90,23 @@ async def _serve(options: ServeOptions) -> None:
         loop.add_signal_handler(number, stopping.set)
     store = await Store.open(options.data.path / "gateway.db", busy_deadline_s=_settings(options).storage.busy_s)
     try:
-        gateway = Gateway(options, store)
-        await gateway.run(stopping)
+        port = await _open_media_port(_settings(options))
+        try:
+            await Gateway(options, store, port).run(stopping)
+        finally:
+            await port.close()
     finally:
         await store.close()
+
+
+async def _open_media_port(settings: Settings) -> MediaPort:
+    media = settings.media
+    return await MediaPort.open(
+        [(address, media.udp_port) for address in media.addresses or (settings.http.host,)],
+        certificate=Certificate(),
+        announce=[(host, 0) for host in media.announce],
+        tcp=media.tcp,
+    )
 
 
 def _settings(options: ServeOptions) -> Settings:
@@ -108,7 +121,7 @@ def now_ms() -> int:
 class Gateway:
     """All parts of one gateway process. Built once, run once."""
 
-    def __init__(self, options: ServeOptions, store: Store) -> None:
+    def __init__(self, options: ServeOptions, store: Store, media_port: MediaPort) -> None:
         configuration = options.configuration
         self.options = options
         self.settings = configuration.settings
@@ -121,6 +134,7 @@ class Gateway:
             epoch=str(ULID()), now_ms=now_ms, lag_ms=lambda: self._lag_ms, presence=self._on_page
         )
         dispatch = _dispatch_settings(self.settings)
+        self._dispatch = dispatch
         self.roster = Roster(store, dispatch, on_change=self._on_worker)
         self.broker = self._make_broker()
         self.mqtt: MqttClient | None = None
@@ -151,19 +165,28 @@ class Gateway:
             clock=now_ms,
         )
         self.calls_courier = Courier(store, self.switchboard.deliveries())
-        self.media_port: MediaPort | None = None
-        self.plane: MediaPlane | None = None
+        self.media_port = media_port
+        self.plane = MediaPlane(
+            media_port,
+            acquire=lambda camera_id, name: self.supervisor.acquire(camera_id, name),
+            release=lambda camera_id, name: self.supervisor.release(camera_id, name),
+            on_source_change=self.switchboard.media_changed,
+            on_session_closed=self._on_session_closed,
+            limits=PlaneLimits(sessions=self.settings.media.sessions),
+        )
         self.supervisor = CameraSupervisor(
             configuration.cameras,
             {name: (c.username, c.password) for name, c in configuration.secrets.credentials.items()},
-            lambda camera_id, name: self._plane.sink_of(camera_id, name),
+            self.plane.sink_of,
             limits=_dial_limits(self.settings),
             on_state=self._on_camera,
         )
         self.cameras = LiveCameras(
-            catalog=lambda: self.catalog, state=self.supervisor.state, watchers=self._watchers, jpeg=self._jpeg
+            catalog=lambda: self.catalog,
+            state=self.supervisor.state,
+            watchers=self.plane.watchers,
+            jpeg=Snapshots(self.plane.keyframe).jpeg,
         )
-        self._snapshots = Snapshots(lambda camera_id: self._plane.keyframe(camera_id))
         self.sessions = SessionsEdge(
             Keyring(options.data.secret("signing.key"), leeway_s=self.settings.access.leeway_s),
             store,
@@ -183,12 +206,6 @@ class Gateway:
         """How late the event loop is, in milliseconds."""
         return self._lag_ms
 
-    @property
-    def _plane(self) -> MediaPlane:
-        if self.plane is None:
-            raise Unavailable("video is not up yet", retry_after_s=1)
-        return self.plane
-
     # -- running ------------------------------------------------------------------------------------------------
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -197,8 +214,6 @@ class Gateway:
         await self.roster.load(self.catalog.workers())
         if self.broker is not None:
             await self.broker.start()
-        self.media_port = await self._open_media_port()
-        self.plane = self._make_plane(self.media_port)
         runner = await self._open_http()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -228,7 +243,6 @@ class Gateway:
         finally:
             self._tasks = None
             await runner.cleanup()
-            await self.media_port.close()
             if self.broker is not None:
                 await self.broker.stop()
 
@@ -319,26 +333,6 @@ class Gateway:
             },
         )
 
-    async def _open_media_port(self) -> MediaPort:
-        media, http = self.settings.media, self.settings.http
-        addresses = media.addresses or (http.host,)
-        return await MediaPort.open(
-            [(address, media.udp_port) for address in addresses],
-            certificate=Certificate(),
-            announce=[(host, 0) for host in media.announce],
-            tcp=media.tcp,
-        )
-
-    def _make_plane(self, port: MediaPort) -> MediaPlane:
-        return MediaPlane(
-            port,
-            acquire=self.supervisor.acquire,
-            release=self.supervisor.release,
-            on_source_change=self.switchboard.media_changed,
-            on_session_closed=self._on_session_closed,
-            limits=PlaneLimits(sessions=self.settings.media.sessions),
-        )
-
     async def _open_http(self) -> web.AppRunner:
         http = self.settings.http
         edge = Edge(
@@ -353,13 +347,13 @@ class Gateway:
         )
         calls = CallsEdge(self.switchboard, brief_of=self._brief_of, whereabouts=self._whereabouts)
         whep = SessionEndpoint(
-            self._plane,
+            self.plane,
             SessionKind.WATCH,
             session_path=lambda session_id: f"{WHEP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
         )
         whip = SessionEndpoint(
-            self._plane,
+            self.plane,
             SessionKind.PUBLISH,
             session_path=lambda session_id: f"{WHIP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
@@ -449,7 +443,7 @@ class Gateway:
                 "mqtt": mqtt_up,
                 "lag_ms": round(self._lag_ms, 1),
                 "cameras": {state.value: states.count(state) for state in State},
-                "sessions": 0 if self.plane is None else len(self.plane),
+                "sessions": len(self.plane),
             },
         )
 
@@ -487,7 +481,7 @@ class Gateway:
     async def _on_duty(self, message: Incoming) -> None:
         said = _decode(message.payload)
         try:
-            duty = Duty(said.get("duty"))
+            duty = Duty(str(said.get("duty")))
         except ValueError:
             raise ProtocolError(f"duty must be one of {', '.join(Duty)}", device=message.device) from None
         await self.roster.set_duty(message.device, duty, now_ms=now_ms())
@@ -536,7 +530,7 @@ class Gateway:
         if where is None:
             return []
         return rank_workers(
-            self.desk.dispatch_settings,
+            self._dispatch,
             self.roster.states(),
             where,
             grid=grid or self.catalog.area_at(where).grid,
@@ -555,7 +549,7 @@ class Gateway:
             return None
         chosen = [state for state in self.roster.states() if state.id == worker_id]
         ranked = rank_workers(
-            self.desk.dispatch_settings, chosen, where, grid=site.grid, now_ms=now_ms(), busy_too=True, limit=1
+            self._dispatch, chosen, where, grid=site.grid, now_ms=now_ms(), busy_too=True, limit=1
         )
         return ranked[0] if ranked else None
 
@@ -600,7 +594,7 @@ class Gateway:
         table = records.alarm_table
         query = (
             select(table)
-            .where(table.c.source == sid, table.c.closed_at.is_(None), table.c.verified.is_(True))
+            .where(table.c.source == f"stb/{sid}", table.c.closed_at.is_(None), table.c.verified.is_(True))
             .order_by(table.c.received_at.desc())
             .limit(1)
         )
@@ -651,12 +645,6 @@ class Gateway:
         except NotFound:
             return False
 
-    def _watchers(self, camera_id: str, name: StreamName) -> int:
-        return 0 if self.plane is None else self.plane.watchers(camera_id, name)
-
-    async def _jpeg(self, camera_id: str) -> bytes:
-        return await self._snapshots.jpeg(camera_id)
-
     def _on_camera(self, state: CameraState) -> None:
         self.events.publish(
             "camera",
@@ -671,12 +659,11 @@ class Gateway:
             self.media_edge.session_closed(session_id)
 
     def _close_media(self, owner: str) -> None:
-        if self.plane is not None:
-            self.plane.close_owned_by(owner, reason="call_ended")
+        self.plane.close_owned_by(owner, reason="call_ended")
 
     def _on_revoked(self, concerned: Callable[[Principal], bool], reason: str) -> None:
         self.events.revoke(concerned, reason)
-        if self.media_edge is not None and self.plane is not None:
+        if self.media_edge is not None:
             for session_id in self.media_edge.sessions_where(concerned):
                 self.plane.close(session_id, reason="revoked")
 

@@ -145,6 +145,8 @@ def _serve(options: argparse.Namespace) -> int:
         level=logging.DEBUG if options.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    for chatty in ("alembic", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     files = _files(options)
     configuration = load_configuration(files)
     with DataDir.open(options.data) as data:

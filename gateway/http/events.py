@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from aiohttp import WSMsgType, web
 
 from gateway.access import Action, Principal, Resource, authorize
@@ -227,4 +228,4 @@ class EventChannel:
 
     def _frame(self, type: str, data: Any, seq: int, at_ms: int) -> str:
         frame = {"seq": seq, "epoch": self.epoch, "type": type, "at": at_ms, "data": data}
-        return json.dumps(frame, ensure_ascii=False, separators=(",", ":"))
+        return msgspec.json.encode(frame).decode()

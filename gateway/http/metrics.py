@@ -72,8 +72,6 @@ class Metrics:
 
     def _media(self) -> Iterator[Metric]:
         plane, port = self._parts.plane, self._parts.media_port
-        if plane is None or port is None:
-            return
         sessions = CounterLike("gateway_media_sessions", "WebRTC sessions by kind", "kind")
         for session in plane.sessions():
             sessions.add(session.kind)

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from gateway import __version__
-from gateway.access import Action, Resource, authorize
+from gateway.access import Action, Resource, needs_principal
 from gateway.http.routes import Exchange, Route, json_response
 
 __all__ = ["document", "openapi_route"]
@@ -62,12 +62,12 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
 
 def _operation(route: Route, path: str, by_shape: dict[type, dict[str, Any]]) -> dict[str, Any]:
     name = re.sub(r"\W+", "_", f"{route.method.lower()}_{path}").strip("_")
-    open_to_all = authorize(None, route.action, Resource(kind="route", id=route.path)).allowed
+    named_only = needs_principal(route.action)
     operation: dict[str, Any] = {
         "operationId": name,
         "summary": route.summary,
         "x-action": route.action,
-        "security": [] if open_to_all else [{"bearer": []}, {"session": []}],
+        "security": [{"bearer": []}, {"session": []}] if named_only else [],
         "parameters": [
             {"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}
             for parameter in re.findall(r"\{(\w+)\}", path)

@@ -90,9 +90,19 @@ def page_routes(
         get("/ca.crt", Action.STATIC_READ, pages.ca, "The local certificate authority of `make demo LAN=1`"),
         get("/healthz", Action.HEALTH_READ, pages.healthz, "Whether the process lives; ignores cameras"),
         get("/readyz", Action.HEALTH_READ, pages.readyz, "Whether it accepts presses and viewers"),
-        get("/metrics", Action.METRICS_READ, pages.metrics, "Prometheus text format"),
+        Route(
+            method="GET", path="/metrics", action=Action.METRICS_READ, handler=pages.metrics,
+            resource=_from_this_machine, summary="Prometheus text format",
+        ),  # fmt: skip
         get("/mqtt", Action.MQTT_CONNECT, pages.mqtt, "MQTT over WebSocket, a pipe to the broker"),
     ]
+
+
+def _from_this_machine(request: web.Request) -> Resource:
+    """A proxy on this machine speaks for others, so its requests don't count as local."""
+    proxied = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "Via"))
+    local = request.remote in ("127.0.0.1", "::1")
+    return Resource(kind="metrics", id="metrics", loopback=local and not proxied)
 
 
 class _Pages:

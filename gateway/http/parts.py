@@ -24,8 +24,8 @@ class Parts(Protocol):
     events: EventChannel
     supervisor: CameraSupervisor
     mqtt: MqttClient | None
-    plane: MediaPlane | None
-    media_port: MediaPort | None
+    plane: MediaPlane
+    media_port: MediaPort
 
     @property
     def lag_ms(self) -> float: ...

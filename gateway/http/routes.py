@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from gateway.access import Action, Principal, Resource, authorize
+from gateway.access import Action, Principal, Resource, authorize, needs_principal
 from gateway.errors import GatewayError, NotAllowed, ProtocolError
 from gateway.http.problems import problem, problem_of
 
@@ -137,7 +137,7 @@ class Edge:
         return None, False
 
     def _bind(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        open_to_all = authorize(None, route.action, Resource(kind="route", id=route.path)).allowed
+        named_only = needs_principal(route.action)
 
         async def handle(request: web.Request) -> web.StreamResponse:
             by_cookie = False
@@ -145,9 +145,9 @@ class Edge:
             try:
                 principal, by_cookie = self.principal_of(request)
             except NotAllowed:
-                if not open_to_all:
+                if named_only:
                     raise
-            if principal is None and not open_to_all:
+            if principal is None and named_only:
                 raise NotAllowed("log in, or send Authorization: Bearer <token>", authenticated=False)
             if by_cookie and route.csrf and request.method not in SAFE_METHODS:
                 _refuse_foreign_request(request)
