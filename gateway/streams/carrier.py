@@ -319,7 +319,7 @@ class TcpConnection(asyncio.Protocol):
 
 
 def expand_binds(binds: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Replace wildcards by the addresses of this machine:
+    """Replace wildcards by the addresses of this machine.
 
     Loopback only when there is nothing else, link-local never.
     """

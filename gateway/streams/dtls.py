@@ -213,6 +213,8 @@ class DtlsServer:
         if certificate is None or not hmac.compare_digest(
             certificate.fingerprint(self._algorithm()), self._expected
         ):
+            with contextlib.suppress(SSL.Error):
+                connection.shutdown()  # the peer believes to be connected: tell it
             self._fail("DTLS fingerprint mismatch: the peer's certificate is not the one in its offer")
             return
         name = connection.get_selected_srtp_profile().decode()

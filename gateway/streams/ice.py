@@ -168,9 +168,9 @@ class IceSession(Generic[PathT]):
         )
 
     def receive_data(self, path: PathT) -> bool:
-        """DTLS or media came on an authenticated path;
+        """DTLS or media came on a path.
 
-        Before nomination it shows what the peer prefers. True: moved.
+        Before nomination an authenticated one shows what the peer prefers. True: `selected` changed.
         """
         if self.state is IceState.CHECKED and path in self._paths:
             return self._select(path)

@@ -142,7 +142,7 @@ class Link:
         return self._carrier.send(self.srtp.protect_rtcp(compound), self._address)
 
     def restart_ice(self, remote: RemoteTransport) -> IceCredentials:
-        """Begin an ICE restart;
+        """Begin an ICE restart.
 
         Returns the new local credentials. Media goes on over the old pair meanwhile.
         """

@@ -177,7 +177,7 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendTrack:
-    """What an answered section will send:
+    """What an answered section will send.
 
     SSRCs, and names for RTCP and the page. rtx_ssrc: None without RTX.
     """
@@ -301,7 +301,7 @@ def parse_offer(text: str) -> Offer:
 def _transport(
     media: tuple[MediaSection, ...], bundle: tuple[str, ...], sections: list[tuple[int, str, _Lines]]
 ) -> MediaSection:
-    """The section whose ICE and DTLS attributes rule:
+    """The section whose ICE and DTLS attributes rule.
 
     The first of the bundle (RFC 9143 section 7.2.1), or the only one.
     """
@@ -568,9 +568,10 @@ def write_answer(
     candidates: Sequence[Candidate],
     fingerprint_algorithm: str = "sha-256",
 ) -> str:
-    """The answer:
+    """The answer to an offer.
 
-    `answers` by mid, all other sections rejected with port 0. session_id: 62 random bits (RFC 9429 section
+    answers: by mid; all other sections rejected with port 0.
+    session_id: 62 random bits (RFC 9429 section
     5.2.1).
     """
     accepted = [section.mid for section in offer.media if section.mid in answers]

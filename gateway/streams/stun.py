@@ -198,7 +198,7 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 
 def _seal(kind: int, transaction_id: bytes, attributes: bytes, password: bytes) -> bytes:
-    """Put the header in front, MESSAGE-INTEGRITY and FINGERPRINT behind;
+    """Put the header in front, MESSAGE-INTEGRITY and FINGERPRINT behind.
 
     Each counts the length up to its own end.
     """
