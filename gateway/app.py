@@ -88,7 +88,9 @@ async def _serve(options: ServeOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    store = await Store.open(options.data.path / "gateway.db", busy_deadline_s=_settings(options).storage.busy_s)
+    store = await Store.open(
+        options.data.path / "gateway.db", busy_deadline_s=_settings(options).storage.busy_s
+    )
     try:
         port = await _open_media_port(_settings(options))
         try:
@@ -264,7 +266,9 @@ class Gateway:
         while True:
             if self.mqtt is not None and self.mqtt.is_up:
                 try:
-                    await self.mqtt.publish_health(db=self.store.health().writable, lag_ms=round(self._lag_ms))
+                    await self.mqtt.publish_health(
+                        db=self.store.health().writable, lag_ms=round(self._lag_ms)
+                    )
                 except Unavailable as error:
                     log.debug("health is not published: %s", error)
             await asyncio.sleep(10)
@@ -336,7 +340,8 @@ class Gateway:
     async def _open_http(self) -> web.AppRunner:
         http = self.settings.http
         edge = Edge(
-            authenticate=self.sessions.authenticate, security_headers=security_headers(tls=bool(http.tls_cert))
+            authenticate=self.sessions.authenticate,
+            security_headers=security_headers(tls=bool(http.tls_cert)),
         )
         alarms = AlarmsEdge(
             self.desk,
@@ -392,7 +397,9 @@ class Gateway:
             )
         )
         edge.add([self._events_route(), openapi_route(lambda: edge.routes)])
-        runner = web.AppRunner(edge.app, access_log=None, handle_signals=False, shutdown_timeout=http.shutdown_s)
+        runner = web.AppRunner(
+            edge.app, access_log=None, handle_signals=False, shutdown_timeout=http.shutdown_s
+        )
         await runner.setup()
         tls = None
         if http.tls_cert:
@@ -402,7 +409,9 @@ class Gateway:
             await web.TCPSite(runner, http.host, http.port, ssl_context=tls, reuse_address=True).start()
         except OSError as error:
             await runner.cleanup()
-            raise GatewayError(f"HTTP port {http.port} on {http.host} can't be used: {error.strerror}") from None
+            raise GatewayError(
+                f"HTTP port {http.port} on {http.host} can't be used: {error.strerror}"
+            ) from None
         port = runner.addresses[0][1]
         self.base_url = f"{'https' if tls else 'http'}://{http.host}:{port}"
         return runner

@@ -41,7 +41,9 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         parts = self._parts
-        build = GaugeMetricFamily("gateway_build_info", "Version of the gateway, always 1", labels=["version"])
+        build = GaugeMetricFamily(
+            "gateway_build_info", "Version of the gateway, always 1", labels=["version"]
+        )
         build.add_metric([__version__], 1)
         yield build
         health = parts.health()
@@ -59,16 +61,24 @@ class Metrics:
         yield states.gauge()
         counters = self._parts.supervisor.counters()
         yield _counter("gateway_rtsp_dials_total", "Connections begun to cameras", counters.dials)
-        failures = CounterMetricFamily("gateway_rtsp_failures_total", "Pulls that ended, by reason", labels=["reason"])
+        failures = CounterMetricFamily(
+            "gateway_rtsp_failures_total", "Pulls that ended, by reason", labels=["reason"]
+        )
         for reason, count in counters.failures.items():
             failures.add_metric([reason], count)
         yield failures
-        yield _counter("gateway_rtsp_received_bytes_total", "Bytes of media from cameras", counters.received_bytes)
+        yield _counter(
+            "gateway_rtsp_received_bytes_total", "Bytes of media from cameras", counters.received_bytes
+        )
         yield _counter("gateway_rtsp_packets_total", "RTP packets from cameras", counters.packets)
-        yield _counter("gateway_rtsp_lost_packets_total", "RTP packets missing from cameras", counters.lost_packets)
+        yield _counter(
+            "gateway_rtsp_lost_packets_total", "RTP packets missing from cameras", counters.lost_packets
+        )
         yield _counter("gateway_rtsp_access_units_total", "Pictures from cameras", counters.access_units)
         yield _counter("gateway_rtsp_keyframes_total", "Keyframes from cameras", counters.keyframes)
-        yield _counter("gateway_rtsp_timestamp_jumps_total", "Timelines that were re-anchored", counters.timestamp_jumps)
+        yield _counter(
+            "gateway_rtsp_timestamp_jumps_total", "Timelines that were re-anchored", counters.timestamp_jumps
+        )
 
     def _media(self) -> Iterator[Metric]:
         plane, port = self._parts.plane, self._parts.media_port
@@ -76,15 +86,21 @@ class Metrics:
         for session in plane.sessions():
             sessions.add(session.kind)
         yield sessions.gauge()
-        answered = CounterMetricFamily("gateway_media_answers_total", "Offers answered by kind", labels=["kind"])
+        answered = CounterMetricFamily(
+            "gateway_media_answers_total", "Offers answered by kind", labels=["kind"]
+        )
         for kind, count in plane.answered.items():
             answered.add_metric([str(kind)], count)
         yield answered
-        closed = CounterMetricFamily("gateway_media_closed_total", "Sessions ended by reason", labels=["reason"])
+        closed = CounterMetricFamily(
+            "gateway_media_closed_total", "Sessions ended by reason", labels=["reason"]
+        )
         for reason, count in plane.closed_reasons.items():
             closed.add_metric([reason], count)
         yield closed
-        events = CounterMetricFamily("gateway_media_port_events_total", "What happened at the port", labels=["event"])
+        events = CounterMetricFamily(
+            "gateway_media_port_events_total", "What happened at the port", labels=["event"]
+        )
         for name, count in port.counters.items():
             events.add_metric([name], count)
         yield events

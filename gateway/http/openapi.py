@@ -40,7 +40,9 @@ def openapi_route(routes: Callable[[], Sequence[Route]]) -> Route:
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """One operation a route. Bodies come from the msgspec shapes that the handlers decode with."""
     shapes = [route.request for route in routes if route.request is not None]
-    references, components = msgspec.json.schema_components(shapes, ref_template="#/components/schemas/{name}")
+    references, components = msgspec.json.schema_components(
+        shapes, ref_template="#/components/schemas/{name}"
+    )
     by_shape = dict(zip(shapes, references, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -83,5 +85,8 @@ def _operation(route: Route, path: str, by_shape: dict[type, dict[str, Any]]) ->
     if route.request is not None:
         operation["requestBody"] = {"content": {route.media: {"schema": by_shape[route.request]}}}
     elif route.media != "application/json" and route.method in ("POST", "PATCH"):
-        operation["requestBody"] = {"required": True, "content": {route.media: {"schema": {"type": "string"}}}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {route.media: {"schema": {"type": "string"}}},
+        }
     return operation

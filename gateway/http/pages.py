@@ -91,9 +91,13 @@ def page_routes(
         get("/healthz", Action.HEALTH_READ, pages.healthz, "Whether the process lives; ignores cameras"),
         get("/readyz", Action.HEALTH_READ, pages.readyz, "Whether it accepts presses and viewers"),
         Route(
-            method="GET", path="/metrics", action=Action.METRICS_READ, handler=pages.metrics,
-            resource=_from_this_machine, summary="Prometheus text format",
-        ),  # fmt: skip
+            method="GET",
+            path="/metrics",
+            action=Action.METRICS_READ,
+            handler=pages.metrics,
+            resource=_from_this_machine,
+            summary="Prometheus text format",
+        ),
         get("/mqtt", Action.MQTT_CONNECT, pages.mqtt, "MQTT over WebSocket, a pipe to the broker"),
     ]
 
