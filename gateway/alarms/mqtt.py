@@ -13,7 +13,9 @@ outbox tries again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -96,6 +98,7 @@ class MqttClient:
         client.max_queued_messages_set(10_000)
         client.reconnect_delay_set(*RECONNECT_S)
         client.will_set(f"{settings.root}/gw/health", msgspec.json.encode({"up": False}), qos=1, retain=True)
+        client.on_socket_open = self._on_socket_open
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -152,6 +155,11 @@ class MqttClient:
         await self.publish(f"{self._settings.root}/gw/health", payload, 1, True)
 
     # ---- on paho's thread --------------------------------------------------------------------------------
+
+    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        # Nagle's algorithm and delayed ACKs would hold each small packet back for 40 ms.
+        with contextlib.suppress(OSError, AttributeError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _on_connect(
         self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
