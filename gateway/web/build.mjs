@@ -72,6 +72,7 @@ for (const file of await readdir(source("icons"))) {
   const [name, extension] = file.split(".");
   icons[`icon_${name.replace(/\W/g, "_")}`] = await hashed(`icon-${name}`, extension, await readFile(source("icons", file)));
 }
+await writeFile(path.join(dist, "icon.svg"), await readFile(source("icons", "app.svg"))); // for /favicon.ico
 const manifest = await hashed("worker", "webmanifest", JSON.stringify({
   name: "网格员值守", short_name: "网格员", lang: "zh-CN", start_url: "/worker", scope: "/", display: "standalone",
   orientation: "portrait", background_color: "#0a1019", theme_color: "#0a1019",

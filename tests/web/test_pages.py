@@ -1,4 +1,4 @@
-"""The pages without a gateway: they type-check, build, pass their unit tests, and their lock names no host."""
+"""The pages without a gateway: types, build, unit tests; and a lock that names no host."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ function AlarmRow({ alarm }: { alarm: Alarm }) {
       data-alarm={alarm.id} data-handling={alarm.handling} aria-current={selectedId.value === alarm.id} onClick={() => void select(alarm, false)}>
       <i class="kind" aria-hidden="true">{KIND_SHAPE[alarm.kind] ?? "!"}</i>
       <span class="what"><b>{tv("kind", alarm.kind)}</b>
-        {alarm.silent && <em class="tag quiet-alarm">🔇 {t("silent")}</em>}
+        {alarm.silent && <em class="tag quiet-alarm">⊘ {t("silent")}</em>}
         {!alarm.verified && <em class="tag">? {t("unverified")}</em>}
         {alarm.repeats > 0 && <em class="tag">×{alarm.repeats + 1}</em>}
         {alarm.condition === "CLEARED" && <em class="tag">{t("cleared")}</em>}
@@ -102,14 +102,16 @@ export function AlarmQueue() {
 }
 
 const EVENT: Record<string, string> = {
-  received: "收到报警", created: "收到报警", persisted: "已入库", shown: "已显示在值班台", acknowledged: "已接警", unacknowledged: "退回待接警", triaged: "已处置", closed: "已结束",
-  cancelled: "居民取消", cleared: "居民取消", repeated: "再次按下", repeat: "再次按下", escalated: "升级", place: "位置更正", place_corrected: "位置更正", rung: "呼叫网格员", claimed: "网格员接警", call_opened: "开始呼叫", call_ended: "对讲结束", ranked: "选出人员和摄像机",
+  raised: "收到报警", repeated: "再次按下", unverified: "签名未通过核实", shown: "已显示在值班台", acknowledged: "已接警", unacknowledged: "退回待接警", abandoned: "接警后无处置，退回",
+  triaged: "已定性", closed: "已结束", cancelled: "居民取消", place: "更正位置", call: "开始呼叫网格员", police_prompt: "提示移交公安", escalated: "升级", claimed: "网格员接警", dispatched: "已派遣", ranked: "选出人员和摄像机",
 };
+const DETAIL: Record<string, string> = { via: "途径", label: "地点", level: "级别", outcome: "结果", note: "备注", severity: "等级", worker: "网格员", name: "姓名", reason: "原因", repeats: "次数" };
+/** What the timeline tells beside the event itself: only members that mean something to an operator. */
 function describe(detail: unknown): string {
   if (detail === null || detail === undefined) return "";
   if (typeof detail === "string") return detail;
   if (typeof detail !== "object") return String(detail);
-  return Object.entries(detail).filter(([, v]) => v !== null && typeof v !== "object").map(([k, v]) => `${k} ${String(v)}`).join(" · ");
+  return Object.entries(detail).filter(([k, v]) => k in DETAIL && v !== null && v !== "" && typeof v !== "object").map(([k, v]) => `${DETAIL[k]} ${k === "outcome" || k === "level" ? tv(k, String(v)) : String(v)}`).join(" · ");
 }
 
 export function AlarmDetail() {
@@ -121,11 +123,11 @@ export function AlarmDetail() {
   const call = callOf(alarm.id);
   const open = alarm.handling !== "CLOSED";
   const canTriage = open && alarm.handling !== "TRIAGED";
-  const by = (who: NonNullable<Alarm["timeline"]>[number]["by"]): string => (who === null ? "" : typeof who === "string" ? who : who.name);
+  const by = (who: NonNullable<Alarm["timeline"]>[number]["by"]): string => (who === null ? "" : typeof who === "string" ? who.replace(/^system$/, "").replace(/^stb\//, "机顶盒 ").replace(/^(operator|desk|leader|worker)\//, "") : who.name);
   return (
     <section class="detail" data-detail={alarm.id} aria-label={t("alarms")}>
       <header class={`h-${alarm.handling}`}>
-        <h2><i aria-hidden="true">{KIND_SHAPE[alarm.kind] ?? "!"}</i>{tv("kind", alarm.kind)}{alarm.silent && <em class="tag quiet-alarm">🔇 {t("silent")}</em>}{!alarm.verified && <em class="tag">? {t("unverified")}</em>}</h2>
+        <h2><i aria-hidden="true">{KIND_SHAPE[alarm.kind] ?? "!"}</i>{tv("kind", alarm.kind)}{alarm.silent && <em class="tag quiet-alarm">⊘ {t("silent")}</em>}{!alarm.verified && <em class="tag">? {t("unverified")}</em>}</h2>
         <em class={`handling h-${alarm.handling}`}>{tv("handling", alarm.handling)}</em>
         <button type="button" class="x" aria-label={t("close")} onClick={() => { selectedId.value = null; }}>✕</button>
       </header>

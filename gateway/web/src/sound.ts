@@ -4,6 +4,8 @@ import { signal } from "@preact/signals";
 export const unlocked = signal(false);
 let context: AudioContext | null = null;
 let loop = 0;
+/** Browsers refuse to vibrate before the first touch, and say so loudly. */
+const touched = (): boolean => (navigator.userActivation as UserActivation | undefined)?.hasBeenActive ?? true;
 
 export async function unlock(): Promise<void> {
   context ??= new AudioContext();
@@ -36,11 +38,15 @@ function tone(frequency: number, at: number, length: number, gain: number): void
 
 /** Repeats the alarm or ring pattern while `on`. */
 export function sounding(on: boolean, kind: "alarm" | "ring"): void {
-  if (!on) { clearInterval(loop); loop = 0; if (kind === "ring") navigator.vibrate?.(0); return; }
+  if (!on) { clearInterval(loop); loop = 0; if (kind === "ring" && touched()) navigator.vibrate?.(0); return; }
   if (loop) return;
   const play = (): void => {
     if (kind === "alarm") { tone(880, 0, 0.25, 0.25); tone(660, 0.3, 0.25, 0.25); tone(880, 0.6, 0.25, 0.25); }
-    else { tone(523, 0, 0.4, 0.35); tone(659, 0.45, 0.4, 0.35); navigator.vibrate?.([400, 200, 400]); }
+    else {
+      tone(523, 0, 0.4, 0.35);
+      tone(659, 0.45, 0.4, 0.35);
+      if (touched()) navigator.vibrate?.([400, 200, 400]);
+    }
   };
   play();
   loop = window.setInterval(play, kind === "alarm" ? 2500 : 1800);

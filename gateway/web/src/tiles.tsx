@@ -149,7 +149,7 @@ function Tile({ index, id, big }: { index: number; id: string | null; big: boole
           <span>{state === "stale" ? t("staleWhy", { s: 3 }) : why}</span>
         </div>}
         <div class="tile-top">
-          {alarmChoice && <span class="tag alarm">⚠ {t("linked")} · {distance(alarmChoice.distance_m)}</span>}
+          {alarmChoice && <span class="tag linktag">⚠ {t("linked")} · {distance(alarmChoice.distance_m)}</span>}
           <span class="tile-actions">
             <button type="button" title={big ? t("close") : t("enlarge")} aria-label={big ? t("close") : t("enlarge")} onClick={(e) => { e.stopPropagation(); toggle(); }}>{big ? "✕" : "⤢"}</button>
             {!big && <button type="button" title={t("clearTile")} aria-label={t("clearTile")} onClick={(e) => { e.stopPropagation(); assign(index, null); }}>✕</button>}

@@ -22,7 +22,7 @@ function Row({ camera }: { camera: Camera }) {
 }
 
 export function Tree() {
-  const [open, setOpen] = useState<ReadonlySet<string>>(new Set());
+  const [open, setOpen] = useState<ReadonlySet<string> | null>(null);
   const all = cameras.value;
   const grouped = useMemo(() => {
     const streets = new Map<string, Map<string, Camera[]>>();
@@ -36,7 +36,9 @@ export function Tree() {
   }, [all, areas.value]);
   const query = searchText.value.trim().toLowerCase();
   const found = query ? [...all.values()].filter((c) => `${c.name} ${c.id} ${areaName(c.community)}`.toLowerCase().includes(query)) : [];
-  const toggle = (key: string): void => { const next = new Set(open); if (!next.delete(key)) next.add(key); setOpen(next); };
+  /** Until the user folds anything, the first street stands open. */
+  const unfolded = open ?? new Set([...grouped.keys()].slice(0, 1));
+  const toggle = (key: string): void => { const next = new Set(unfolded); if (!next.delete(key)) next.add(key); setOpen(next); };
   const live = (list: Camera[]): number => list.filter((c) => c.state === "live").length;
   return (
     <nav class="tree" aria-label={t("cameras")}>
@@ -49,13 +51,13 @@ export function Tree() {
           {found.length > LIMIT && <p class="quiet pad">{t("more", { n: found.length - LIMIT })}</p>}
         </> : [...grouped].map(([street, communities]) => {
           const list = [...communities.values()].flat();
-          const wide = open.has(street) || grouped.size === 1;
+          const wide = unfolded.has(street) || grouped.size === 1;
           return (
             <div key={street} class="branch">
               <button type="button" class="street" aria-expanded={wide} onClick={() => toggle(street)}><i aria-hidden="true">{wide ? "▾" : "▸"}</i><span>{areaName(street || null) || t("other")}</span><small>{live(list)}/{list.length}</small></button>
               {wide && [...communities].map(([code, members]) => {
                 const key = `${street}/${code}`;
-                const shown = open.has(key) || communities.size === 1;
+                const shown = unfolded.has(key) || communities.size === 1;
                 return (
                   <div key={key} class="branch in">
                     <button type="button" class="community" aria-expanded={shown} onClick={() => toggle(key)}><i aria-hidden="true">{shown ? "▾" : "▸"}</i><span>{areaName(code || null) || t("other")}</span><small>{live(members)}/{members.length}</small></button>

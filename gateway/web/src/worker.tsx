@@ -112,25 +112,27 @@ function endCall(): void {
   mine?.stream?.getTracks().forEach((track) => track.stop());
 }
 
+/** In the call: publishes what `media` gives, and gathers what is known of the place. */
+async function enter(claimed: Call, media: ReturnType<typeof capture>): Promise<void> {
+  ring.value = null;
+  call.value = claimed;
+  if (task.value?.call !== claimed.id) task.value = { call: claimed.id, incident: claimed.incident_id, alarm: claimed.alarm_id, label: claimed.place_label, arrived: false };
+  remember();
+  if (claimed.alarm_id) get<Alarm>(`/api/v1/alarms/${seg(claimed.alarm_id)}`).then((a) => { scene.value = a; }, () => undefined);
+  const got = await media;
+  const stream = "stream" in got ? got.stream : null;
+  if ((call.value as Call | null)?.id !== claimed.id || !claimed.leg) { stream?.getTracks().forEach((track) => track.stop()); return; }
+  own.value = {
+    leg: claimed.leg, stream, fault: "fault" in got ? got.fault : null, front: true,
+    publisher: stream && new Publisher(`/api/v1/calls/${seg(claimed.id)}/legs/${seg(claimed.leg)}/whip`, stream),
+  };
+}
 async function take(of: Call): Promise<void> {
   if (busy.value) return;
   busy.value = of.id;
-  sounding(false, "ring");
   const media = capture("user"); // asks for the camera while the claim is under way: the claim decides, not the permission
   try {
-    const claimed = await post<Call>(`/api/v1/calls/${seg(of.id)}/claim`);
-    ring.value = null;
-    call.value = claimed;
-    task.value = { call: of.id, incident: claimed.incident_id, alarm: claimed.alarm_id, label: claimed.place_label, arrived: false };
-    remember();
-    const got = await media;
-    const stream = "stream" in got ? got.stream : null;
-    if ((call.value as Call | null)?.id !== claimed.id || !claimed.leg) { stream?.getTracks().forEach((track) => track.stop()); return; }
-    own.value = {
-      leg: claimed.leg, stream, fault: "fault" in got ? got.fault : null, front: true,
-      publisher: stream && new Publisher(`/api/v1/calls/${seg(of.id)}/legs/${seg(claimed.leg)}/whip`, stream),
-    };
-    if (of.alarm_id) get<Alarm>(`/api/v1/alarms/${seg(of.alarm_id)}`).then((a) => { scene.value = a; }, () => undefined);
+    await enter(await post<Call>(`/api/v1/calls/${seg(of.id)}/claim`), media);
   } catch (error) {
     void media.then((got) => { if ("stream" in got) got.stream.getTracks().forEach((track) => track.stop()); });
     if (error instanceof ApiError && error.status === 409) {
@@ -139,6 +141,12 @@ async function take(of: Call): Promise<void> {
       stopRing(of.id, name ? t("takenBy", { name }) : t("ringGone"));
     } else fail(error);
   } finally { busy.value = ""; }
+}
+/** The page was opened anew in the middle of a call of one's own: back into it. */
+async function resume(of: Call): Promise<void> {
+  if (busy.value) return;
+  busy.value = of.id;
+  try { await enter(await post<Call>(`/api/v1/calls/${seg(of.id)}/join`), capture("user")); } catch (error) { fail(error); } finally { busy.value = ""; }
 }
 async function decline(of: Call): Promise<void> {
   ring.value = null;
@@ -164,16 +172,16 @@ async function flip(): Promise<void> {
     own.value = { ...mine, stream: next, front: !mine.front };
   } catch (error) { fail(error); }
 }
-async function report(what: "on_scene" | "done", note: string): Promise<void> {
+async function report(what: "handle" | "submit", note: string): Promise<void> {
   const of = task.value;
   if (!of) return;
   try {
     if (!of.incident && of.alarm) { const alarm = await get<Alarm>(`/api/v1/alarms/${seg(of.alarm)}`); of.incident = alarm.incident_id; }
     if (of.incident) await post(`/api/v1/incidents/${seg(of.incident)}/${what}`, note ? { note } : {});
-    else throw new ApiError(0, t("conflict"), {}, null);
-    task.value = what === "done" ? null : { ...of, arrived: true };
+    else throw new ApiError(0, t("notYet"), {}, null);
+    task.value = what === "submit" ? null : { ...of, arrived: true };
     remember();
-    say(what === "done" ? t("finishedDone") : t("onSceneDone"));
+    say(what === "submit" ? t("finishedDone") : t("onSceneDone"));
   } catch (error) { fail(error); }
 }
 
@@ -195,6 +203,8 @@ async function load(): Promise<void> {
     const ringing = open.calls.find((c) => c.state === "RINGING" && myRung(c)?.outcome === "ringing");
     if (ringing) onRing(ringing);
     else if (ring.value) stopRing(ring.value.id, t("ringGone"));
+    const mineNow = open.calls.find((c) => c.answered_by?.id === session.value?.sub && c.state !== "RINGING");
+    if (mineNow && !call.value) void resume(mineNow);
     if (call.value && !open.calls.some((c) => c.id === call.value?.id)) { endCall(); say(t("callEnded")); }
   } catch (error) { loadError.value = error instanceof Error ? error.message : String(error); setTimeout(() => void load(), 5000); }
 }
@@ -212,7 +222,7 @@ function Ringing({ of }: { of: Call }) {
     <section class="ringing" role="alertdialog" aria-label={t("incoming")} data-ring={of.id}>
       <Still cameras={scene.value?.cameras} />
       <div class="text">
-        <h1>⚠ {scene.value ? tv("kind", scene.value.kind) : t("ringing")}{scene.value?.silent && <em class="tag">🔇 {t("silent")}</em>}</h1>
+        <h1>⚠ {scene.value ? tv("kind", scene.value.kind) : t("ringing")}{scene.value?.silent && <em class="tag">⊘ {t("silent")}</em>}</h1>
         <p class="where">{of.place_label}</p>
         {rung?.distance_m !== null && rung !== undefined && <p class="far">➤ {t("ringFrom", { d: distance(rung.distance_m) })}</p>}
         <p class="reason">{rung?.reason}</p>
@@ -301,8 +311,8 @@ function Task() {
       <b>{of.label}</b>
       <div class="task">
         {of.arrived && <input placeholder={t("feedback")} maxLength={200} value={note} onInput={(e) => setNote(e.currentTarget.value)} />}
-        <button type="button" class="go" data-act="on_scene" disabled={of.arrived} onClick={() => void report("on_scene", "")}>{of.arrived ? `✓ ${t("onScene")}` : t("onScene")}</button>
-        <button type="button" class="end" data-act="done" onClick={() => void report("done", note.trim())}>{t("finished")}</button>
+        <button type="button" class="go" data-act="on_scene" disabled={of.arrived} onClick={() => void report("handle", "")}>{of.arrived ? `✓ ${t("onScene")}` : t("onScene")}</button>
+        <button type="button" class="end" data-act="done" disabled={!of.arrived} onClick={() => void report("submit", note.trim())}>{t("finished")}</button>
       </div></> : <p class="quiet">{t("noTask")}</p>}
     </div>
   );

@@ -27,6 +27,7 @@ var BoxPress = (function () {
     if (press.nextAt <= now) { press.nextAt = now + 2000; }
     return { mqtt: mqttUp, http: !mqttUp || now - press.begun >= HTTP_AFTER_S * 1000 };
   }
+  function reach(press, stage) { if (press.reached.indexOf(stage) < 0) { press.reached.push(stage); } }
   /** Takes an ack in. Stages never run backwards; a refusal and an end always hold. True if something changed. */
   function ack(press, message) {
     if (message.pid !== press.pid) { return false; }
@@ -40,7 +41,9 @@ var BoxPress = (function () {
     if (at < 0) { return false; }
     if (message.who) { press.who = message.who; }
     if (typeof message.eta_s === "number") { press.eta = message.eta_s; }
-    if (press.reached.indexOf(stage) < 0) { press.reached.push(stage); }
+    reach(press, "persisted"); // nothing else can have happened before
+    if (stage === "answered") { reach(press, "shown"); }
+    reach(press, stage);
     if (press.stage === "cancelled" || press.stage === "closed") { return false; }
     if (at > ORDER.indexOf(press.stage) || press.stage === "refused") { press.stage = stage; }
     return true;

@@ -60,7 +60,7 @@
     if (me.grid_phone) { make("div", "phone", el.side); text(el.phone, TEXT.phone); el.phone.appendChild(document.createElement("br")); text(make("b", "", el.phone), me.grid_phone); }
     make("div", "panel"); make("div", "toast"); make("span", "toastText", el.toast);
     n = Math.min(6, me.cameras.length);
-    cols = n <= 1 ? 1 : n <= 4 ? 2 : 3; rows = n <= 2 ? 1 : 2;
+    cols = n <= 1 ? 1 : 2; rows = Math.ceil(n / cols);
     if (!n) { text(make("p", "boot", el.grid), TEXT.none); }
     for (i = 0; i < n; i++) { tile(i, cols, rows); }
     focus = n ? 0 : -1;
