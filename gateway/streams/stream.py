@@ -76,8 +76,8 @@ class StreamLimits:
 
     gop_seconds: float = 3.0
     gop_octets: int = 1_000_000
-    history_packets: int = 2048
-    history_octets: int = 2_500_000
+    history_packets: int = 1200
+    history_octets: int = 1_300_000
 
 
 _VIDEO_LIMITS = StreamLimits()
