@@ -10,7 +10,7 @@ from aiohttp import web
 from gateway.access import Action, Principal, Resource, authorize
 from gateway.catalog import Catalog
 from gateway.errors import NotFound, TooMany, Unavailable
-from gateway.http.routes import Exchange, Route, json_response
+from gateway.http.routes import Exchange, Handler, Route, json_response
 from gateway.streams.cameras import CameraState
 from gateway.streams.media import StreamName
 from gateway.streams.whep import EdgeRequest, EdgeResponse, IceServer, SessionEndpoint
@@ -192,31 +192,27 @@ class MediaEdge:
                 success=201,
             ),
         ]  # fmt: skip
-        for path in (
-            "/whep/{camera_id}",
-            *(f"/api/v1/calls/{{call_id}}/legs/{{leg_id}}/{kind}" for kind in ("whip", "whep")),
-        ):
-            rows.append(
-                Route(
-                    method="OPTIONS", path=path, action=Action.MEDIA_PREFLIGHT, handler=self._preflight,
-                    resource=open_path, summary="What can be posted here (CORS preflight)", success=204,
-                )
+
+        def preflight(path: str, handler: Handler) -> Route:
+            return Route(
+                method="OPTIONS", path=path, action=Action.MEDIA_PREFLIGHT, handler=handler, resource=open_path,
+                summary="What can be sent here (CORS preflight)", success=204,
             )  # fmt: skip
+
+        leg = "/api/v1/calls/{call_id}/legs/{leg_id}"
+        rows += [
+            preflight(path, self._preflight) for path in ("/whep/{camera_id}", f"{leg}/whip", f"{leg}/whep")
+        ]
         for base, handler in ((WHEP_SESSIONS, self._whep_session), (WHIP_SESSIONS, self._whip_session)):
             path = base + "/{session_id}"
-            for method in ("GET", "PATCH", "DELETE"):
-                rows.append(
-                    Route(
-                        method=method, path=path, action=Action.MEDIA_SESSION, handler=handler, resource=session,
-                        summary=f"{method} a media session", media=fragment,
-                    )
-                )  # fmt: skip
-            rows.append(
+            rows.append(preflight(path, handler))
+            rows += [
                 Route(
-                    method="OPTIONS", path=path, action=Action.MEDIA_PREFLIGHT, handler=handler, resource=open_path,
-                    summary="What a session takes (CORS preflight)", success=204,
+                    method=method, path=path, action=Action.MEDIA_SESSION, handler=handler, resource=session,
+                    summary=f"{method} a media session", media=fragment,
                 )
-            )  # fmt: skip
+                for method in ("GET", "PATCH", "DELETE")
+            ]  # fmt: skip
         return rows
 
     # -- cameras ------------------------------------------------------------------------------------------------
