@@ -51,7 +51,7 @@ from gateway.identity import Keyring, LoginThrottle, device_password
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.outbox import Courier
-from gateway.settings import MqttMode, Settings
+from gateway.settings import CompiledLoop, MqttMode, Settings
 from gateway.store import Store
 from gateway.streams.cameras import CameraState, CameraSupervisor, DialLimits, State
 from gateway.streams.dtls import Certificate
@@ -108,6 +108,7 @@ async def _open_media_port(settings: Settings) -> MediaPort:
         certificate=Certificate(),
         announce=[(host, 0) for host in media.announce],
         tcp=media.tcp,
+        use_compiled=media.compiled is CompiledLoop.AUTO,
     )
 
 

@@ -26,7 +26,7 @@ from pylibsrtp._binding import ffi, lib  # no other way to protect at an offset,
 
 from gateway.errors import ProtocolError
 
-__all__ = ["Buffers", "Profile", "SrtpKeys", "SrtpReceiver", "SrtpSender", "derive_key"]
+__all__ = ["SEND_WINDOW", "Buffers", "Profile", "SrtpKeys", "SrtpReceiver", "SrtpSender", "derive_key"]
 
 Buffers = list[bytes | memoryview]
 
@@ -126,10 +126,12 @@ def _session(keys: SrtpKeys, *, outbound: bool) -> Session:
 class SrtpSender(ABC):
     """Seals what one link sends. `SrtpSender.create(keys)` gives the one for the negotiated profile.
 
-    segment_overhead: octets that a payload grows by on its way to a datagram: RTP header and tag.
+    segment_overhead: octets that a payload grows by on its way to a datagram: RTP header and tag. lane: what the
+    compiled loop seals and sends with, None for these here.
     """
 
     segment_overhead: int
+    lane: object | None = None
 
     @staticmethod
     def create(keys: SrtpKeys) -> SrtpSender:
@@ -155,10 +157,6 @@ class SrtpSender(ABC):
         timestamp: 32 bits. Raises ValueError, with AES-CM only: over MAX_GROUP_SIZE, or for an
         index more than SEND_WINDOW behind the newest of its ssrc.
         """
-
-    @abstractmethod
-    def protect(self, header: bytes, payload: bytes, index: int) -> bytes:
-        """Ciphertext and tag of one packet whose RTP header (with extension) is given."""
 
     @abstractmethod
     def protect_rtcp(self, compound: bytes) -> bytes:
@@ -226,6 +224,7 @@ class GcmSender(SrtpSender):
         return buffers
 
     def protect(self, header: bytes, payload: bytes, index: int) -> bytes:
+        """Ciphertext and tag of one packet whose RTP header (with extension) is given."""
         ssrc = int.from_bytes(header[8:12], "big")
         return self._encrypt((self._salt ^ (ssrc << 48) ^ index).to_bytes(12, "big"), payload, header)
 
@@ -294,6 +293,7 @@ class CmSender(SrtpSender):
         return [_cm_view[:offset]]
 
     def protect(self, header: bytes, payload: bytes, index: int) -> bytes:
+        """Ciphertext and tag of one packet whose RTP header (with extension) is given."""
         self._follow(int.from_bytes(header[8:12], "big"), index, 1)
         return bytes(self._session.protect(header + payload))[len(header) :]
 
