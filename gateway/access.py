@@ -5,9 +5,9 @@
 resource:
 
     ANY        nothing to check: the endpoint acts on the principal itself, or holds nothing of any place
-    AREA       the resource lies in the principal's area (none: the whole district), or the principal takes
-    part HOME       the resource lies in the community of the principal's own grid, or the principal takes
-    part RESIDENT   the camera is shown to residents (`visible_to`) and the principal lives where it is shown
+    AREA       the resource lies in the principal's area (none: the whole district), or the principal takes part
+    HOME       the resource lies in the community of the principal's own grid, or the principal takes part
+    RESIDENT   the camera is shown to residents (`visible_to`) and the principal lives where it is shown
     PART       the principal takes part in it (`participants`, `owner`)
     OWN        the principal owns it (`owner`)
     LOOPBACK   the request came from this machine
@@ -39,6 +39,7 @@ __all__ = [
     "Scope",
     "Visibility",
     "authorize",
+    "needs_principal",
     "require",
 ]
 
@@ -135,6 +136,7 @@ class Action(StrEnum):
     STATIC_READ = "static.read"
     PRESS_SIGNED = "press.signed"  # press, cancel and place: the signature is the credential
     SESSION_CREATE = "session.create"
+    MEDIA_PREFLIGHT = "media.preflight"  # CORS: browsers send no credentials with it
     PAGE_INDEX = "page.index"
     PAGE_LOGIN = "page.login"
     # one's own session
@@ -251,6 +253,7 @@ RULES: Mapping[Action, _Row] = {
     Action.STATIC_READ: _PUBLIC,
     Action.PRESS_SIGNED: _PUBLIC,
     Action.SESSION_CREATE: _PUBLIC,
+    Action.MEDIA_PREFLIGHT: _PUBLIC,
     Action.PAGE_INDEX: _PUBLIC,
     Action.PAGE_LOGIN: _PUBLIC,
     #
@@ -364,6 +367,11 @@ def authorize(principal: Principal | None, action: Action, resource: Resource) -
     if scope is not Scope.ANY and resource.id is None and action in _LISTABLE:
         return Decision(True, f"role {principal.role} may ask for {action}")
     return _in_scope(scope, principal, resource)
+
+
+def needs_principal(action: Action) -> bool:
+    """Whether nobody may do this without having proven who they are, whatever the resource."""
+    return _EVERYBODY not in RULES.get(action, {})
 
 
 def require(principal: Principal | None, action: Action, resource: Resource) -> None:

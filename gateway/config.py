@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.access import Visibility
+from gateway.data_dir import DataDir
 from gateway.district import District, Level
 from gateway.errors import ConfigError
 from gateway.geo import Position
@@ -27,8 +28,10 @@ __all__ = [
     "CameraConfig",
     "Configuration",
     "Credential",
+    "Files",
     "Pull",
     "Secrets",
+    "ServeOptions",
     "Transport",
     "check_files",
     "load_cameras",
@@ -105,6 +108,28 @@ class Secrets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """Where the configuration is read from; None: there is none. Kept for reloads."""
+
+    config: Path | None = None
+    cameras: Path | None = None
+    secrets: Path | None = None
+    district: Path | None = None
+
+    @classmethod
+    def beside(cls, cameras: Path, *, config: Path | None = None, district: Path | None = None) -> Files:
+        """Of what isn't given, gateway.yaml, secrets.yaml and district/ beside the cameras file, if any."""
+        folder = cameras.parent
+        found_config, found_district = folder / "gateway.yaml", folder / "district"
+        return cls(
+            config=config or (found_config if found_config.exists() else None),
+            cameras=cameras,
+            secrets=folder / "secrets.yaml",
+            district=district or (found_district if found_district.is_dir() else None),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """Everything that is read from files at start."""
 
@@ -112,6 +137,19 @@ class Configuration:
     cameras: tuple[CameraConfig, ...]
     secrets: Secrets
     district: District
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """What the composition root gets: everything read and checked, the data directory locked.
+
+    workers: of the command line, else of the settings.
+    """
+
+    files: Files
+    configuration: Configuration
+    data: DataDir
+    workers: int
 
 
 def load_settings(path: Path | None) -> Settings:
@@ -148,46 +186,36 @@ def load_secrets(path: Path | None) -> Secrets:
     return secrets
 
 
-def load_configuration(
-    *, config: Path | None, cameras: Path, secrets: Path | None, district: Path | None
-) -> Configuration:
+def load_configuration(files: Files) -> Configuration:
     """All files. Raises one ConfigError with the mistakes of all of them."""
-    loaded, mistakes = _read_all(config=config, cameras=cameras, secrets=secrets, district=district)
+    loaded, mistakes = _read_all(files)
     if mistakes:
         raise ConfigError([str(mistake) for mistake in mistakes])
     return loaded
 
 
-def check_files(
-    *,
-    config: Path | None = None,
-    cameras: Path | None = None,
-    secrets: Path | None = None,
-    district: Path | None = None,
-) -> list[Mistake]:
-    """Every mistake in the files given, sorted by file and line."""
-    return _read_all(config=config, cameras=cameras, secrets=secrets, district=district)[1]
+def check_files(files: Files) -> list[Mistake]:
+    """Every mistake in the files, sorted by file and line."""
+    return _read_all(files)[1]
 
 
-def _read_all(
-    *, config: Path | None, cameras: Path | None, secrets: Path | None, district: Path | None
-) -> tuple[Configuration, list[Mistake]]:
+def _read_all(files: Files) -> tuple[Configuration, list[Mistake]]:
     mistakes: list[Mistake] = []
     settings, read_secrets, read_district = Settings(), Secrets(), District.empty()
     read_cameras: tuple[CameraConfig, ...] = ()
-    if config is not None:
-        document = Document(config)
-        settings = _read_settings(document, config)
+    if files.config is not None:
+        document = Document(files.config)
+        settings = _read_settings(document, files.config)
         mistakes += document.mistakes
-    if secrets is not None and secrets.exists():
-        document = Document(secrets, secret=True)
-        read_secrets = _read_secrets(document, secrets)
+    if files.secrets is not None and files.secrets.exists():
+        document = Document(files.secrets, secret=True)
+        read_secrets = _read_secrets(document, files.secrets)
         mistakes += document.mistakes
-    if district is not None:
-        read_district, found = District.read(district)
+    if files.district is not None:
+        read_district, found = District.read(files.district)
         mistakes += found
-    if cameras is not None:
-        document = Document(cameras)
+    if files.cameras is not None:
+        document = Document(files.cameras)
         read_cameras = _read_cameras(document, read_secrets, read_district)
         mistakes += document.mistakes
     loaded = Configuration(

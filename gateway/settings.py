@@ -54,6 +54,7 @@ class HttpSettings:
     port: int = ranged(8080, 0, 65_535)  # 0: any free one
     tls_cert: str = checked("", "file")
     tls_key: str = checked("", "file")
+    tls_ca: str = checked("", "file")  # offered at /ca.crt, for devices that must learn to trust it
     allow_plain: bool = False
     trusted_proxies: tuple[str, ...] = checked((), "network")  # whose X-Forwarded-For counts
     allowed_origins: tuple[str, ...] = checked((), "origin")  # beside the own one, for WebSocket and CORS

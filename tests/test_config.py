@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.access import Visibility
 from gateway.config import (
+    Files,
     Pull,
     Transport,
     check_files,
@@ -31,7 +32,7 @@ def write(path: Path, text: str, mode: int = 0o600) -> Path:
 
 
 def mistakes_of(**files: Path) -> list[tuple[int, str, str]]:
-    return [(one.line, one.path, one.message) for one in check_files(**files)]
+    return [(one.line, one.path, one.message) for one in check_files(Files(**files))]
 
 
 def test_three_lines_are_enough(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_a_whole_camera_and_its_position_in_wgs84(tmp_path: Path) -> None:
             transport: udp
         """,
     )
-    loaded = load_configuration(config=None, cameras=path, secrets=secrets, district=None)
+    loaded = load_configuration(Files(cameras=path, secrets=secrets))
     (camera,) = loaded.cameras
     assert camera.position is not None
     assert distance_m(camera.position, truth) < 0.1
@@ -144,7 +145,7 @@ def test_every_mistake_in_one_run(tmp_path: Path) -> None:
         (20, "cameras[4].main", "is missing"),
         (21, "camera", "is no known key; did you mean cameras?"),
     ]
-    assert "secret@" not in str(check_files(cameras=cameras))
+    assert "secret@" not in str(check_files(Files(cameras=cameras)))
     with pytest.raises(ConfigError) as error:
         load_cameras(cameras)
     assert error.value.mistakes[0].startswith(f"{cameras}:4: cameras[0].headng: ")
@@ -250,7 +251,7 @@ def test_secrets_are_private_and_never_quoted(tmp_path: Path) -> None:
         """,
         mode=0o644,
     )
-    found = check_files(secrets=path)
+    found = check_files(Files(secrets=path))
     assert [(one.line, one.path) for one in found] == [
         (0, ""),
         (2, "credentials.farm.password"),
@@ -279,4 +280,4 @@ def test_secrets_by_name(tmp_path: Path) -> None:
 def test_no_file_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_bytes(data)
-    check_files(cameras=path, config=path, secrets=path)
+    check_files(Files(cameras=path, config=path, secrets=path))

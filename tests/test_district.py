@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.access import Principal, Role
-from gateway.config import check_files, load_cameras
+from gateway.config import Files, check_files, load_cameras
 from gateway.district import District, Level, Place
 from gateway.errors import ConfigError
 from gateway.geo import Position
@@ -163,7 +163,7 @@ def test_every_mistake_in_one_run(tmp_path: Path) -> None:
         boxes="boxes:\n- {sid: stb1, household: h2, colour: red}\n",
         users="users:\n- {sub: u, role: opertor}\n- {sub: v, role: desk, area: 510118, supervisor: 7}\n",
     )
-    found = [(Path(one.file).name, one.path, one.message) for one in check_files(district=directory)]
+    found = [(Path(one.file).name, one.path, one.message) for one in check_files(Files(district=directory))]
     assert [(file, path) for file, path, _ in found] == [
         ("areas.geojson", "features[4].properties.parent"),
         ("areas.geojson", "features[6].geometry.type"),
@@ -186,7 +186,7 @@ def test_every_mistake_in_one_run(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    ((mistake),) = check_files(district=tmp_path / "none")
+    ((mistake),) = check_files(Files(district=tmp_path / "none"))
     assert mistake.message == "there is no such directory"
 
 

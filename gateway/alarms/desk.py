@@ -363,6 +363,18 @@ class AlarmDesk:
                 lambda c: audit(c, who=who, action="mqtt.denied", subject=who, detail=detail, now_ms=now_ms)
             )
 
+    async def on_no_answer(self, alarm_id: str, reason: str) -> None:
+        """No gridworker came so far. reason: why, as the call says it (nobody_on_duty, no_answer ...)."""
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            if row["closed_at"] is not None:
+                return row
+            records.add_timeline(c, row["id"], at=now_ms, event="no_answer", by="system", reason=reason)
+            announce_alarm(c, row, records.load_deadlines(c, row["id"]))
+            return row
+
+        await self._step(alarm_id, step)
+
     # ---- views ---------------------------------------------------------------------------------------------
 
     async def list(

@@ -1,1 +1,1 @@
-"""Video calls between the command center, gridworkers and boxes. Knows nothing of RTP or alarms' inner life."""
+"""Video calls between command center, gridworkers and boxes. Knows nothing of RTP or alarms' inner life."""

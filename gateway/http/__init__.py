@@ -1,0 +1,1 @@
+"""The HTTP edge: one route table, one authorisation, one error format. Holds no domain rules of its own."""

@@ -1,0 +1,180 @@
+"""Calls at the HTTP edge: who may open, claim, join and hang up, in the contract's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from gateway.access import Action, Principal, Resource, Role, authorize, require
+from gateway.errors import NotFound, ProtocolError
+from gateway.http.routes import Exchange, Route, json_response
+from gateway.intercom.model import Call, Participant
+from gateway.intercom.switchboard import AlarmBrief, Switchboard
+from gateway.intercom.view import call_view, participants
+
+__all__ = ["CallsEdge", "OpenCall", "call_resource"]
+
+
+class OpenCall(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """`POST /api/v1/calls`. An operator: alarm_id rings its plan, worker_id that worker. A gridworker: neither, the desks ring."""
+
+    alarm_id: str | None = None
+    worker_id: str | None = None
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """`device` tells two phones of one person apart; pages send a random id that they keep."""
+
+    device: str = ""
+
+
+def call_resource(call: Call) -> Resource:
+    """The call for `authorize`: its place, and everybody whom it rang or who is in it."""
+    return Resource(
+        kind="call", id=call.id, lineage=tuple(call.lineage), participants=frozenset(participants(call))
+    )
+
+
+def participant(principal: Principal) -> Participant:
+    return Participant(id=principal.sub, name=principal.name or principal.sub, role=principal.role)
+
+
+class CallsEdge:
+    """Routes of calls. `brief_of(alarm_id)` describes an alarm; `whereabouts(worker)` tells where a calling worker is."""
+
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        *,
+        brief_of: Callable[[str], Awaitable[AlarmBrief]],
+        whereabouts: Callable[[str], tuple[tuple[str, ...], tuple[float, float] | None, str]],
+    ) -> None:
+        self._switchboard = switchboard
+        self._brief_of = brief_of
+        self._whereabouts = whereabouts
+
+    async def resource(self, request: web.Request) -> Resource:
+        """The call named in the path."""
+        return call_resource(await self._switchboard.get(request.match_info["call_id"]))
+
+    async def leg_resource(self, request: web.Request) -> Resource:
+        """The leg named in the path; its owner is its participant."""
+        call = await self._switchboard.get(request.match_info["call_id"])
+        leg = call.leg(request.match_info["leg_id"])
+        if leg is None:
+            raise NotFound("no such leg in this call")
+        return Resource(kind="leg", id=leg.id, lineage=tuple(call.lineage), owner=leg.participant.id)
+
+    def routes(self) -> list[Route]:
+        def calls(request: web.Request) -> Resource:
+            return Resource.collection("call")
+
+        def opening(request: web.Request) -> Resource:
+            """Opening is authorized in the handler, when the body has told what for."""
+            return Resource(kind="session")
+
+        base = "/api/v1/calls"
+        one = base + "/{call_id}"
+        rows: list[Route] = [
+            Route(
+                method="GET", path=base, action=Action.CALL_LIST, handler=self._list, resource=calls,
+                summary="Calls, newest first (?open=1: only those going on; ?missed=1: a gridworker's missed ones)",
+            ),
+            Route(
+                method="POST", path=base, action=Action.SESSION_READ, handler=self._open, resource=opening,
+                summary="Ring a gridworker, an alarm's plan, or (as a gridworker) the command center",
+                request=OpenCall, success=201,
+            ),
+            Route(
+                method="GET", path=one, action=Action.CALL_READ, handler=self._read, resource=self.resource,
+                summary="One call",
+            ),
+        ]  # fmt: skip
+        for verb, action, handler, summary in (
+            ("claim", Action.CALL_CLAIM, self._claim, "Answer; one wins, the others get 409 with `taken_by`"),
+            ("decline", Action.CALL_DECLINE, self._decline, "Not me: the next one rings"),
+            ("join", Action.CALL_JOIN, self._join, "Take a place in the room"),
+            (
+                "hangup",
+                Action.CALL_HANGUP,
+                self._hangup,
+                "End it on both sides, or leave if other desks stay",
+            ),
+        ):
+            rows.append(
+                Route(
+                    method="POST", path=f"{one}/{verb}", action=action, handler=handler, resource=self.resource,
+                    summary=summary, request=Answer,
+                )
+            )  # fmt: skip
+        return rows
+
+    async def _list(self, exchange: Exchange) -> web.StreamResponse:
+        who = exchange.who
+        if exchange.query("missed") and who.role is Role.WORKER:
+            found = await self._switchboard.missed(who.sub, since_ms=0)
+        else:
+            found = await self._switchboard.calls(only_open=exchange.query("open") == "1")
+        seen = [c for c in found if authorize(who, Action.CALL_LIST, call_resource(c)).allowed]
+        return json_response({"calls": [self._view(call, who) for call in seen]})
+
+    async def _read(self, exchange: Exchange) -> web.StreamResponse:
+        return json_response(self._view(await self._call(exchange), exchange.who))
+
+    async def _open(self, exchange: Exchange) -> web.StreamResponse:
+        who, wanted = exchange.who, await exchange.body(OpenCall)
+        by = participant(who)
+        if who.role is Role.WORKER:
+            lineage, position, label = self._whereabouts(who.sub)
+            require(who, Action.CALL_OPEN, Resource(kind="call", lineage=lineage, owner=who.sub))
+            call = await self._switchboard.call_center(
+                by, lineage=lineage, position=position, place_label=label
+            )
+        else:
+            brief = await self._brief_of(wanted.alarm_id) if wanted.alarm_id else None
+            if brief is not None:
+                lineage = brief.lineage
+            elif wanted.worker_id:
+                lineage = self._whereabouts(wanted.worker_id)[0]
+            else:
+                raise ProtocolError("name an alarm_id or a worker_id")
+            require(who, Action.CALL_OPEN, Resource(kind="call", lineage=tuple(lineage)))
+            if wanted.worker_id:
+                call = await self._switchboard.dispatch(wanted.worker_id, by, brief=brief)
+            else:
+                assert brief is not None  # noqa: S101 - narrowed above
+                call = await self._switchboard.ring_for_alarm(brief, by)
+        return json_response(self._view(call, who), status=201)
+
+    async def _claim(self, exchange: Exchange) -> web.StreamResponse:
+        answer = await exchange.body(Answer)
+        call = await self._switchboard.claim(
+            exchange.path("call_id"), participant(exchange.who), device=answer.device
+        )
+        return json_response(self._view(call, exchange.who))
+
+    async def _decline(self, exchange: Exchange) -> web.StreamResponse:
+        call = await self._switchboard.decline(exchange.path("call_id"), exchange.who.sub)
+        return json_response(self._view(call, exchange.who))
+
+    async def _join(self, exchange: Exchange) -> web.StreamResponse:
+        answer = await exchange.body(Answer)
+        call = await self._switchboard.join(
+            exchange.path("call_id"), participant(exchange.who), device=answer.device
+        )
+        return json_response(self._view(call, exchange.who))
+
+    async def _hangup(self, exchange: Exchange) -> web.StreamResponse:
+        call = await self._switchboard.hangup(exchange.path("call_id"), participant(exchange.who))
+        return json_response(self._view(call, exchange.who))
+
+    async def _call(self, exchange: Exchange) -> Call:
+        return await self._switchboard.get(exchange.path("call_id"))
+
+    @staticmethod
+    def _view(call: Call, who: Principal) -> dict[str, Any]:
+        own = call.leg_of(who.sub)
+        return call_view(call, leg=own.id if own is not None else None)

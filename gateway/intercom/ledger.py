@@ -1,0 +1,156 @@
+"""What a step of a call leaves in the store beside the call itself: audit lines and outbox rows.
+
+Runs on the writer thread in the transaction that moves the call, so neither can exist without the other.
+Outbox kinds:
+
+    call.ring    {worker_id, message}: `w/{wid}/call`. Ordered per call and worker.
+    call.event   {type, data, lineage, participants, only, until?}: the event channel. Ordered per call.
+    call.news    {what: opened|accepted|no_answer|missed, ...}: the alarm desk. Ordered per call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from gateway import outbox
+from gateway.audit import audit
+from gateway.intercom.model import (
+    Accepted,
+    Busy,
+    Call,
+    CallSettings,
+    Claim,
+    Decline,
+    Effect,
+    Hangup,
+    Input,
+    Join,
+    Missed,
+    NoAnswer,
+    Participant,
+    RestartIce,
+    Ring,
+    Rung,
+    StopRinging,
+)
+from gateway.intercom.plan import ring_until
+from gateway.intercom.view import call_view, participants, ring_end_event, ring_end_message, ring_message
+
+__all__ = [
+    "KIND_EVENT",
+    "KIND_NEWS",
+    "KIND_RING",
+    "SYSTEM",
+    "announce_ring",
+    "record_opening",
+    "record_step",
+    "who",
+]
+
+Json = dict[str, Any]
+
+KIND_RING = "call.ring"
+KIND_EVENT = "call.event"
+KIND_NEWS = "call.news"
+SYSTEM = "system"
+
+
+def who(participant: Participant) -> str:
+    """The audit trail's name for a person."""
+    return f"{participant.role}/{participant.id}"
+
+
+def record_opening(connection: Connection, call: Call, by: str, now_ms: int) -> None:
+    _note(connection, call, by, "call.open", {"kind": call.kind.value, "alarm": call.alarm_id}, now_ms)
+    if call.alarm_id is not None:
+        _news(connection, call, "opened", call_id=call.id)
+
+
+def record_step(
+    connection: Connection,
+    before: Call,
+    after: Call,
+    given: Input,
+    effects: tuple[Effect, ...],
+    now_ms: int,
+    settings: CallSettings,
+) -> None:
+    """Everything that one step of `call.step` has to leave behind."""
+    _note_input(connection, after, given, now_ms)
+    for effect in effects:
+        match effect:
+            case Ring(rung=rung, until=until):
+                _note(connection, after, SYSTEM, "call.ring", _why(rung), now_ms)
+                announce_ring(connection, after, rung, until)
+            case StopRinging(worker_id=worker_id):
+                message = ring_end_message(after, effect, ring_until(before, settings))
+                payload = {"worker_id": worker_id, "message": message}
+                outbox.add(connection, KIND_RING, f"{after.id}/{worker_id}", payload)
+                event = {"type": "ring_end", "data": ring_end_event(after, effect), "only": worker_id}
+                outbox.add(connection, KIND_EVENT, after.id, event)
+            case Accepted(participant=worker, eta_s=eta_s):
+                _news(connection, after, "accepted", worker_id=worker.id, name=worker.name, eta_s=eta_s)
+            case NoAnswer(reason=reason):
+                _news(connection, after, "no_answer", reason=reason)
+            case Missed(worker_id=missed_by):
+                _news(connection, after, "missed", worker_id=missed_by, call_id=after.id)
+            case RestartIce(leg_id=leg_id, attempt=attempt):
+                detail = {"leg": leg_id, "attempt": attempt}
+                _note(connection, after, SYSTEM, "call.restart", detail, now_ms)
+            case _:
+                pass
+    if after.ended and after.end_reason is not None:
+        detail = {"reason": after.end_reason.value, "was": before.state.value}
+        _note(connection, after, SYSTEM, "call.end", detail, now_ms)
+    event = {
+        "type": "call",
+        "data": call_view(after),
+        "lineage": after.lineage,
+        "participants": participants(after),
+    }
+    outbox.add(connection, KIND_EVENT, after.id, event)
+
+
+def announce_ring(connection: Connection, call: Call, rung: Rung, until: int) -> None:
+    """Rings a phone by both ways: MQTT and the event channel."""
+    payload = {"worker_id": rung.worker_id, "message": ring_message(call, rung, until)}
+    outbox.add(connection, KIND_RING, f"{call.id}/{rung.worker_id}", payload)
+    event = {"type": "ring", "data": call_view(call), "only": rung.worker_id, "until": until}
+    outbox.add(connection, KIND_EVENT, call.id, event)
+
+
+def _note_input(connection: Connection, call: Call, given: Input, now_ms: int) -> None:
+    """Who did what. What the clock, the ranking and the media do shows in lines of their own."""
+    match given:
+        case Claim(participant=by) | Join(participant=by) | Hangup(participant=by):
+            _note(connection, call, who(by), f"call.{type(given).__name__.lower()}", {}, now_ms)
+        case Decline(worker_id=worker_id):
+            _note(connection, call, f"worker/{worker_id}", "call.decline", {}, now_ms)
+        case Busy(worker_id=worker_id, reason=reason):
+            _note(connection, call, SYSTEM, "call.pass_over", {"worker": worker_id, "why": reason}, now_ms)
+        case _:
+            pass
+
+
+def _why(rung: Rung) -> Json:
+    """Why this worker: what the audit trail keeps of each choice."""
+    return {
+        "worker": rung.worker_id,
+        "reason": rung.reason,
+        "distance_m": rung.distance_m,
+        "eta_s": rung.eta_s,
+        "own_grid": rung.own_grid,
+        "waiting": rung.waiting,
+        "ringing": rung.cycle,
+    }
+
+
+def _news(connection: Connection, call: Call, what: str, **more: object) -> None:
+    """For the alarm desk. What concerns no alarm is told as well: the receiver decides."""
+    outbox.add(connection, KIND_NEWS, call.id, {"what": what, "alarm_id": call.alarm_id, **more})
+
+
+def _note(connection: Connection, call: Call, by: str, action: str, detail: Json, now_ms: int) -> None:
+    audit(connection, who=by, action=action, subject=f"call/{call.id}", detail=detail, now_ms=now_ms)

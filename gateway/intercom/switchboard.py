@@ -1,0 +1,689 @@
+"""The switchboard: calls as a service on the store.
+
+Each step is one transaction: the call is read, moved by `call.step`, written back by compare-and-set, its
+audit lines and its announcements (outbox) with it. What the world hears leaves through the outbox after the
+commit: rings over MQTT and the event channel, the call itself to the pages, "accepted" and "nobody answers"
+to the alarm desk. Media sessions live in this process only and are closed right after the commit.
+
+The root wires it with callables; `deliveries()` gives the outbox kinds that the courier hands back to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection
+from ulid import ULID
+
+from gateway import outbox
+from gateway.errors import Conflict, NotFound, Unavailable
+from gateway.intercom import ledger, tables
+from gateway.intercom.call import step
+from gateway.intercom.model import (
+    Busy,
+    Call,
+    CallKind,
+    CallSettings,
+    CallState,
+    Cancel,
+    Claim,
+    CloseMedia,
+    Decline,
+    Effect,
+    Elapsed,
+    Hangup,
+    Input,
+    Join,
+    MediaChanged,
+    MediaLost,
+    Participant,
+    RankedWorker,
+    Relocate,
+    RingWorkers,
+    Side,
+    Supersede,
+)
+from gateway.intercom.plan import choose, next_deadline, ring_request, ring_until
+from gateway.intercom.view import (
+    leg_of_source,
+    media_owner,
+    source_id,
+)
+from gateway.store import Store
+
+__all__ = ["AlarmBrief", "Audience", "Switchboard"]
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Position = tuple[float, float]
+
+RETRY_S = 1.0
+"""How long the timers rest when the database can't be written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmBrief:
+    """What a call needs to know of an alarm.
+
+    position: (lat, lon) WGS-84; lineage: codes of the areas around it.
+    """
+
+    alarm_id: str
+    place_label: str
+    position: Position | None
+    lineage: tuple[str, ...]
+    grid: str | None = None
+    incident_id: str | None = None
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> AlarmBrief:
+        """From the outbox kind `ring_plan`; what a call does not need is left aside."""
+        where = payload["position"]
+        return cls(
+            alarm_id=payload["alarm_id"],
+            place_label=payload["place_label"],
+            position=None if where is None else (where["lat"], where["lon"]),
+            lineage=tuple(payload["lineage"]),
+            grid=payload["grid"],
+            incident_id=payload["incident_id"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audience:
+    """Who may get an event.
+
+    only: this gridworker alone; else whoever is a participant or may see the lineage.
+    """
+
+    lineage: tuple[str, ...]
+    participants: tuple[str, ...]
+    only: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """A call as it is on disk after a transaction, and the effects that are not in the outbox."""
+
+    call: Call
+    effects: tuple[Effect, ...]
+
+    def following(self, earlier: _Moved) -> _Moved:
+        """Both steps of one transaction as one."""
+        return _Moved(self.call, (*earlier.effects, *self.effects))
+
+
+class Switchboard:
+    """All calls of this gateway. `await start()` once, then `await run()` in a task; every method is for the
+    loop's thread.
+
+    rank(position, grid, exclude): the ranking, best first, without off-duty workers. pick(worker_id,
+    position): one worker as the ranking sees it, None if it is unknown or off duty. ring(worker_id, message):
+    MQTT `w/{wid}/call`. publish_event(type, data, audience): the event channel. close_media(owner): ends
+    media sessions of that owner. on_accepted(alarm_id, worker_id, name, eta_s), on_no_answer(alarm_id,
+    reason), on_opened(alarm_id, call_id), on_missed(call_id, worker_id, alarm_id) tell the alarm desk; they
+    may be repeated after a crash and raise to be tried again. clock: UTC milliseconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: CallSettings,
+        *,
+        rank: Callable[[Position | None, str | None, frozenset[str]], Sequence[RankedWorker]],
+        pick: Callable[[str, Position | None], RankedWorker | None],
+        ring: Callable[[str, Json], Awaitable[None]],
+        publish_event: Callable[[str, Json, Audience], Awaitable[None]],
+        close_media: Callable[[str], None],
+        on_accepted: Callable[[str, str, str, float | None], Awaitable[None]],
+        on_no_answer: Callable[[str, str], Awaitable[None]],
+        on_opened: Callable[[str, str], Awaitable[None]],
+        on_missed: Callable[[str, str | None, str | None], Awaitable[None]],
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        new_id: Callable[[], str] = lambda: str(ULID()),
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._rank = rank
+        self._pick = pick
+        self._ring = ring
+        self._publish_event = publish_event
+        self._close_media = close_media
+        self._on_accepted = on_accepted
+        self._on_no_answer = on_no_answer
+        self._on_opened = on_opened
+        self._on_missed = on_missed
+        self._clock = clock
+        self._new_id = new_id
+        self._open: dict[str, Call] = {}
+        # Bounded by the legs there are: of each only the newest word of the media plane counts.
+        self._media: dict[tuple[str, str], frozenset[str]] = {}
+        self._wake = asyncio.Event()
+        self._paused_until = 0
+
+    # -------------------------------------------------------------------------------------------- opening
+
+    async def open_for_alarm(self, brief: AlarmBrief) -> Call:
+        """Opens the alarm's call and rings by itself.
+
+        The same alarm again gives the same call, whatever became of it.
+        """
+        now_ms = self._clock()
+        call = self._new_call(CallKind.ALARM, brief, now_ms)
+        ranked = self._rank(call.position, call.grid, frozenset())
+
+        def open_once(connection: Connection) -> list[_Moved]:
+            known = tables.opened_for(connection, brief.alarm_id)
+            if known is not None:
+                return [self._relocate(connection, known, brief, ranked, now_ms)]
+            return [self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.alarm_id)]
+
+        return (await self._write(open_once)).call
+
+    async def ring_for_alarm(self, brief: AlarmBrief, by: Participant) -> Call:
+        """An operator asks for a call about an alarm: joins the one that is open, else rings as the
+        alarm's commit does.
+        """
+        now_ms = self._clock()
+        call = replace(self._new_call(CallKind.ALARM, brief, now_ms), opened_by=by)
+        ranked = self._rank(call.position, call.grid, frozenset())
+
+        def open_or_join(connection: Connection) -> list[_Moved]:
+            for known in tables.open_for(connection, brief.alarm_id):
+                return [self._move(connection, self._load(connection, known), Join(participant=by), now_ms)]
+            begun = self._begin(connection, call, ranked, now_ms, ledger.who(by), opened_for=None)
+            joined = self._move(connection, begun.call, Join(participant=by), now_ms)
+            return [joined.following(begun)]
+
+        return (await self._write(open_or_join)).call
+
+    async def dispatch(self, worker_id: str, by: Participant, *, brief: AlarmBrief | None = None) -> Call:
+        """An operator calls a worker of its choice; a worker in another call hears it waiting.
+
+        It takes the place of the alarm's own call while that only rings (superseded). Raises Conflict if the
+        worker is not on duty.
+        """
+        now_ms = self._clock()
+        chosen = self._pick(worker_id, brief.position if brief else None)
+        if chosen is None:
+            raise Conflict("this gridworker is not on duty", worker_id=worker_id)
+        call = replace(self._new_call(CallKind.DISPATCH, brief, now_ms), opened_by=by, picked=(worker_id,))
+
+        def open_it(connection: Connection) -> list[_Moved]:
+            moved = []
+            for known in tables.open_for(connection, brief.alarm_id) if brief else ():
+                other = self._load(connection, known)
+                if other.state is CallState.RINGING and other.kind is CallKind.ALARM:
+                    moved.append(self._move(connection, other, Supersede(), now_ms))
+            tables.insert_call(connection, call, opened_for=None)
+            ledger.record_opening(connection, call, ledger.who(by), now_ms)
+            waiting = frozenset({worker_id}) & tables.busy_workers(connection)
+            first = self._move(connection, call, Join(participant=by), now_ms)
+            rung = self._move(connection, first.call, RingWorkers(choices=(chosen,), waiting=waiting), now_ms)
+            return [rung.following(first), *moved]
+
+        return (await self._write(open_it)).call
+
+    async def call_center(
+        self, by: Participant, *, lineage: tuple[str, ...], position: Position | None, place_label: str
+    ) -> Call:
+        """A gridworker calls the command center: its desks ring.
+
+        The same worker again gets the call that is open.
+        """
+        now_ms = self._clock()
+        call = replace(
+            self._new_call(CallKind.INBOUND, None, now_ms),
+            opened_by=by,
+            rings=Side.CENTER,
+            lineage=lineage,
+            position=position,
+            place_label=place_label,
+            grid=lineage[-1] if lineage else None,
+        )
+
+        def open_it(connection: Connection) -> list[_Moved]:
+            for known in tables.involving(connection, by.id):
+                other = self._load(connection, known)
+                if other.leg_of(by.id) is not None:
+                    if other.kind is CallKind.INBOUND:
+                        return [_Moved(other, ())]
+                    raise Conflict("you are in another call", call_id=other.id)
+            tables.insert_call(connection, call, opened_for=None)
+            ledger.record_opening(connection, call, ledger.who(by), now_ms)
+            return [self._move(connection, call, Join(participant=by), now_ms)]
+
+        return (await self._write(open_it)).call
+
+    # ------------------------------------------------------------------------------------------- answering
+
+    async def claim(self, call_id: str, by: Participant, *, device: str = "") -> Call:
+        """Answers. One wins; everybody else, and the winner's other phone, gets Conflict(taken_by={id,
+        name}).
+
+        What the winner was in before is ended (superseded) and its other rings move on: it is busy now.
+        """
+        now_ms = self._clock()
+
+        def claim_it(connection: Connection) -> list[_Moved]:
+            before = self._load(connection, call_id)
+            won = self._move(connection, before, Claim(participant=by, device=device), now_ms)
+            if by.side is not Side.WORKER or won.call.answered_at == before.answered_at:
+                return [won]
+            moved = [won]
+            for other_id in tables.involving(connection, by.id):
+                other = self._load(connection, other_id)
+                if other_id == call_id:
+                    continue
+                if other.leg_of(by.id) is not None:
+                    moved.append(self._move(connection, other, Supersede(), now_ms))
+                elif not other.picked:
+                    moved.append(self._move(connection, other, Busy(worker_id=by.id, reason="busy"), now_ms))
+            return moved
+
+        return (await self._write(claim_it)).call
+
+    async def decline(self, call_id: str, worker_id: str) -> Call:
+        """This worker won't come; the next one rings at once."""
+        return await self._step(call_id, Decline(worker_id=worker_id), f"worker/{worker_id}")
+
+    async def join(self, call_id: str, by: Participant, *, device: str = "") -> Call:
+        """Takes a place in the room.
+
+        For an inbound call that rings, the first desk to join has answered it.
+        """
+        return await self._step(call_id, Join(participant=by, device=device), ledger.who(by))
+
+    async def hangup(self, call_id: str, by: Participant) -> Call:
+        """Ends it for everybody, or leaves, if others of the command center stay.
+
+        An ended call stays as it is.
+        """
+        now_ms = self._clock()
+
+        def hang_up(connection: Connection) -> list[_Moved]:
+            call = self._load(connection, call_id)
+            if call.ended:
+                return [_Moved(call, ())]
+            return [self._move(connection, call, Hangup(participant=by), now_ms)]
+
+        return (await self._write(hang_up)).call
+
+    async def reply(self, worker_id: str, payload: Mapping[str, object]) -> None:
+        """`w/{wid}/reply`: accept or decline over MQTT.
+
+        What comes too late is answered by the `ring_end` already sent.
+        """
+        call_id, act = payload.get("call"), payload.get("act")
+        if not isinstance(call_id, str):
+            return
+        with contextlib.suppress(Conflict, NotFound):
+            if act == "accept":
+                call = await self.get(call_id)
+                rung = next((r for r in call.rung if r.worker_id == worker_id), None)
+                name = rung.name if rung else worker_id
+                await self.claim(call_id, Participant(id=worker_id, name=name, role="worker"))
+            elif act == "decline":
+                await self.decline(call_id, worker_id)
+
+    async def cancel_alarm(self, alarm_id: str) -> None:
+        """The alarm is over: what still rings for it falls silent. A call that was answered goes on."""
+
+        def cancel(connection: Connection) -> list[_Moved]:
+            moved = []
+            for call_id in tables.open_for(connection, alarm_id):
+                call = self._load(connection, call_id)
+                if call.state is CallState.RINGING:
+                    moved.append(self._move(connection, call, Cancel(), self._clock()))
+            return moved
+
+        self._apply(await self._store.write(cancel))
+
+    async def worker_off_duty(self, worker_id: str) -> None:
+        """Its phone falls silent and the next one rings; a call it is in goes on."""
+
+        def fall_out(connection: Connection) -> list[_Moved]:
+            moved = []
+            for call_id in tables.involving(connection, worker_id):
+                call = self._load(connection, call_id)
+                if any(rung.worker_id == worker_id for rung in call.ringing):
+                    given = Busy(worker_id=worker_id, reason="off_duty")
+                    moved.append(self._move(connection, call, given, self._clock()))
+            return moved
+
+        self._apply(await self._store.write(fall_out))
+
+    # --------------------------------------------------------------------------------------------- reading
+
+    async def get(self, call_id: str) -> Call:
+        """Raises NotFound."""
+        return await self._store.read(lambda connection: self._load(connection, call_id))
+
+    async def calls(self, *, only_open: bool = False, limit: int = 100) -> list[Call]:
+        """Newest first; the caller leaves out what the principal may not see."""
+
+        def read(connection: Connection) -> list[Call]:
+            ids = tables.recent(connection, only_open=only_open, limit=limit)
+            return [self._load(connection, call_id) for call_id in ids]
+
+        return await self._store.read(read)
+
+    async def missed(self, worker_id: str, *, since_ms: int, limit: int = 50) -> list[Call]:
+        """The calls this worker missed, newest first."""
+
+        def read(connection: Connection) -> list[Call]:
+            found = tables.missed(connection, worker_id, since_ms, limit)
+            return [self._load(connection, call_id) for call_id in dict.fromkeys(c for c, _ in found)]
+
+        return await self._store.read(read)
+
+    async def own_leg(self, call_id: str, leg_id: str, participant_id: str) -> tuple[str, str]:
+        """(source id, media owner) for publishing on one's own leg.
+
+        Raises NotFound for anybody else's, or if it left.
+        """
+        call = await self.get(call_id)
+        leg = call.leg(leg_id)
+        if leg is None or leg.left_at is not None or leg.participant.id != participant_id:
+            raise NotFound(f"no leg {leg_id} of yours in call {call_id}")
+        return source_id(call_id, leg_id), media_owner(call_id, leg_id)
+
+    async def watchable_leg(self, call_id: str, leg_id: str, participant_id: str) -> tuple[str, str]:
+        """(source id, media owner) for watching a leg.
+
+        A desk that is not in the call watches under the call's own name.
+        """
+        call = await self.get(call_id)
+        leg = call.leg(leg_id)
+        if leg is None or leg.left_at is not None:
+            raise NotFound(f"no leg {leg_id} in call {call_id}")
+        own = call.leg_of(participant_id)
+        return source_id(call_id, leg_id), media_owner(call_id, own.id if own else None)
+
+    # ----------------------------------------------------------------------------------------------- media
+
+    def media_changed(self, source: str, tracks: Iterable[str]) -> None:
+        """The plane: this source publishes these kinds now ("audio", "video").
+
+        For sources of calls only; cheap.
+        """
+        key = leg_of_source(source)
+        if key is not None:
+            self._media[key] = frozenset(tracks)
+            self._wake.set()
+
+    def media_lost(self, source: str, reason: str) -> None:
+        """The plane: nothing comes from this source any more."""
+        logger.info("media of %s lost: %s", source, reason)
+        self.media_changed(source, ())
+
+    # ---------------------------------------------------------------------------------------------- running
+
+    async def start(self) -> None:
+        """Takes up what an earlier process left: timers go on, phones ring on, all media counts as
+        lost until it returns.
+        """
+        now_ms = self._clock()
+
+        def resume(connection: Connection) -> list[_Moved]:
+            moved = []
+            for call_id in tables.recent(connection, only_open=True, limit=100_000):
+                call = self._load(connection, call_id)
+                effects: list[Effect] = []
+                for leg in call.present:
+                    if leg.publishing:
+                        result = self._move(connection, call, MediaLost(leg_id=leg.id), now_ms)
+                        call = result.call
+                        effects += result.effects
+                until = ring_until(call, self._settings)
+                for rung in call.ringing:
+                    # The same mid as before: a phone that rings already takes it for the repeat it is.
+                    ledger.announce_ring(connection, call, rung, until)
+                moved.append(_Moved(call, tuple(effects)))
+            return moved
+
+        self._apply(await self._store.write(resume))
+
+    async def run(self) -> None:
+        """Until cancelled: timers, ring rounds and the media plane's news."""
+        while True:
+            self._wake.clear()
+            await self.tick()
+            wait_s = self._wait_s()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+
+    async def tick(self) -> None:
+        """Does what is due by the clock. The steps of different calls share a commit."""
+        now_ms = self._clock()
+        if now_ms < self._paused_until:
+            return
+        media, self._media = self._media, {}
+        async with asyncio.TaskGroup() as group:
+            for (call_id, leg_id), tracks in media.items():
+                group.create_task(self._tell_media(call_id, leg_id, tracks), name=f"call-media-{call_id}")
+            for call in list(self._open.values()):
+                deadline = next_deadline(call, self._settings)
+                if deadline is not None and deadline <= now_ms:
+                    group.create_task(self._elapse(call.id), name=f"call-timer-{call.id}")
+
+    def _wait_s(self) -> float | None:
+        now_ms = self._clock()
+        due = [next_deadline(call, self._settings) for call in self._open.values()]
+        at = min((deadline for deadline in due if deadline is not None), default=None)
+        if now_ms < self._paused_until:
+            at = self._paused_until
+        return None if at is None else max(0.0, (at - now_ms) / 1000)
+
+    async def _elapse(self, call_id: str) -> None:
+        known = self._open[call_id]
+        now_ms = self._clock()
+        request = ring_request(known, now_ms, self._settings)
+        ranked: Sequence[RankedWorker] = ()
+        if request is not None:
+            try:
+                ranked = self._rank(known.position, known.grid, request.exclude)
+            except Exception:
+                logger.exception("ranking for call %s failed", call_id)  # nobody new rings, the timers go on
+
+        def elapse(connection: Connection) -> list[_Moved]:
+            call = self._load(connection, call_id)
+            if call.ended:
+                return [_Moved(call, ())]
+            done = self._move(connection, call, Elapsed(), now_ms)
+            if done.call.ended or not request:
+                return [done]
+            rung = self._ring_more(connection, done.call, ranked, now_ms)
+            return [rung.following(done)]
+
+        await self._supervised(call_id, elapse)
+
+    async def _tell_media(self, call_id: str, leg_id: str, tracks: frozenset[str]) -> None:
+        def tell(connection: Connection) -> list[_Moved]:
+            call = self._load(connection, call_id)
+            leg = call.leg(leg_id)
+            if call.ended or leg is None or leg.left_at is not None or leg.tracks == tracks:
+                return [_Moved(call, ())]
+            given = MediaChanged(leg_id=leg_id, tracks=tracks) if tracks else MediaLost(leg_id=leg_id)
+            return [self._move(connection, call, given, self._clock())]
+
+        if not await self._supervised(call_id, tell):
+            self._media.setdefault((call_id, leg_id), tracks)
+
+    async def _supervised(self, call_id: str, fn: Callable[[Connection], list[_Moved]]) -> bool:
+        """One call's trouble is not the others'. False when it shall be tried again."""
+        try:
+            self._apply(await self._store.write(fn))
+        except Unavailable as exc:
+            logger.warning("call %s waits for the database: %s", call_id, exc)
+            self._paused_until = self._clock() + round(RETRY_S * 1000)
+            return False
+        except NotFound:
+            self._open.pop(call_id, None)
+        except Exception:
+            # Supervision of one call: whatever is wrong with it must not stop the timers of the others.
+            logger.exception("a step of call %s failed", call_id)
+            self._paused_until = self._clock() + round(RETRY_S * 1000)
+        return True
+
+    # ---------------------------------------------------------------------- within a transaction (writer
+    # thread)
+
+    def _new_call(self, kind: CallKind, brief: AlarmBrief | None, now_ms: int) -> Call:
+        call = Call(id=self._new_id(), kind=kind, opened_at=now_ms, ring_started_at=now_ms)
+        if brief is None:
+            return call
+        return replace(
+            call,
+            alarm_id=brief.alarm_id,
+            incident_id=brief.incident_id,
+            place_label=brief.place_label,
+            position=brief.position,
+            lineage=brief.lineage,
+            grid=brief.grid,
+        )
+
+    def _load(self, connection: Connection, call_id: str) -> Call:
+        call = tables.load(connection, call_id)
+        if call is None:
+            raise NotFound(f"no call {call_id}")
+        return call
+
+    def _relocate(
+        self,
+        connection: Connection,
+        call_id: str,
+        brief: AlarmBrief,
+        ranked: Sequence[RankedWorker],
+        now_ms: int,
+    ) -> _Moved:
+        """The plan came again: a repeat changes nothing, a corrected place rings who is near that one."""
+        known = self._load(connection, call_id)
+        if known.ended:
+            return _Moved(known, ())
+        place = Relocate(
+            place_label=brief.place_label,
+            position=brief.position,
+            lineage=brief.lineage,
+            grid=brief.grid,
+        )
+        moved = self._move(connection, known, place, now_ms)
+        if moved.call.version == known.version:
+            return moved
+        return self._ring_more(connection, moved.call, ranked, now_ms).following(moved)
+
+    def _begin(
+        self,
+        connection: Connection,
+        call: Call,
+        ranked: Sequence[RankedWorker],
+        now_ms: int,
+        who: str,
+        *,
+        opened_for: str | None,
+    ) -> _Moved:
+        tables.insert_call(connection, call, opened_for=opened_for)
+        ledger.record_opening(connection, call, who, now_ms)
+        return self._ring_more(connection, call, ranked, now_ms)
+
+    def _ring_more(
+        self, connection: Connection, call: Call, ranked: Sequence[RankedWorker], now_ms: int
+    ) -> _Moved:
+        request = ring_request(call, now_ms, self._settings)
+        if request is None:
+            return _Moved(call, ())
+        busy = tables.busy_workers(connection)
+        chosen = choose(ranked, request, busy, nobody_rings=not call.ringing)
+        return self._move(connection, call, chosen, now_ms)
+
+    def _move(self, connection: Connection, before: Call, given: Input, now_ms: int) -> _Moved:
+        """One step of one call with everything that belongs to it in the same transaction."""
+        after, effects = step(before, given, now_ms, self._settings)
+        if after == before:
+            return _Moved(before, effects)
+        tables.save(connection, before, after)
+        ledger.record_step(connection, before, after, given, effects, now_ms, self._settings)
+        return _Moved(after, effects)
+
+    # ------------------------------------------------------------------------------------- after the commit
+
+    async def _step(self, call_id: str, given: Input, who: str) -> Call:
+        now_ms = self._clock()
+        logger.debug("call %s: %s by %s", call_id, type(given).__name__, who)
+        moved = await self._write(
+            lambda connection: [self._move(connection, self._load(connection, call_id), given, now_ms)]
+        )
+        return moved.call
+
+    async def _write(self, fn: Callable[[Connection], list[_Moved]]) -> _Moved:
+        moved = await self._store.write(fn)
+        self._apply(moved)
+        return moved[0]
+
+    def _apply(self, moved: Iterable[_Moved]) -> None:
+        """Takes over what is on disk now and does what the process itself has to do."""
+        for one in moved:
+            call = one.call
+            known = self._open.get(call.id)
+            if call.ended:
+                self._open.pop(call.id, None)
+            elif known is None or known.version <= call.version:
+                self._open[call.id] = call
+            for effect in one.effects:
+                if isinstance(effect, CloseMedia):
+                    self._close_media(media_owner(call.id, effect.leg_id))
+            if call.ended and one.effects:
+                self._close_media(media_owner(call.id, None))
+            if known is None or known.state is not call.state:
+                logger.info("call %s is %s", call.id, call.state.value, extra={"call_id": call.id})
+        self._wake.set()
+
+    def deliveries(self) -> dict[str, Callable[[outbox.Message], Awaitable[None]]]:
+        """The outbox kinds of calls, for the courier."""
+        return {
+            ledger.KIND_RING: self._deliver_ring,
+            ledger.KIND_EVENT: self._deliver_event,
+            ledger.KIND_NEWS: self._deliver_news,
+        }
+
+    async def _deliver_ring(self, message: outbox.Message) -> None:
+        ring = message.payload["message"]
+        if ring["act"] == "ring" and ring["exp"] <= self._clock():
+            return  # the gateway was down for longer than the phone should have rung
+        await self._ring(message.payload["worker_id"], ring)
+
+    async def _deliver_event(self, message: outbox.Message) -> None:
+        event = message.payload
+        if event["type"] == "ring" and event["until"] <= self._clock():
+            return
+        audience = Audience(
+            lineage=tuple(event.get("lineage", ())),
+            participants=tuple(event.get("participants", ())),
+            only=event.get("only"),
+        )
+        await self._publish_event(event["type"], event["data"], audience)
+
+    async def _deliver_news(self, message: outbox.Message) -> None:
+        news = message.payload
+        alarm_id = news["alarm_id"]
+        match news["what"]:
+            case "missed":
+                await self._on_missed(news["call_id"], news["worker_id"], alarm_id)
+            case _ if alarm_id is None:
+                pass  # a call that belongs to no alarm: the desk sees it in the call itself
+            case "opened":
+                await self._on_opened(alarm_id, news["call_id"])
+            case "accepted":
+                await self._on_accepted(alarm_id, news["worker_id"], news["name"], news["eta_s"])
+            case "no_answer":
+                await self._on_no_answer(alarm_id, news["reason"])
+            case _:
+                logger.error("unknown news %r of call %s", news["what"], message.key)

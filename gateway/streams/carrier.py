@@ -1,0 +1,361 @@
+"""What a path runs over: a UDP socket shared by all links, or one ICE-TCP connection (asyncio shell).
+
+Drop rules: a full kernel queue (EAGAIN) is the host's, shared by all: one batch is kept for writability,
+further ones are dropped and counted. A TCP connection whose write buffer holds TCP_BUFFER octets drops.
+Whoever sends sees False.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+import ifaddr
+
+from gateway.errors import ConfigError
+from gateway.streams.srtp import Buffers
+
+__all__ = [
+    "Address",
+    "Carrier",
+    "CarrierOwner",
+    "Path",
+    "Receiver",
+    "TcpConnection",
+    "UdpSocket",
+    "bound_socket",
+    "expand_binds",
+]
+
+logger = logging.getLogger(__name__)
+
+SOL_UDP = 17
+UDP_SEGMENT = 103  # linux/udp.h
+SOCKET_BUFFER = 4 << 20
+RECEIVE_SIZE = 2048
+# Datagrams read before the loop gets its turn again.
+RECEIVE_BURST = 64
+TCP_BUFFER = 512 * 1024
+TCP_MAX_FRAME = 4096
+TCP_AUTHENTICATE_S = 10.0
+ANY_IPV4 = "0.0.0.0"  # noqa: S104  # recognised in order to never bind it
+ANY_IPV6 = "::"
+
+# Remote address as the socket module gives it: (host, port) or (host, port, flow, scope).
+Address = tuple[str, int] | tuple[str, int, int, int]
+
+
+class Receiver(Protocol):
+    """Who takes the datagrams of an authenticated address: a Link."""
+
+    def receive(self, data: bytes, carrier: Carrier, address: Address, now: float) -> None: ...
+
+    def path_lost(self, path: Path) -> None: ...
+
+
+class Carrier(Protocol):
+    """links: the index of authenticated addresses. `send*` return False when the data was dropped."""
+
+    links: dict[Address, Receiver]
+    protocol: str
+
+    def send(self, data: bytes, address: Address) -> bool: ...
+
+    def send_segments(self, buffers: Buffers, segment_size: int, count: int, address: Address) -> bool: ...
+
+    def unused(self) -> None:
+        """The last link left."""
+
+
+Path = tuple[Carrier, Address]
+
+
+class CarrierOwner(Protocol):
+    """The port, as carriers see it. counters: faults and drops by name."""
+
+    counters: Counter[str]
+
+    def clock(self) -> float: ...
+
+    def receive_stun(self, data: bytes, carrier: Carrier, address: Address, now: float) -> None: ...
+
+    def add_connection(self, connection: TcpConnection) -> bool: ...
+
+    def remove_connection(self, connection: TcpConnection) -> None: ...
+
+
+class _Ancillary(dict[int, list[tuple[int, int, bytes]]]):
+    """sendmsg's ancillary data by segment size, made once."""
+
+    def __missing__(self, segment_size: int) -> list[tuple[int, int, bytes]]:
+        value = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", segment_size))]
+        if len(self) < 2048:
+            self[segment_size] = value
+        return value
+
+
+_ancillary = _Ancillary()
+
+
+class UdpSocket:
+    """One bound UDP socket with its index of authenticated addresses."""
+
+    protocol = "udp"
+
+    def __init__(self, port: CarrierOwner, sock: socket.socket) -> None:
+        self.links: dict[Address, Receiver] = {}
+        self._port = port
+        self._sock = sock
+        self._sendmsg = sock.sendmsg
+        self._gso = True
+        self._pending: tuple[bytes, int, Address] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    @property
+    def local(self) -> tuple[str, int]:
+        name = self._sock.getsockname()
+        return name[0], name[1]
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+
+    def _readable(self) -> None:
+        receive, links, now = self._sock.recvfrom, self.links, self._port.clock()
+        counters = self._port.counters
+        for _ in range(RECEIVE_BURST):
+            try:
+                data, address = receive(RECEIVE_SIZE)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:  # an ICMP error of an earlier send; it says nothing of this socket
+                counters["receive_errors"] += 1
+                continue
+            if not data:
+                continue
+            if data[0] < 4:
+                self._port.receive_stun(data, self, address, now)
+                continue
+            link = links.get(address)
+            if link is None:
+                counters["unknown_address"] += 1
+            else:
+                link.receive(data, self, address, now)
+
+    def unused(self) -> None:
+        """Shared by all: stays."""
+
+    def send(self, data: bytes, address: Address) -> bool:
+        if self._pending is not None and not self._flush():
+            self._port.counters["send_dropped"] += 1
+            return False
+        try:
+            self._sock.sendto(data, address)
+        except OSError as error:
+            return self._failed(error, data, len(data), address)
+        return True
+
+    def send_segments(self, buffers: Buffers, segment_size: int, count: int, address: Address) -> bool:
+        if self._pending is not None and not self._flush():
+            self._port.counters["send_dropped"] += count
+            return False
+        try:
+            if count == 1:
+                self._sendmsg(buffers, (), 0, address)
+            elif self._gso:
+                self._sendmsg(buffers, _ancillary[segment_size], 0, address)
+            else:
+                return self._send_plain(b"".join(buffers), segment_size, address)
+        except OSError as error:
+            return self._failed(error, b"".join(buffers), segment_size, address)
+        return True
+
+    def _send_plain(self, data: bytes, segment_size: int, address: Address) -> bool:
+        """Without GSO: one sendto a segment. What EAGAIN leaves is kept as the pending batch."""
+        for offset in range(0, len(data), segment_size):
+            try:
+                self._sock.sendto(data[offset : offset + segment_size], address)
+            except OSError as error:
+                return self._failed(error, data[offset:], segment_size, address)
+        return True
+
+    def _failed(self, error: OSError, data: bytes, segment_size: int, address: Address) -> bool:
+        counters = self._port.counters
+        if isinstance(error, BlockingIOError):
+            counters["send_blocked"] += 1
+            self._pending = (data, segment_size, address)
+            self._loop.add_writer(self._sock.fileno(), self._flush)
+            return True
+        if error.errno in (errno.EIO, errno.EINVAL) and self._gso and len(data) > segment_size:
+            # The path refuses segmentation (a device without checksum offload, or a smaller MTU).
+            self._gso = False
+            counters["gso_refused"] += 1
+            logger.warning(
+                "UDP GSO refused, plain sends from now on", extra={"local": self.local, "error": str(error)}
+            )
+            return self._send_plain(data, segment_size, address)
+        counters["send_errors"] += 1
+        return False
+
+    def _flush(self) -> bool:
+        """Send the pending batch; True when nothing is pending any more."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            data, segment_size, address = pending
+            count = -(-len(data) // segment_size)
+            self.send_segments([data], segment_size, count, address)
+        if self._pending is not None:
+            return False
+        self._loop.remove_writer(self._sock.fileno())
+        return True
+
+
+class TcpConnection(asyncio.Protocol):
+    """One accepted ICE-TCP connection. Its first frame has to be a check that authenticates, and soon."""
+
+    protocol = "tcp"
+
+    def __init__(self, port: CarrierOwner) -> None:
+        self.links: dict[Address, Receiver] = {}
+        self.deadline: float | None = port.clock() + TCP_AUTHENTICATE_S
+        self.wake: float | None = None
+        self._port = port
+        self._transport: asyncio.Transport | None = None
+        self._peer: Address = ("", 0)
+        self._buffer = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # a stream server makes asyncio.Transport
+        self._peer = transport.get_extra_info("peername")
+        if not self._port.add_connection(self):
+            self.close()
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        now = self._port.clock()
+        offset = 0
+        while len(buffer) - offset >= 2:
+            size = buffer[offset] << 8 | buffer[offset + 1]
+            if size > TCP_MAX_FRAME:
+                self._refuse("tcp_frame_too_long")
+                return
+            if len(buffer) - offset < 2 + size:
+                break
+            frame = bytes(buffer[offset + 2 : offset + 2 + size])
+            offset += 2 + size
+            if frame and not self._frame(frame, now):
+                return
+        del buffer[:offset]
+
+    def _frame(self, frame: bytes, now: float) -> bool:
+        if frame[0] < 4:
+            self._port.receive_stun(frame, self, self._peer, now)
+            if self.links:
+                self.deadline = None
+                return True
+            self._refuse("tcp_unauthenticated")
+            return False
+        link = self.links.get(self._peer)
+        if link is None:
+            self._refuse("tcp_before_stun")
+            return False
+        link.receive(frame, self, self._peer, now)
+        return True
+
+    def _refuse(self, counter: str) -> None:
+        self._port.counters[counter] += 1
+        self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._port.remove_connection(self)
+        for address, link in tuple(self.links.items()):
+            link.path_lost((self, address))
+        self.links.clear()
+
+    def next_deadline(self) -> float | None:
+        return self.deadline
+
+    def handle_timeout(self, now: float) -> None:
+        if self.deadline is not None and now >= self.deadline:
+            self.deadline = None
+            self._refuse("tcp_unauthenticated")
+
+    def close(self) -> None:
+        self.deadline = None
+        self._buffer.clear()
+        if self._transport is not None:
+            self._transport.close()
+
+    def unused(self) -> None:
+        self.close()
+
+    def send(self, data: bytes, address: Address) -> bool:
+        return self.send_segments([data], len(data), 1, address)
+
+    def send_segments(self, buffers: Buffers, segment_size: int, count: int, address: Address) -> bool:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() > TCP_BUFFER:
+            self._port.counters["tcp_dropped"] += count
+            return False
+        data = b"".join(buffers)
+        frames = []
+        for offset in range(0, len(data), segment_size):
+            segment = data[offset : offset + segment_size]
+            frames += [len(segment).to_bytes(2, "big"), segment]
+        transport.write(b"".join(frames))
+        return True
+
+
+def expand_binds(binds: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Replace wildcards by the addresses of this machine.
+
+    Loopback only when there is nothing else, link-local never.
+    """
+    expanded: list[tuple[str, int]] = []
+    for host, number in binds:
+        if host not in (ANY_IPV4, ANY_IPV6, ""):
+            expanded.append((host, number))
+            continue
+        addresses = [
+            ip.ip if ip.is_IPv4 else ip.ip[0]
+            for adapter in ifaddr.get_adapters()
+            for ip in adapter.ips
+            if (ip.is_IPv4 and host != ANY_IPV6) or (ip.is_IPv6 and host != ANY_IPV4)
+        ]
+        usable = [str(a) for a in addresses if not str(a).startswith(("fe80:", "169.254."))]
+        public = [a for a in usable if a != "::1" and not a.startswith("127.")]
+        expanded += [(a, number) for a in public or usable]
+    return list(dict.fromkeys(expanded))
+
+
+def bound_socket(
+    family: socket.AddressFamily, kind: socket.SocketKind, host: str, number: int
+) -> socket.socket:
+    sock = socket.socket(family, kind)
+    try:
+        sock.setblocking(False)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if kind == socket.SOCK_DGRAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, number))
+    except OSError as error:
+        sock.close()
+        name = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
+        raise ConfigError([f"media: {name} {host} port {number} can't be bound: {error.strerror}"]) from error
+    return sock

@@ -1,0 +1,618 @@
+"""One pull: the asyncio shell around rtsp.Session and h264.Depacketizer.
+
+All connections of a loop read into one ReceiveBuffer. That is safe because a selector loop calls get_buffer, recv_into and
+buffer_updated without anything in between; only the tail of an incomplete packet is kept per connection. Nobody watching, a
+TCP socket wakes us only every 0.3 s worth of data (SO_RCVLOWAT).
+
+run() pulls until it fails and then raises PullFailed; whatever ends it, cancellation included, TEARDOWN is sent. What helps
+at once is tried at once: another transport after 461, a new session after 454, the other place after 3xx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlsplit
+
+from gateway.errors import ProtocolError, Unavailable
+from gateway.streams import rtsp
+from gateway.streams.h264 import Depacketizer, Timeline
+from gateway.streams.media import AccessUnit, AudioFrame, Codec, StreamName
+from gateway.streams.reception import Reception, ReorderWindow
+from gateway.streams.sps import parse_sprop
+
+__all__ = ["Pull", "PullFailed", "PullSpec", "ReceiveBuffer"]
+
+TICK_STARTING_S = 0.25
+TICK_PLAYING_S = 2.5
+REPORT_INTERVAL_S = 5.0
+MAX_REMEDIES = 4
+_LOW_WATER_CAP = {StreamName.SUB: 16 * 1024, StreamName.MAIN: 64 * 1024}
+_CODECS = {"PCMU": Codec.PCMU, "PCMA": Codec.PCMA, "OPUS": Codec.OPUS}
+
+
+class PullFailed(Unavailable):
+    """A pull ended. reason is short and stable; remedy says what may help."""
+
+    def __init__(
+        self, reason: str, remedy: rtsp.Remedy = rtsp.Remedy.PAUSE, location: str | None = None
+    ) -> None:
+        self.reason = reason
+        self.remedy = remedy
+        self.location = location
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullSpec:
+    """What to pull. url: rtsp or rtsps, without credentials. transport: tcp, udp or auto (TCP first).
+
+    connect_timeout_s bounds the TCP (and TLS) handshake, data_timeout_s the age of the last decodable frame.
+    """
+
+    url: str
+    name: StreamName = StreamName.MAIN
+    transport: str = "auto"
+    username: str | None = None
+    password: str = ""
+    connect_timeout_s: float = 5.0
+    data_timeout_s: float = 10.0
+    audio: bool = True
+    tls: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:  # no password in any log
+        return f"PullSpec({self.url!r}, {self.name}, {self.transport})"
+
+
+class ReceiveBuffer:
+    """One receive buffer for all connections of one event loop."""
+
+    __slots__ = ("data", "view")
+
+    def __init__(self, size: int = 512 * 1024) -> None:
+        self.data = bytearray(size)
+        self.view = memoryview(self.data)
+
+
+class Pull:
+    """One stream of one camera.
+
+    on_unit, on_audio: where media goes; they must not raise. on_playing: the camera accepted PLAY.
+    on_closing: a session ends; its counters can be read for the last time.
+    timeline outlives the pull, so that a stream's time never runs backwards over reconnects.
+    """
+
+    def __init__(
+        self,
+        spec: PullSpec,
+        *,
+        on_unit: Callable[[AccessUnit], None],
+        on_audio: Callable[[AudioFrame], None],
+        on_playing: Callable[[], None] = lambda: None,
+        on_closing: Callable[[], None] = lambda: None,
+        timeline: Timeline | None = None,
+        audio_timeline: Timeline | None = None,
+        buffer: ReceiveBuffer | None = None,
+    ) -> None:
+        self.spec = spec
+        self._on_unit = on_unit
+        self._on_audio = on_audio
+        self._on_playing = on_playing
+        self._on_closing = on_closing
+        self._timeline = timeline or Timeline()
+        self._audio_timeline = audio_timeline or Timeline(8000)
+        self._buffer = buffer or ReceiveBuffer()
+        self._connection: _Connection | None = None
+        self._watched = False
+
+    @property
+    def depacketizer(self) -> Depacketizer | None:
+        """Counters and the SPS of the session under way."""
+        return self._connection.depacketizer if self._connection is not None else None
+
+    @property
+    def kbps(self) -> float:
+        return self._connection.rate * 8 / 1000 if self._connection is not None else 0.0
+
+    @property
+    def fps(self) -> float:
+        return self._connection.fps if self._connection is not None else 0.0
+
+    @property
+    def received_bytes(self) -> int:
+        return self._connection.received if self._connection is not None else 0
+
+    @property
+    def ignored_audio(self) -> tuple[str, ...]:
+        return self._connection.session.ignored if self._connection is not None else ()
+
+    def watch(self, watched: bool) -> None:
+        """Somebody looks: every packet counts at once. Nobody does: wake up seldom."""
+        self._watched = watched
+        if self._connection is not None:
+            self._connection.set_low_water()
+
+    async def run(self) -> None:
+        """Pull until it fails. Always raises: PullFailed, or CancelledError after TEARDOWN."""
+        url = self.spec.url
+        transports = [rtsp.Transport.UDP] if self.spec.transport == "udp" else [rtsp.Transport.TCP]
+        if self.spec.transport == "auto":
+            transports.append(rtsp.Transport.UDP)
+        for _ in range(MAX_REMEDIES):
+            try:
+                await self._once(url, transports[0])
+            except PullFailed as failure:
+                if failure.remedy is rtsp.Remedy.OTHER_TRANSPORT and len(transports) > 1:
+                    transports.pop(0)
+                elif failure.remedy is rtsp.Remedy.REDIRECT and failure.location is not None:
+                    url = rtsp.without_credentials(failure.location)
+                elif failure.remedy is not rtsp.Remedy.NEW_SESSION:
+                    raise
+        raise PullFailed("too many redirects or refusals")
+
+    async def _once(self, url: str, transport: rtsp.Transport) -> None:
+        try:
+            parts = urlsplit(url)
+            secure = parts.scheme.lower() == "rtsps"
+            host, port = parts.hostname, parts.port or (322 if secure else 554)
+        except ValueError:
+            raise PullFailed("bad URL", rtsp.Remedy.LONG_PAUSE) from None
+        if host is None or parts.scheme.lower() not in ("rtsp", "rtsps"):
+            raise PullFailed("bad URL", rtsp.Remedy.LONG_PAUSE)
+        loop = asyncio.get_running_loop()
+        # Credentials stay with the host they were configured for: a redirect elsewhere must not collect them.
+        trusted = host == urlsplit(self.spec.url).hostname
+        connection: _Connection | None = None
+        udp: list[_UdpTrack] = []
+        try:
+            if transport is rtsp.Transport.UDP:
+                udp = [await _UdpTrack.open(loop), await _UdpTrack.open(loop)]
+            connection = _Connection(
+                pull=self,
+                udp=udp,
+                session=rtsp.Session(
+                    rtsp.without_credentials(url),
+                    transport=transport,
+                    username=self.spec.username if trusted else None,
+                    password=self.spec.password,
+                    cnonce=secrets.token_hex(8),
+                    udp_ports=[track.ports for track in udp],
+                    audio=self.spec.audio,
+                ),
+            )
+            try:
+                async with asyncio.timeout(self.spec.connect_timeout_s):
+                    await loop.create_connection(
+                        lambda: connection,
+                        host,
+                        port,
+                        ssl=(self.spec.tls or ssl.create_default_context()) if secure else None,
+                    )
+            except TimeoutError:
+                raise PullFailed("no answer from host") from None
+            except ssl.SSLError as error:
+                raise PullFailed(f"TLS: {(error.reason or 'failed').lower().replace('_', ' ')}") from None
+            except OSError as error:
+                raise PullFailed(_os_reason(error)) from None
+            self._connection = connection
+            connection.begin()
+            await connection.ended
+        finally:
+            if self._connection is not None:
+                self._on_closing()
+            self._connection = None
+            self._timeline.cut()
+            self._audio_timeline.cut()
+            if connection is not None:
+                connection.close()
+            for track in udp:
+                track.close()
+
+    # What _Connection uses.
+    @property
+    def watched(self) -> bool:
+        return self._watched
+
+    @property
+    def receive_buffer(self) -> ReceiveBuffer:
+        return self._buffer
+
+    def new_depacketizer(self, active: rtsp.ActiveTrack) -> Depacketizer:
+        return Depacketizer(
+            self._on_unit,
+            payload_type=active.track.payload_type,
+            channel=active.channel,
+            parameter_sets=parse_sprop(active.track.parameters.get("sprop-parameter-sets", "")),
+            timeline=self._timeline,
+        )
+
+    def audio(self, track: rtsp.Track, packet: bytes, now: float) -> None:
+        payload = _rtp_payload(packet, track.payload_type)
+        if payload:
+            codec = _CODECS[track.encoding]
+            if codec is Codec.OPUS:
+                self._audio_timeline.clock_rate = 48_000
+            timestamp = self._audio_timeline.at(int.from_bytes(packet[4:8], "big"), now)
+            self._on_audio(AudioFrame(codec=codec, payload=payload, timestamp=timestamp, received_at=now))
+
+    def playing(self) -> None:
+        self._on_playing()
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """The TCP connection of one session: RTSP, and RTP unless that goes over UDP."""
+
+    def __init__(self, *, pull: Pull, session: rtsp.Session, udp: list[_UdpTrack]) -> None:
+        self.session = session
+        self.depacketizer: Depacketizer | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.received = 0
+        self.rate = 0.0  # bytes per second
+        self.fps = 0.0
+        self._pull = pull
+        self._udp = udp
+        self._transport: asyncio.Transport | None = None
+        self._buffer = pull.receive_buffer
+        self._tail = b""
+        self._feed: Callable[[bytearray, int, int, float], int] | None = None
+        self._garbage = 0
+        self._audio_channel = -1
+        self._audio_track: rtsp.Track | None = None
+        self._receptions: list[Reception] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._playing_since: float | None = None
+        self._counted = (0.0, 0, 0)
+        self._report_at = 0.0
+        self._low_water = 1
+
+    # -- protocol --------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end("connection closed by camera" if exc is None else _os_reason(exc))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        tail = self._tail
+        if tail:
+            size = len(tail)
+            self._buffer.data[:size] = tail
+            return self._buffer.view[size:]
+        return self._buffer.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        now = time.monotonic()
+        self.received += nbytes
+        data = self._buffer.data
+        end = len(self._tail) + nbytes
+        start = 0
+        try:
+            while True:
+                if self._feed is not None:
+                    start = self._feed(data, start, end, now)
+                    if start == end:
+                        break
+                before = start
+                found, start = rtsp.next_message(data, start, end)
+                if found is None:
+                    self._rubbish(start - before)
+                    break
+                if isinstance(found, rtsp.Frame):
+                    self._rubbish(found.start - 4 - before)
+                    self._frame(found, data, now)
+                else:
+                    self._garbage = 0
+                    self._apply(self.session.receive(found, now), now)
+        except ProtocolError as error:
+            self._end(error.reason.replace("_", " "))
+            start = end
+        self._tail = bytes(self._buffer.view[start:end]) if start < end else b""
+
+    def _rubbish(self, count: int) -> None:
+        if count > 0:
+            self._garbage += count
+            if self._garbage > rtsp.MAX_GARBAGE_BYTES:
+                raise ProtocolError("garbage instead of RTSP")
+
+    def _frame(self, frame: rtsp.Frame, data: bytearray, now: float) -> None:
+        self._garbage = 0
+        channel = frame.channel
+        depacketizer = self.depacketizer
+        if depacketizer is None:
+            return
+        if channel == self.session.tracks[0].channel:
+            depacketizer.packet(data, frame.start, frame.stop, now)
+        elif self._audio_track is not None and channel == self._audio_channel:
+            self._pull.audio(self._audio_track, bytes(data[frame.start : frame.stop]), now)
+        else:
+            for active, reception in zip(self.session.tracks, self._receptions, strict=False):
+                if channel == active.channel + 1:
+                    reception.on_rtcp(bytes(data[frame.start : frame.stop]), now)
+
+    # -- session ---------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        now = time.monotonic()
+        self._apply(self.session.start(now), now)
+        self._schedule(TICK_STARTING_S)
+
+    def _apply(self, effects: list[rtsp.Effect], now: float) -> None:
+        for effect in effects:
+            match effect:
+                case rtsp.Send(data=data):
+                    self._write(data)
+                case rtsp.Playing(tracks=tracks):
+                    self._play(tracks, now)
+                case rtsp.Failed(reason=reason, remedy=remedy, location=location):
+                    self._end(reason, remedy, location)
+            # RTP may come before the answer to PLAY (RFC 2326 section 10.5): be ready once the tracks are known.
+            if self.session.state is rtsp.State.PLAY and self.depacketizer is None:
+                self._prepare()
+
+    def _prepare(self) -> None:
+        tracks = self.session.tracks
+        self.depacketizer = self._pull.new_depacketizer(tracks[0])
+        for active in tracks:
+            self._receptions.append(
+                Reception(own_ssrc=random.getrandbits(32), clock_rate=active.track.clock_rate or 90_000)
+            )
+        if len(tracks) > 1:
+            self._audio_track = tracks[1].track
+            self._audio_channel = tracks[1].channel
+        if not self._udp:
+            self._feed = self.depacketizer.feed
+            return
+        host = self._peer()
+        for index, (active, track) in enumerate(zip(tracks, self._udp, strict=False)):
+            deliver = self._udp_video if index == 0 else self._udp_audio
+            track.start(host, active.server_ports, self._receptions[index], deliver)
+
+    def _udp_video(self, packet: bytes, now: float) -> None:
+        self.received += len(packet)
+        if self.depacketizer is not None:
+            self.depacketizer.packet(packet, 0, len(packet), now)
+
+    def _udp_audio(self, packet: bytes, now: float) -> None:
+        if self._audio_track is not None:
+            self._pull.audio(self._audio_track, packet, now)
+
+    def _play(self, tracks: tuple[rtsp.ActiveTrack, ...], now: float) -> None:
+        self._playing_since = now
+        self._counted = (now, self.received, 0)
+        self._report_at = now + REPORT_INTERVAL_S
+        self._pull.playing()
+
+    def set_low_water(self) -> None:
+        """Wake us for 0.3 s of data if nobody watches (plain TCP only: TLS records must be read to be decrypted)."""
+        transport = self._transport
+        if (
+            transport is None
+            or self._udp
+            or self._playing_since is None
+            or transport.get_extra_info("ssl_object")
+        ):
+            return
+        wanted = 1
+        if not self._pull.watched and self.rate > 0:
+            wanted = max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * 0.3)))
+        if wanted == self._low_water or (wanted > 1 and abs(wanted - self._low_water) < self._low_water / 4):
+            return
+        self._low_water = wanted
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def _schedule(self, delay_s: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self.ended.done():
+            return
+        now = time.monotonic()
+        self._apply(self.session.on_time(now), now)
+        if self._playing_since is not None:
+            self._check_pictures(now)
+            self._measure(now)
+            if now >= self._report_at:
+                self._report_at = now + REPORT_INTERVAL_S
+                self._send_reports(now)
+        if not self.ended.done():
+            starting = self._playing_since is None or now - self._playing_since < 1.0
+            self._schedule(TICK_STARTING_S if starting else TICK_PLAYING_S)
+
+    def _check_pictures(self, now: float) -> None:
+        """Half-open TCP, a frozen encoder and a source without keyframes all show in the last decodable frame's age."""
+        depacketizer = self.depacketizer
+        if depacketizer is None or self._playing_since is None:
+            return
+        if depacketizer.reordering:
+            self._end("B-frames not supported", rtsp.Remedy.LONG_PAUSE)
+            return
+        limit = self._pull.spec.data_timeout_s
+        last = depacketizer.last_unit_at
+        if now - (self._playing_since if last is None else last) > limit:
+            silent = self._counted[1] == self.received
+            self._end(f"no data for {limit:g} s" if silent else f"no decodable picture for {limit:g} s")
+
+    def _measure(self, now: float) -> None:
+        since, received, units = self._counted
+        depacketizer = self.depacketizer
+        if now - since < 1.0 or depacketizer is None:
+            return
+        self.rate = (self.received - received) / (now - since)
+        self.fps = (depacketizer.units - units) / (now - since)
+        self._counted = (now, self.received, depacketizer.units)
+        self.set_low_water()
+
+    def _send_reports(self, now: float) -> None:
+        depacketizer = self.depacketizer
+        if depacketizer is None or not self._receptions:
+            return
+        reception = self._receptions[0]
+        if reception.ssrc is None:
+            reception.ssrc = depacketizer.ssrc
+        report = reception.report(
+            packets=depacketizer.packets,
+            lost=depacketizer.lost_packets,
+            highest=depacketizer.highest_sequence_number,
+            now=now,
+        )
+        if self._udp:
+            self._udp[0].send_rtcp(report)
+        else:
+            channel = self.session.tracks[0].channel + 1
+            self._write(bytes((0x24, channel)) + len(report).to_bytes(2, "big") + report)
+
+    # -- end -------------------------------------------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > 64 * 1024:
+            self._end("camera stopped reading")
+            return
+        transport.write(data)
+
+    def _end(self, reason: str, remedy: rtsp.Remedy = rtsp.Remedy.PAUSE, location: str | None = None) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(PullFailed(reason, remedy, location))
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._feed = None
+        if self.ended.done():
+            if not self.ended.cancelled():
+                self.ended.exception()  # seen
+        else:
+            self.ended.cancel()
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            self._write(self.session.teardown())
+            if transport.get_write_buffer_size():
+                transport.abort()  # a peer that does not read: nothing more to wait for
+            else:
+                transport.close()
+
+    def _peer(self) -> str:
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(name[0]) if name else ""
+
+
+class _UdpTrack:
+    """The RTP and RTCP sockets of one track."""
+
+    def __init__(
+        self, rtp: asyncio.DatagramTransport, rtcp: asyncio.DatagramTransport, ports: tuple[int, int]
+    ) -> None:
+        self.ports = ports
+        self._rtp = rtp
+        self._rtcp = rtcp
+        self._rtcp_peer: tuple[str, int] | None = None
+
+    @classmethod
+    async def open(cls, loop: asyncio.AbstractEventLoop) -> _UdpTrack:
+        """An even port and the next one (RFC 3550 section 11)."""
+        for _ in range(50):
+            rtp, _protocol = await loop.create_datagram_endpoint(_Datagrams, local_addr=("0.0.0.0", 0))  # noqa: S104
+            port = rtp.get_extra_info("sockname")[1]
+            if port % 2 == 0:
+                try:
+                    rtcp, _protocol = await loop.create_datagram_endpoint(
+                        _Datagrams,
+                        local_addr=("0.0.0.0", port + 1),  # noqa: S104
+                    )
+                except OSError:
+                    pass
+                else:
+                    return cls(rtp, rtcp, (port, port + 1))
+            rtp.close()
+        raise PullFailed("no free UDP port pair")
+
+    def start(
+        self,
+        host: str,
+        server_ports: tuple[int, int] | None,
+        reception: Reception,
+        deliver: Callable[[bytes, float], None],
+    ) -> None:
+        window = ReorderWindow()
+
+        def on_rtp(packet: bytes, now: float) -> None:
+            reception.arrived(packet, now)
+            for ready in window.push(packet, now):
+                deliver(ready, now)
+
+        def on_rtcp(compound: bytes, now: float) -> None:
+            reception.on_rtcp(compound, now)
+
+        for transport, handler in ((self._rtp, on_rtp), (self._rtcp, on_rtcp)):
+            protocol = cast(_Datagrams, transport.get_protocol())
+            protocol.host, protocol.handler = host, handler
+        sock = self._rtp.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024 * 1024)
+        if server_ports is not None:
+            self._rtcp_peer = (host, server_ports[1])
+            # Opens the way through a NAT or firewall on our side; cameras ignore it.
+            self._rtp.sendto(b"\x80\0\0\0\0\0\0\0\0\0\0\0", (host, server_ports[0]))
+
+    def send_rtcp(self, compound: bytes) -> None:
+        if self._rtcp_peer is not None:
+            self._rtcp.sendto(compound, self._rtcp_peer)
+
+    def close(self) -> None:
+        self._rtp.close()
+        self._rtcp.close()
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    host = ""
+    handler: Callable[[bytes, float], None] | None = None
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        if self.handler is not None and addr[0] == self.host:
+            self.handler(data, time.monotonic())
+
+
+def _rtp_payload(packet: bytes, payload_type: int) -> bytes:
+    """Payload of an RTP packet, empty if it is none of that type (RFC 3550 section 5.1)."""
+    if len(packet) < 12 or packet[0] >> 6 != 2 or packet[1] & 0x7F != payload_type:
+        return b""
+    start = 12 + 4 * (packet[0] & 15)
+    end = len(packet) - (packet[-1] if packet[0] & 0x20 else 0)
+    if packet[0] & 0x10:
+        start += 4 + 4 * int.from_bytes(packet[start + 2 : start + 4], "big")
+    return packet[start:end] if start < end else b""
+
+
+def _os_reason(error: BaseException) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return "connection reset by camera"
+    if isinstance(error, socket.gaierror):
+        return "host name not found"
+    if isinstance(error, OSError):
+        if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+            return "host unreachable"
+        if error.errno == errno.ETIMEDOUT:
+            return "no answer from host"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return "out of file descriptors"
+        return (error.strerror or "connection failed").lower()
+    return "connection failed"

@@ -1,0 +1,214 @@
+"""One pull against real sockets: a small RTSP server of the test's own with every fault, and GStreamer's RTSP server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.streams.ingest import Pull, PullFailed, PullSpec
+from gateway.streams.media import AccessUnit, AudioFrame, Codec
+from gateway.streams.rtsp import Remedy
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rtsp_farm import Farm
+
+GSTREAMER = """
+import gi
+gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
+from gi.repository import Gst, GstRtspServer, GLib
+Gst.init(None)
+server = GstRtspServer.RTSPServer(); server.set_service("0"); server.set_address("127.0.0.1")
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_launch("( videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=25/1 "
+    "! x264enc tune=zerolatency key-int-max=10 bitrate=300 ! rtph264pay name=pay0 pt=96 "
+    "audiotestsrc is-live=true ! audio/x-raw,rate=8000,channels=1 ! alawenc ! rtppcmapay name=pay1 pt=8 )")
+factory.set_shared(True)
+server.get_mount_points().add_factory("/live", factory)
+server.attach(None)
+print(server.get_bound_port(), flush=True)
+GLib.MainLoop().run()
+"""
+
+
+class Collected:
+    def __init__(self) -> None:
+        self.units: list[AccessUnit] = []
+        self.audio: list[AudioFrame] = []
+        self.came = asyncio.Event()
+
+    def unit(self, unit: AccessUnit) -> None:
+        self.units.append(unit)
+        self.came.set()
+
+    async def at_least(self, units: int, audio: int = 0) -> None:
+        async with asyncio.timeout(15):
+            while len(self.units) < units or len(self.audio) < audio:
+                self.came.clear()
+                await self.came.wait()
+
+
+def pull_of(spec: PullSpec) -> tuple[Pull, Collected]:
+    collected = Collected()
+
+    def audio(frame: AudioFrame) -> None:
+        collected.audio.append(frame)
+        collected.came.set()
+
+    return Pull(spec, on_unit=collected.unit, on_audio=audio), collected
+
+
+@contextlib.asynccontextmanager
+async def running(pull: Pull) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(pull.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, PullFailed):
+            await task
+
+
+async def failure(pull: Pull) -> PullFailed:
+    with pytest.raises(PullFailed) as caught:
+        async with asyncio.timeout(15):
+            await pull.run()
+    return caught.value
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize("algorithm", [None, "MD5", "SHA-256", "Basic"])
+async def test_pictures_and_teardown(transport: str, algorithm: str | None) -> None:
+    async with Farm(algorithm=algorithm) as farm:
+        pull, collected = pull_of(PullSpec(url=farm.url, transport=transport, username="u", password="p"))
+        async with running(pull):
+            await collected.at_least(12, audio=3)
+            assert pull.depacketizer is not None
+            assert pull.depacketizer.lost_packets == 0
+        assert collected.units[0].keyframe
+        assert [len(unit.nal_units) for unit in collected.units[:2]] == [3, 1]
+        stamps = [unit.timestamp for unit in collected.units]
+        assert stamps == sorted(stamps)
+        assert {frame.codec for frame in collected.audio} == {Codec.PCMA}
+        assert collected.audio[0].payload == b"\xd5" * 160
+        await farm.saw("TEARDOWN")
+
+
+async def test_watching_and_not_watching_change_nothing_but_the_wakeups() -> None:
+    async with Farm() as farm:
+        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp"))
+        async with running(pull):
+            await collected.at_least(60)  # long enough for a low water mark to be set
+            pull.watch(True)
+            await collected.at_least(len(collected.units) + 5)
+            pull.watch(False)
+            await collected.at_least(len(collected.units) + 5)
+            assert pull.kbps > 10
+
+
+async def test_reordered_datagrams_are_put_in_order() -> None:
+    async with Farm(fault="reorder") as farm:
+        pull, collected = pull_of(PullSpec(url=farm.url, transport="udp"))
+        async with running(pull):
+            await collected.at_least(20)
+            assert pull.depacketizer is not None
+            assert pull.depacketizer.lost_packets == 0
+
+
+async def test_receiver_reports_reach_the_camera() -> None:
+    async with Farm() as farm:
+        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp"))
+        async with running(pull):
+            await collected.at_least(1)
+            async with asyncio.timeout(15):
+                while not farm.reports:
+                    await collected.at_least(len(collected.units) + 1)
+        report = farm.reports[0]
+        version, kind, words, _own, ssrc = struct.unpack_from("!BBHII", report)
+        assert (version, kind, words, ssrc) == (0x81, 201, 7, farm.ssrc)
+        assert report[32:34] == b"\x81\xca"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "remedy"),
+    [
+        ("401", "401 unauthorised", Remedy.LONG_PAUSE),
+        ("404", "404 not found", Remedy.LONG_PAUSE),
+        ("h265", "codec H265 not supported", Remedy.LONG_PAUSE),
+        ("drop", "connection closed by camera", Remedy.PAUSE),
+        ("stall", "no data for 1 s", Remedy.PAUSE),
+        ("no_keyframe", "no decodable picture for 1 s", Remedy.PAUSE),
+        ("garbage", "garbage instead of RTSP", Remedy.PAUSE),
+        ("b_frames", "B-frames not supported", Remedy.LONG_PAUSE),
+        ("redirect_loop", "too many redirects or refusals", Remedy.PAUSE),
+    ],
+)
+async def test_faults_have_their_reason(fault: str, reason: str, remedy: Remedy) -> None:
+    async with Farm(fault=fault, algorithm="MD5") as farm:
+        pull, _ = pull_of(
+            PullSpec(url=farm.url, transport="tcp", username="u", password="p", data_timeout_s=1.0)
+        )
+        failed = await failure(pull)
+        assert (failed.reason, failed.remedy) == (reason, remedy)
+        if fault == "401":
+            assert farm.authorizations == 1  # never lock the account
+
+
+async def test_nobody_there() -> None:
+    async with Farm() as farm:
+        url = farm.url
+    assert (await failure(pull_of(PullSpec(url=url))[0])).reason == "connection refused"
+    assert (await failure(pull_of(PullSpec(url="http://127.0.0.1/"))[0])).reason == "bad URL"
+
+
+async def test_461_leads_to_udp() -> None:
+    async with Farm(fault="udp_only") as farm:
+        pull, collected = pull_of(PullSpec(url=farm.url, transport="auto"))
+        async with running(pull):
+            await collected.at_least(3)
+        assert any("client_port" in line for line in farm.transports)
+
+
+async def test_redirect_is_followed() -> None:
+    async with Farm() as target, Farm(fault="redirect", location=target.url) as farm:
+        pull, collected = pull_of(PullSpec(url=farm.url))
+        async with running(pull):
+            await collected.at_least(3)
+
+
+async def test_a_peer_that_accepts_and_says_nothing_is_given_up() -> None:
+    async with Farm(fault="mute") as farm:
+        failed = await failure(pull_of(PullSpec(url=farm.url))[0])
+    assert failed.reason == "no answer to OPTIONS"
+
+
+async def test_gstreamer_server() -> None:
+    """An independent server, TCP and UDP, with audio."""
+    probe = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+    if await asyncio.to_thread(subprocess.call, ["/usr/bin/python3", "-c", probe], stderr=subprocess.DEVNULL):
+        pytest.skip("GStreamer's RTSP server is not installed")
+    server = await asyncio.create_subprocess_exec(
+        "/usr/bin/python3", "-c", GSTREAMER, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        assert server.stdout is not None
+        async with asyncio.timeout(20):
+            port = int(await server.stdout.readline())
+        for transport in ("tcp", "udp"):
+            pull, collected = pull_of(PullSpec(url=f"rtsp://127.0.0.1:{port}/live", transport=transport))
+            async with running(pull):
+                await collected.at_least(15, audio=5)
+                assert pull.depacketizer is not None
+                assert pull.depacketizer.sps is not None
+                assert (pull.depacketizer.sps.width, pull.depacketizer.sps.height) == (320, 240)
+                assert pull.depacketizer.lost_packets == 0
+                assert not pull.depacketizer.faults
+    finally:
+        server.terminate()
+        await server.wait()

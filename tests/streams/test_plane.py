@@ -1,0 +1,243 @@
+"""The whole media plane over loopback sockets, with aiortc as the independent peer."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from webrtc_clients import Feed, WhepClient, WhipClient, encode_clip, eventually, running_plane
+
+from gateway.errors import NotFound
+from gateway.streams import sdp
+from gateway.streams.media import StreamName
+from gateway.streams.plane import PlaneLimits
+
+
+async def test_viewer_starts_from_the_cached_keyframe():
+    async with running_plane("cam001") as plane:
+        feed = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip(gop=250))
+        for _ in range(20):
+            feed.push()
+        client = WhepClient()
+        try:
+            await client.watch(plane, "camera/cam001")
+            # Nothing is fed any more: what comes is the cache.
+            await eventually(lambda: len(client.frames) >= 15)
+            assert client.frames[0].width == 320
+            assert plane.cameras.held == [("cam001", StreamName.MAIN)]
+            (session,) = plane.sessions()
+            assert session.state == "connected"
+            assert session.counters["video_replays"] == 1
+            plane.close(session.session_id)
+            assert plane.cameras.held == []
+            assert plane.sessions() == []
+            assert plane.sessions(closed=True)[0].reason == "closed"
+        finally:
+            await client.close()
+
+
+async def test_live_video_and_audio():
+    async with running_plane("cam001") as plane:
+        feed = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip(), audio=True)
+        playing = asyncio.create_task(feed.run())
+        client = WhepClient(audio=True)
+        try:
+            await asyncio.sleep(0.2)
+            await client.watch(plane, "camera/cam001")
+            await eventually(lambda: len(client.frames) >= 30 and len(client.audio_frames) >= 30)
+        finally:
+            playing.cancel()
+            await client.close()
+
+
+@pytest.mark.parametrize("codec", ["H264", "VP8"])
+async def test_publisher_is_watched(codec: str):
+    changes: list[tuple[str, tuple[str, ...]]] = []
+    async with running_plane(
+        on_source_change=lambda source, tracks: changes.append((source, tracks))
+    ) as plane:
+        publisher, viewer = WhipClient(codec=codec), WhepClient(audio=True)
+        try:
+            # The viewer comes first: his session is accepted, media starts when it comes.
+            await viewer.watch(plane, "call/c1/alice")
+            await publisher.publish(plane, "call/c1/alice")
+            await eventually(lambda: len(viewer.frames) >= 10 and len(viewer.audio_frames) >= 10, 15)
+            assert plane.source_tracks("call/c1/alice") == ("video", "audio")
+            assert ("call/c1/alice", ("video", "audio")) in changes
+            late = WhepClient()
+            try:
+                await late.watch(plane, "call/c1/alice")
+                await eventually(lambda: len(late.frames) >= 3)
+            finally:
+                await late.close()
+            publishing = next(one for one in plane.sessions() if one.kind == "publish")
+            assert publishing.counters["video_packets"] > 10
+            plane.close(publishing.session_id)
+            assert changes[-1] == ("call/c1/alice", ())
+        finally:
+            await viewer.close()
+            await publisher.close()
+
+
+async def test_second_publisher_takes_over():
+    closed: list[tuple[str, str]] = []
+    async with running_plane(
+        on_session_closed=lambda session, reason: closed.append((session, reason))
+    ) as plane:
+        first, second, viewer = WhipClient(audio=False), WhipClient(audio=False), WhepClient()
+        try:
+            await viewer.watch(plane, "call/c1/alice")
+            await first.publish(plane, "call/c1/alice")
+            await eventually(lambda: len(viewer.frames) >= 3)
+            await second.publish(plane, "call/c1/alice")
+            assert closed == [(first.answer.session_id, "superseded")]
+            seen = len(viewer.frames)
+            await eventually(lambda: len(viewer.frames) >= seen + 5, 15)
+        finally:
+            await first.close()
+            await second.close()
+            await viewer.close()
+
+
+async def test_lost_packets_are_sent_again():
+    """5 % of the video packets are lost; all pictures arrive, because they are asked for and sent again as
+    RTX."""
+    async with running_plane("cam001") as plane:
+        clip = encode_clip(gop=250, frames=75, noise=60)
+        feed = Feed(plane.sink_of("cam001", StreamName.MAIN), clip)
+        feed.push()
+        client = WhepClient()
+        try:
+            await client.watch(plane, "camera/cam001")
+            await eventually(lambda: plane.sessions()[0].counters["video_packets"])
+            ssrc = int(re.search(r"a=ssrc:(\d+)", client.answer.sdp)[1])
+            client.drop_incoming(lambda packet_ssrc, number, _: packet_ssrc == ssrc and number % 20 == 0)
+            playing = asyncio.create_task(feed.run())
+            await eventually(lambda: len(client.frames) >= 60)
+            playing.cancel()
+            counters = plane.sessions()[0].counters
+            assert counters["video_retransmitted"] >= 5
+            assert counters["video_replays"] == 1
+        finally:
+            await client.close()
+
+
+async def test_keyframe_request_is_served_from_the_cache():
+    async with running_plane("cam001") as plane:
+        feed = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip(gop=250, frames=60))
+        for _ in range(5):
+            feed.push()
+        client = WhepClient()
+        try:
+            await client.watch(plane, "camera/cam001")
+            playing = asyncio.create_task(feed.run())
+            await eventually(lambda: len(client.frames) >= 20)
+            receiver = client.pc.getTransceivers()[0].receiver
+            ssrc = int(re.search(r"a=ssrc:(\d+)", client.answer.sdp)[1])
+            await receiver._send_rtcp_pli(ssrc)
+            await eventually(lambda: plane.sessions()[0].counters["video_replays"] == 2)
+            seen = len(client.frames)
+            await eventually(lambda: len(client.frames) >= seen + 20)
+            playing.cancel()
+            stamps = [frame.pts for frame in client.frames]
+            assert stamps == sorted(set(stamps)), "timestamps never run backwards"
+        finally:
+            await client.close()
+
+
+async def test_restart_keeps_media():
+    """aiortc can't restart ICE; a renewed fragment must leave the running path alone until it is checked."""
+    async with running_plane("cam001") as plane:
+        feed = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip())
+        playing = asyncio.create_task(feed.run())
+        client = WhepClient()
+        try:
+            await asyncio.sleep(0.1)
+            await client.watch(plane, "camera/cam001")
+            await eventually(lambda: len(client.frames) >= 5)
+            session = plane.sessions()[0]
+            fragment = sdp.parse_fragment(f"a=ice-ufrag:other\r\na=ice-pwd:{'x' * 22}\r\n")
+            answer = plane.restart(session.session_id, fragment)
+            assert answer.etag != session.etag
+            seen = len(client.frames)
+            await eventually(lambda: len(client.frames) >= seen + 10)
+        finally:
+            playing.cancel()
+            await client.close()
+
+
+async def test_auto_changes_to_sub_at_its_keyframe():
+    async with running_plane("cam001") as plane:
+        main = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip())
+        sub = Feed(plane.sink_of("cam001", StreamName.SUB), encode_clip(width=160, height=120))
+        tasks = [asyncio.create_task(main.run()), asyncio.create_task(sub.run())]
+        client = WhepClient()
+        try:
+            await asyncio.sleep(0.1)
+            await client.watch(plane, "camera/cam001", stream="auto")
+            await eventually(lambda: len(client.frames) >= 5)
+            session = next(iter(plane._sessions.values()))
+            plane._choose(session, StreamName.SUB)
+            await eventually(lambda: client.frames[-1].width == 160)
+            assert plane.cameras.held == [("cam001", StreamName.SUB)]
+            plane._choose(session, StreamName.MAIN)
+            await eventually(lambda: client.frames[-1].width == 320)
+            assert plane.cameras.held == [("cam001", StreamName.MAIN)]
+            stamps = [frame.pts for frame in client.frames]
+            assert stamps == sorted(set(stamps))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await client.close()
+
+
+async def test_a_cut_source_goes_on_at_its_next_keyframe():
+    async with running_plane("cam001") as plane:
+        stream = plane.sink_of("cam001", StreamName.MAIN)
+        feed = Feed(stream, encode_clip())
+        playing = asyncio.create_task(feed.run())
+        client = WhepClient()
+        try:
+            await asyncio.sleep(0.1)
+            await client.watch(plane, "camera/cam001")
+            await eventually(lambda: len(client.frames) >= 5)
+            stream.on_reset()
+            seen = len(client.frames)
+            await eventually(lambda: len(client.frames) >= seen + 10)
+            assert plane.keyframe("cam001") is not None
+        finally:
+            playing.cancel()
+            await client.close()
+
+
+async def test_sessions_of_an_owner_are_closed():
+    async with running_plane("cam001") as plane:
+        Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip()).push()
+        clients = [WhepClient() for _ in range(3)]
+        try:
+            for client, owner in zip(clients, ("alice", "bob", "alice"), strict=True):
+                await client.watch(plane, "camera/cam001", owner=owner)
+            assert plane.close_owned_by("alice") == 2
+            assert [session.owner for session in plane.sessions()] == ["bob"]
+            plane.forget_camera("cam001")
+            assert plane.sessions() == []
+            assert plane.closed_reasons == {"revoked": 2, "camera_removed": 1}
+            with pytest.raises(NotFound):
+                plane.close(clients[0].answer.session_id)
+        finally:
+            for client in clients:
+                await client.close()
+
+
+async def test_a_client_that_never_connects_is_ended():
+    async with running_plane("cam001", limits=PlaneLimits(connect_s=0.0)) as plane:
+        Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip()).push()
+        client = WhepClient()
+        try:
+            await plane.watch("camera/cam001", await client.offer(), owner="x")
+            await eventually(lambda: not plane.sessions())
+            assert plane.closed_reasons == {"connect_timeout": 1}
+            assert plane.cameras.held == []
+        finally:
+            await client.close()
