@@ -47,7 +47,7 @@ function miss(of: Call, why: string): void {
 let sequence = Math.floor(Date.now() / 1000);
 let lastSent = 0;
 async function sendFix(lat: number, lon: number, datum: "wgs84" | "gcj02", acc: number, spd: number | null, at: number): Promise<void> {
-  await post("/api/v1/workers/me/location", { lat, lon, datum, acc, spd: spd ?? 0, fix: Math.round(at), seq: ++sequence });
+  await post("/api/v1/workers/me/location", { lat, lon, datum, acc: Math.min(100000, Math.max(0, acc)), spd: Math.min(100, Math.max(0, spd ?? 0)), fix: Math.round(at), seq: ++sequence });
   lastSent = Date.now();
   fix.value = { state: "ok", text: t("fixOk", { n: Math.round(acc) }), at: Date.now() };
 }
