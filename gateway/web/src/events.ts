@@ -1,6 +1,6 @@
 /** The page's event channel: resumes by (epoch, seq), asks for everything again after a gap, and says when it has gone stale. */
 import { signal } from "@preact/signals";
-import { get } from "./api.ts";
+import { get, pageQuery } from "./api.ts";
 
 export interface Frame { seq?: number; epoch?: string; type: string; at?: number; data?: unknown }
 export type Step = "deliver" | "repeat" | "resync" | "hello";
@@ -84,7 +84,8 @@ export class Channel {
   private open(): void {
     if (this.closed) return;
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}/api/v1/events${this.cursor.query()}`);
+    const query = this.cursor.query();
+    const socket = new WebSocket(`${scheme}://${location.host}/api/v1/events${query}${pageQuery(query ? "&" : "?")}`);
     this.socket = socket;
     this.dialledAt = Date.now();
     let opened = false;
