@@ -5,9 +5,9 @@
 resource:
 
     ANY        nothing to check: the endpoint acts on the principal itself, or holds nothing of any place
-    AREA       the resource lies in the principal's area (none: the whole district), or the principal takes
-    part HOME       the resource lies in the community of the principal's own grid, or the principal takes
-    part RESIDENT   the camera is shown to residents (`visible_to`) and the principal lives where it is shown
+    AREA       the resource lies in the principal's area (none: the whole district), or the principal takes part
+    HOME       the resource lies in the community of the principal's own grid, or the principal takes part
+    RESIDENT   the camera is shown to residents (`visible_to`) and the principal lives where it is shown
     PART       the principal takes part in it (`participants`, `owner`)
     OWN        the principal owns it (`owner`)
     LOOPBACK   the request came from this machine
@@ -39,6 +39,7 @@ __all__ = [
     "Scope",
     "Visibility",
     "authorize",
+    "needs_principal",
     "require",
 ]
 
@@ -366,6 +367,11 @@ def authorize(principal: Principal | None, action: Action, resource: Resource) -
     if scope is not Scope.ANY and resource.id is None and action in _LISTABLE:
         return Decision(True, f"role {principal.role} may ask for {action}")
     return _in_scope(scope, principal, resource)
+
+
+def needs_principal(action: Action) -> bool:
+    """Whether nobody may do this without having proven who they are, whatever the resource."""
+    return _EVERYBODY not in RULES.get(action, {})
 
 
 def require(principal: Principal | None, action: Action, resource: Resource) -> None:

@@ -116,7 +116,9 @@ class Catalog:
         worker = self.district.gridworkers.get(worker_id)
         if worker is None:
             raise NotFound(f"no gridworker {worker_id!r}")
-        return Resource(kind="worker", id=worker_id, lineage=self.district.lineage(worker.grid), owner=worker_id)
+        return Resource(
+            kind="worker", id=worker_id, lineage=self.district.lineage(worker.grid), owner=worker_id
+        )
 
     def area_at(self, position: Position) -> Area:
         return _area(self.district.locate(position))

@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 
 from gateway.errors import Unavailable
-from gateway.store import Store, metadata
+from gateway.store import Store, metadata, touch
 
 __all__ = ["Courier", "Message", "add", "outbox_table", "pending", "prune"]
 
@@ -138,6 +138,7 @@ def add(connection: Connection, kind: str, key: str, payload: object, *, delay_m
     Rows with the same `kind` and `key` are delivered in the order in which they were added.
     """
     now_ms = _now_ms()
+    touch(connection, f"outbox/{kind}")
     connection.execute(
         _ADD,
         {
@@ -183,9 +184,10 @@ class Courier:
             for kind in self._deliver:
                 group.create_task(self._lane(kind), name=f"outbox-{kind}")
 
-    def _on_commit(self) -> None:
-        for wake in self._wakes.values():
-            wake.set()
+    def _on_commit(self, touched: frozenset[str]) -> None:
+        for kind, wake in self._wakes.items():
+            if f"outbox/{kind}" in touched:
+                wake.set()
 
     async def _lane(self, kind: str) -> None:
         wake = self._wakes[kind]
@@ -207,7 +209,9 @@ class Courier:
                 continue
 
     async def _deliver_batch(self, kind: str, due: list[Message]) -> None:
-        """Keys go side by side (a receiver may wait for a confirmation), the messages of one key one after the other."""
+        """Keys go side by side (a receiver may wait for a confirmation), the messages of one key one after
+        the other.
+        """
         delivered: list[int] = []
         failed: list[dict[str, object]] = []
         by_key: dict[str, list[Message]] = {}

@@ -54,6 +54,7 @@ class HttpSettings:
     port: int = ranged(8080, 0, 65_535)  # 0: any free one
     tls_cert: str = checked("", "file")
     tls_key: str = checked("", "file")
+    tls_ca: str = checked("", "file")  # offered at /ca.crt, for devices that must learn to trust it
     allow_plain: bool = False
     trusted_proxies: tuple[str, ...] = checked((), "network")  # whose X-Forwarded-For counts
     allowed_origins: tuple[str, ...] = checked((), "origin")  # beside the own one, for WebSocket and CORS
@@ -81,6 +82,7 @@ class MediaSettings:
     udp_port: int = ranged(8189, 0, 65_535)
     tcp: bool = True  # ICE-TCP on the same port number, for networks without UDP
     addresses: tuple[str, ...] = checked((), "address")  # none: the interface of http.host
+    announce: tuple[str, ...] = checked((), "host")
     workers: int = ranged(1, 1, 64)
     ice_servers: tuple[IceServer, ...] = ()
     sessions: int = ranged(5_000, 1, 100_000)  # in all
@@ -188,6 +190,7 @@ class StorageSettings:
     """The database in the data directory."""
 
     commit_queue: int = ranged(10_000, 10, 1_000_000)  # beyond it a press is "cannot process"
+    commit_batch: int = ranged(256, 1, 10_000)
     busy_s: float = ranged(30.0, 1, 600)
     reserve_bytes: int = ranged(67_108_864, 0, 1_099_511_627_776)  # free disk below which health is red
 

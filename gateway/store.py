@@ -41,7 +41,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from gateway.errors import Unavailable
 
-__all__ = ["Store", "StoreHealth", "metadata"]
+__all__ = ["Store", "StoreHealth", "metadata", "touch"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ _BROKEN = {
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_NOMEM,
 }
+_TOUCHED = "gateway.touched"
 _BUSY_TIMEOUT_MS = 100
 """How long SQLite itself spins on a lock before our own bounded retry takes over."""
 
@@ -92,6 +93,13 @@ class StoreHealth:
     waiting: int
     commits: int
     writes: int
+
+
+def touch(connection: Connection, label: str) -> None:
+    """Within a write: those who listen to commits are told `label` afterwards (perhaps also if it is
+    undone).
+    """
+    connection.info.setdefault(_TOUCHED, set()).add(label)
 
 
 class _Write(Generic[T]):
@@ -128,7 +136,7 @@ class Store:
         self._trouble = ""
         self._commits = 0
         self._writes = 0
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[frozenset[str]], None]] = []
         self._lock_file = _hold(path)
         self._writer_engine = _engine(path, writer=True)
         self._reader_engine = _engine(path, writer=False, readers=readers)
@@ -182,8 +190,10 @@ class Store:
                 raise Unavailable(f"cannot read the database: {exc.orig}") from exc
             raise
 
-    def on_commit(self, listener: Callable[[], None]) -> None:
-        """`listener()` is called on the loop after each commit. It must not block."""
+    def on_commit(self, listener: Callable[[frozenset[str]], None]) -> None:
+        """`listener(labels)` is called on the loop after each commit that was labelled by `touch`. It must
+        not block.
+        """
         self._listeners.append(listener)
 
     def health(self) -> StoreHealth:
@@ -224,15 +234,17 @@ class Store:
                     batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
                 self._commit(connection, batch)
                 with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to be told
-                    self._loop.call_soon_threadsafe(self._resolve, batch)
+                    touched = frozenset(connection.info.pop(_TOUCHED, ()))
+                    self._loop.call_soon_threadsafe(self._resolve, batch, touched)
         finally:
             connection.close()
 
-    def _resolve(self, batch: list[_Write[Any]]) -> None:
+    def _resolve(self, batch: list[_Write[Any]], touched: frozenset[str]) -> None:
         for write in batch:
             write.resolve()
-        for listener in self._listeners:
-            listener()
+        if touched:
+            for listener in self._listeners:
+                listener(touched)
 
     def _commit(self, connection: Connection, batch: list[_Write[Any]]) -> None:
         """Commits the batch, or gives every write of it an error. Never raises."""

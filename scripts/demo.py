@@ -50,7 +50,9 @@ def free_port(wanted: int, kind: int = socket.SOCK_STREAM, host: str = "127.0.0.
             except OSError:
                 continue
             return port
-    sys.exit(f"no free port in {wanted}-{wanted + 99}: stop what is using them, or set another in scripts/demo.py")
+    sys.exit(
+        f"no free port in {wanted}-{wanted + 99}: stop what is using them, or set another in scripts/demo.py"
+    )
 
 
 class Demo:
@@ -83,7 +85,9 @@ class Demo:
                 if key in row:
                     row[key] = row[key].replace("127.0.0.1:8554", f"127.0.0.1:{self.rtsp}")
         self.cameras_file = DEMO / "cameras.yaml"
-        self.cameras_file.write_text(yaml.dump({"cameras": rows}, allow_unicode=True, sort_keys=False, width=1000))
+        self.cameras_file.write_text(
+            yaml.dump({"cameras": rows}, allow_unicode=True, sort_keys=False, width=1000)
+        )
         secrets = DEMO / "secrets.yaml"
         secrets.unlink(missing_ok=True)
         secrets.symlink_to(ROOT / "config/secrets.yaml")
@@ -99,9 +103,9 @@ class Demo:
             settings["http"] = {
                 "host": self.host,
                 "port": self.http,
-                "tls_certificate": str(lan / "server.crt"),
+                "tls_cert": str(lan / "server.crt"),
                 "tls_key": str(lan / "server.key"),
-                "ca_certificate": str(lan / "ca.crt"),
+                "tls_ca": str(lan / "ca.crt"),
             }
             settings["media"] = {"udp_port": self.media, "addresses": lan_addresses()}
         self.settings_file = DEMO / "gateway.yaml"
@@ -157,7 +161,7 @@ class Demo:
         if self.lan:
             context = ssl.create_default_context(cafile=str(ROOT / "config/lan/ca.crt"))
         try:
-            with urllib.request.urlopen(self.base + path, timeout=2, context=context) as answer:
+            with urllib.request.urlopen(self.base + path, timeout=2, context=context) as answer:  # noqa: S310
                 return bytes(answer.read())
         except (urllib.error.URLError, OSError):
             return None
@@ -206,7 +210,9 @@ class Demo:
             status = await self.rehearse()
         waiting = asyncio.create_task(stopped.wait(), name="stop")
         timeout = self.seconds or None
-        done, _ = await asyncio.wait({waiting, *watching}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            {waiting, *watching}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+        )
         for task in done - {waiting}:
             say(f"{task.get_name()} ended by itself:\n{self.log_tail(task.get_name())}")
             status = 1
@@ -224,7 +230,9 @@ class Demo:
         load = lambda name: yaml.load((district / f"{name}.yaml").read_text(), yaml.CSafeLoader)[name]  # noqa: E731
         households = {h["id"]: h for h in load("households")}
         boxes = load("boxes")
-        box = next((b for b in boxes if households[b["household"]]["grid"] == first.get("grid")), None) or next(
+        box = next(
+            (b for b in boxes if households[b["household"]]["grid"] == first.get("grid")), None
+        ) or next(
             (b for b in boxes if households[b["household"]]["community"] == first.get("community")), boxes[0]
         )
         grid = households[box["household"]]["grid"]

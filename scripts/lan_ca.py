@@ -29,7 +29,9 @@ def lan_addresses() -> list[str]:
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             try:
-                probe.connect((target, 9))  # sends nothing: asks the routing table which address would be used
+                probe.connect(
+                    (target, 9)
+                )  # sends nothing: asks the routing table which address would be used
                 found.append(probe.getsockname()[0])
             except OSError:
                 continue
@@ -103,10 +105,17 @@ def ensure_server(folder: Path, addresses: list[str]) -> None:
         old = x509.load_pem_x509_certificate(certificate_path.read_bytes())
         names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         covers = wanted <= set(names.get_values_for_type(x509.IPAddress))
-        if covers and old.issuer == ca.subject and old.not_valid_after_utc - now > datetime.timedelta(days=RENEW_DAYS):
+        if (
+            covers
+            and old.issuer == ca.subject
+            and old.not_valid_after_utc - now > datetime.timedelta(days=RENEW_DAYS)
+        ):
             return
     key = ec.generate_private_key(ec.SECP256R1())
-    alternatives = [x509.DNSName("localhost"), *(x509.IPAddress(address) for address in sorted(wanted, key=str))]
+    alternatives = [
+        x509.DNSName("localhost"),
+        *(x509.IPAddress(address) for address in sorted(wanted, key=str)),
+    ]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(_name("District gateway"))
@@ -118,7 +127,9 @@ def ensure_server(folder: Path, addresses: list[str]) -> None:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+        )
         .sign(ca_key, hashes.SHA256())
     )
     _write_private(key_path, _key_bytes(key))

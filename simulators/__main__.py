@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
 __all__ = ["main"]
+
+# Their modules are imported only when asked for: a press from a shell shall not wait for OpenCV.
+_MODULES = {
+    "cameras": "serve all cameras over RTSP out of one process",
+    "boxes": "set-top boxes: one press, or thousands connected",
+    "workers": "gridworkers that move and answer",
+    "viewers": "aiortc viewers that watch by WHEP and count pictures",
+}
 
 
 def _district(arguments: argparse.Namespace) -> None:
@@ -23,7 +32,7 @@ def _secrets(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: {added} secrets added" if added else f"{arguments.out}: complete")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m simulators", description="Everything around the gateway."
     )
@@ -40,22 +49,19 @@ def _parser() -> argparse.ArgumentParser:
     secrets.add_argument("--district", type=Path, default=Path("config/district"))
     secrets.set_defaults(run=_secrets)
 
-    from simulators import boxes, cameras, workers
-
-    farm = commands.add_parser("cameras", help="serve all cameras over RTSP out of one process")
-    cameras.arguments(farm)
-    farm.set_defaults(run=cameras.run)
-
-    boxes.arguments(commands.add_parser("boxes", help="set-top boxes: one press, or thousands connected"))
-    workers.arguments(commands.add_parser("workers", help="gridworkers that move and answer"))
+    for name, text in _MODULES.items():
+        subparser = commands.add_parser(name, help=text)
+        if name == command:
+            import_module(f"simulators.{name}").arguments(subparser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser(argv[0] if argv else None).parse_args(argv)
     arguments.run(arguments)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -41,7 +41,9 @@ STAGES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Press:
-    """One press; `body` is its signed payload (docs/contract.md section 4). ts: milliseconds of the box's clock."""
+    """One press; `body` is its signed payload (docs/contract.md section 4). ts: milliseconds of the box's
+    clock.
+    """
 
     sid: str
     pid: str
@@ -52,7 +54,9 @@ class Press:
     silent: bool = False
 
     def body(self, key: str) -> dict[str, Any]:
-        """The payload as published; keys that the contract calls optional are left out when they say nothing."""
+        """The payload as published; keys that the contract calls optional are left out when they say
+        nothing.
+        """
         out: dict[str, Any] = {"v": 1, "pid": self.pid, "seq": self.seq, "ts": self.ts, "kind": self.kind}
         if self.cam:
             out["cam"] = self.cam
@@ -284,6 +288,22 @@ class Fleet:
     lost: int = 0
     connect_failures: int = 0
     stages: dict[str, int] = field(default_factory=dict)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)  # set while no press waits
+    online: asyncio.Event = field(default_factory=asyncio.Event)  # set once all have been connected
+    expected: int = 0
+
+    def arrived(self) -> None:
+        """One more box has connected for the first time."""
+        self.expected -= 1
+        if self.expected <= 0:
+            self.online.set()
+
+    def settle(self, pid: str) -> float | None:
+        """Takes a press off the list; returns when it was pressed, None when it was not on it."""
+        pressed_at = self.waiting.pop(pid, None)
+        if not self.waiting:
+            self.answered.set()
+        return pressed_at
 
 
 class Box:
@@ -312,6 +332,8 @@ class Box:
         )
         await client.subscribe(f"{ROOT}/stb/{self.sid}/ack")
         client.publish(topic, self._presence(True), retain=True)
+        if self.client is None:
+            self._fleet.arrived()
         self.client = client
         for payload in list(self._unanswered.values()):
             self._fleet.resent += 1
@@ -327,6 +349,7 @@ class Box:
         payload = json.dumps(press.body(self.key)).encode()
         self._fleet.pressed += 1
         self._fleet.waiting[press.pid] = time.monotonic()
+        self._fleet.answered.clear()
         self._unanswered[press.pid] = payload
         self._send(press.pid, RESENDS_S, 0)
 
@@ -346,7 +369,7 @@ class Box:
 
     def _give_up(self, pid: str) -> None:
         if self._unanswered.pop(pid, None) is not None:
-            self._fleet.waiting.pop(pid, None)
+            self._fleet.settle(pid)
             self._fleet.lost += 1
 
     def _on_message(self, topic: str, payload: bytes) -> None:
@@ -357,7 +380,7 @@ class Box:
             return
         fleet = self._fleet
         fleet.stages[stage] = fleet.stages.get(stage, 0) + 1
-        pressed_at = fleet.waiting.pop(pid, None)
+        pressed_at = fleet.settle(pid)
         self._unanswered.pop(pid, None)
         if pressed_at is None:
             return
@@ -376,7 +399,7 @@ def run_many(options: argparse.Namespace) -> None:
     if not rows:
         raise SystemExit(f"{options.secrets} has no boxes")
     host, port = _address(options.mqtt)
-    fleet = Fleet()
+    fleet = Fleet(expected=len(rows))
     boxes = [Box(sid, str(key), fleet, host, port) for sid, key in rows]
     report: dict[str, Any] = {}
     with contextlib.suppress(KeyboardInterrupt):
@@ -422,11 +445,8 @@ async def _run_fleet(
             next_at += 1 / options.rate
 
     async def until_done() -> None:
-        connected = len(boxes) / options.connect_rate
-        await asyncio.sleep(connected)
-        async with asyncio.timeout(30):
-            while not all(box.client is not None for box in boxes):
-                await asyncio.sleep(0.1)
+        async with asyncio.timeout(30 + len(boxes) / options.connect_rate):
+            await fleet.online.wait()
         report["connected"] = sum(box.client is not None and box.client.connected for box in boxes)
         report["connect_s"] = round(time.monotonic() - began, 2)
         print(json.dumps({"connected": report["connected"], "connect_s": report["connect_s"]}), flush=True)
@@ -436,9 +456,8 @@ async def _run_fleet(
         if not options.rate:
             await asyncio.sleep(options.duration if options.duration else 1e9)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                while fleet.waiting:
-                    await asyncio.sleep(0.05)
+            async with asyncio.timeout(5 if fleet.waiting else 0):
+                await fleet.answered.wait()
         report["cpu_percent"] = round(100 * (time.process_time() - cpu) / (time.monotonic() - pressing), 1)
 
     keepers: list[asyncio.Task[None]] = []

@@ -33,7 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 def plan(rows: list[dict[str, Any]], *, live: int, seconds: float = 10) -> list[Camera]:
-    """Gives each row of cameras.yaml a clip. Rows whose `main` is not of the form /ID/main are not ours: left out."""
+    """Gives each row of cameras.yaml a clip. Rows whose `main` is not of the form /ID/main are not ours:
+    left out.
+    """
     cameras = []
     for number, row in enumerate(rows):
         camera_id = str(row["id"])
@@ -67,6 +69,7 @@ def plan(rows: list[dict[str, Any]], *, live: int, seconds: float = 10) -> list[
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
+    parser.set_defaults(run=run)
     parser.add_argument("--cameras", type=Path, default=Path("config/cameras.yaml"))
     parser.add_argument("--secrets", type=Path, default=Path("config/secrets.yaml"))
     parser.add_argument("--host", default="127.0.0.1")
@@ -99,6 +102,8 @@ def control(farm: Farm) -> web.Application:
         try:
             body = await request.json()
             camera_id, fault, on = str(body["camera"]), str(body["fault"]), bool(body.get("on", True))
+            if on:
+                await farm.prepare(camera_id, fault)
             farm.set_fault(camera_id, fault, on)
         except (KeyError, TypeError, ValueError) as error:
             return web.json_response({"error": repr(error)}, status=400)

@@ -1,7 +1,7 @@
 """Clips that the camera farm loops: encoded once with PyAV, kept in a cache folder, loaded on first use.
 
-A clip is an Annex B file (`ffplay` plays it) and a small JSON beside it. Its pictures loop without a seam, each GOP is
-closed, and one slice makes a picture.
+A clip is an Annex B file (`ffplay` plays it) and a small JSON beside it. Its pictures loop without a seam,
+each GOP is closed, and one slice makes a picture.
 """
 
 from __future__ import annotations
@@ -49,12 +49,15 @@ class Recipe:
     def name(self, stream: str) -> str:
         """The stem of the files of its main or sub clip."""
         text = json.dumps([VERSION, asdict(self), stream], ensure_ascii=False, sort_keys=True)
-        return f"{self.camera_id or 'scene'}-{self.scene:02d}-{stream}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return f"{self.camera_id or 'scene'}-{self.scene:02d}-{stream}-{digest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """Access units in decoding order. shown: for each, the index of the frame period in which it is displayed."""
+    """Access units in decoding order. shown: for each, the index of the frame period in which it is
+    displayed.
+    """
 
     width: int
     height: int
@@ -88,7 +91,8 @@ class Encoder:
         context.thread_count = 1
         parameters = (
             f"keyint={gop}:min-keyint={gop}:scenecut=0:repeat-headers=1:aud=0:slices=1:sliced-threads=0:open-gop=0:"
-            f"vbv-maxrate={kbps * 6 // 5}:vbv-bufsize={kbps}:bframes={bframes}:b-adapt=0:forced-idr=1:sync-lookahead=0"
+            f"vbv-maxrate={kbps * 6 // 5}:vbv-bufsize={kbps}:bframes={bframes}:b-adapt=0:"
+            "forced-idr=1:sync-lookahead=0"
         )
         context.options = {
             "preset": "ultrafast" if live or profile == "baseline" else "superfast",

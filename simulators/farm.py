@@ -1,8 +1,9 @@
 """768 cameras in one process: an RTSP server whose every path is a camera with a main and a sub stream.
 
-Each clip is packetised once. A playing session costs one list of twelve-byte headers, one join and one write a
-picture; a timer wheel with 5 ms slots serves all of them, so there is no task, timer or queue a camera. A slow reader
-loses pictures up to the next keyframe once 512 KiB wait in its socket, as it would with a real camera.
+Each clip is packetised once. A playing session costs one list of twelve-byte headers, one join and one
+write a picture; a timer wheel with 5 ms slots serves all of them, so there is no task, timer or queue a
+camera. A slow reader loses pictures up to the next keyframe once 512 KiB wait in its socket, as it would
+with a real camera.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ class Playback:
     """One playing session: a cursor in a source."""
 
     __slots__ = (
-        "audio", "audio_sequence", "base", "camera", "connection", "due", "index", "octets", "packets", "playing",
-        "queued", "random", "report_in", "sequence", "skipping", "source", "ssrc", "stream", "video",
+        "audio", "audio_sequence", "base", "camera", "connection", "due", "index", "octets",
+        "packets", "playing", "queued", "random", "report_in", "sequence", "skipping", "source",
+        "ssrc", "stream", "video",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, camera: Camera, stream: str) -> None:
@@ -132,7 +134,7 @@ class Farm:
         self.faults = FaultState()
         self.connections: set[Connection] = set()
         self._clock = clock
-        self._sources: dict[tuple[str, str, str], Source] = {}
+        self._sources: dict[tuple[str, str], Source] = {}
         self._live: dict[tuple[str, str], LiveSource] = {}
         self._wheel: list[list[Playback]] = [[] for _ in range(SLOTS)]
         self._tick = 0
@@ -153,6 +155,10 @@ class Farm:
     async def start(self, host: str = "127.0.0.1", port: int = 8554) -> None:
         """Binds the port; OSError when it is taken."""
         self._loop = asyncio.get_running_loop()
+        for camera in self.cameras.values():
+            if camera.live:  # starting an encoder takes a while: not at the first DESCRIBE
+                for stream in ("main", "sub"):
+                    self.live(camera, stream).description()
         self._server = await self._loop.create_server(lambda: Connection(self), host, port, backlog=1024)
         self._epoch = self._clock()
         self._tick = 0
@@ -175,10 +181,17 @@ class Farm:
 
     # -- sources --
 
-    def source(self, camera: Camera, stream: str) -> Source:
+    async def prepare(self, camera_id: str, fault: str) -> None:
+        """Encodes what a fault will show in a thread, so that switching it on does not hold up the others."""
+        if fault in SOURCE_FAULTS:
+            for stream in ("main", "sub"):
+                await asyncio.to_thread(self.source, self.cameras[camera_id], stream, fault)
+
+    def source(self, camera: Camera, stream: str, fault: str | None = None) -> Source:
         """The camera's clip, or what its faults make of it. Loads (and for faults encodes) at first use."""
-        fault = next((name for name in SOURCE_FAULTS if self.faults.has(camera.id, name)), "")
-        key = (camera.recipe.name(stream), fault, "")
+        if fault is None:
+            fault = next((name for name in SOURCE_FAULTS if self.faults.has(camera.id, name)), "")
+        key = (camera.recipe.name(stream), fault)
         found = self._sources.get(key)
         if found is None:
             clip = clips.load(self.cache / camera.recipe.name(stream))
@@ -223,7 +236,9 @@ class Farm:
     # -- faults --
 
     def set_fault(self, camera_id: str, fault: str, on: bool) -> None:
-        """Switches one fault of one camera. Raises KeyError for an unknown camera, ValueError for an unknown fault."""
+        """Switches one fault of one camera. Raises KeyError for an unknown camera, ValueError for an
+        unknown fault.
+        """
         camera = self.cameras[camera_id]
         if fault not in FAULTS:
             raise ValueError(f"unknown fault {fault}; known: {', '.join(FAULTS)}")

@@ -1,9 +1,9 @@
 """A planar partition: a convex outline cut recursively into weighted cells that really tile.
 
-All in local metres (x east, y north). `partition` cuts convex polygons by straight lines, so any two siblings share an
-edge exactly, but a later cut on one side leaves a T-junction on the other. `conform` inserts those vertices on both
-sides, `roughen` then bends every edge a little, the same way for both owners, so that the result looks grown rather
-than sawn and still has neither gap nor overlap.
+All in local metres (x east, y north). `partition` cuts convex polygons by straight lines, so any two
+siblings share an edge exactly, but a later cut on one side leaves a T-junction on the other. `conform`
+inserts those vertices on both sides, `roughen` then bends every edge a little, the same way for both
+owners, so that the result looks grown rather than sawn and still has neither gap nor overlap.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Polygon = list[Point]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One cell to be cut out. weight: its share of the area; hint: where it would like to lie, if anywhere."""
+    """One cell to be cut out. weight: its share of the area; hint: where it would like to lie."""
 
     key: str
     weight: float
@@ -77,7 +77,9 @@ def inside_distance(polygon: Sequence[Point], point: Point) -> float:
 
 
 def _half(polygon: Polygon, normal: Point, offset: float, *, beyond: bool) -> Polygon:
-    """The part of a convex polygon on one side of the line normal . p = offset (Sutherland-Hodgman, one plane)."""
+    """The part of a convex polygon on one side of the line normal . p = offset (Sutherland-Hodgman, one
+    plane).
+    """
     out: Polygon = []
     nx, ny = normal
     x1, y1 = polygon[-1]
@@ -115,7 +117,7 @@ def _cut(polygon: Polygon, share: float, angle: float) -> tuple[Polygon, Polygon
 
 
 def _long_axis(polygon: Polygon) -> float:
-    """Direction (radians) of the polygon's longest extent, from the moments of its densely sampled outline."""
+    """Direction (radians) of the polygon's longest extent, from the moments of its outline."""
     points: list[Point] = []
     for (x1, y1), (x2, y2) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
         steps = max(1, int(math.hypot(x2 - x1, y2 - y1) / 25))
@@ -129,8 +131,8 @@ def _long_axis(polygon: Polygon) -> float:
 def partition(polygon: Polygon, parts: Sequence[Part], random: Random) -> dict[str, Polygon]:
     """Cuts a convex polygon into one convex cell a part, areas in proportion to the weights.
 
-    Cuts run across the longest extent (a little askew). Parts with hints are ordered along it, so neighbours in reality
-    become neighbours here.
+    Cuts run across the longest extent (a little askew). Parts with hints are ordered along it, so
+    neighbours in reality become neighbours here.
     """
     if len(parts) == 1:
         return {parts[0].key: polygon}
@@ -157,7 +159,9 @@ def _along(part: Part, direction: Point) -> float:
 
 
 def conform(cells: dict[str, Polygon], tolerance: float = 0.01) -> dict[str, Polygon]:
-    """Inserts each vertex that lies on another cell's edge into that cell, and merges vertices closer than tolerance."""
+    """Inserts each vertex that lies on another cell's edge into that cell, and merges vertices closer than
+    tolerance.
+    """
     canonical: dict[tuple[int, int], Point] = {}
 
     def snap(point: Point) -> Point:
@@ -196,7 +200,8 @@ def _with_vertices(polygon: Polygon, vertices: NDArray[np.float64], tolerance: f
 def roughen(
     cells: dict[str, Polygon], random_for: Callable[[str], Random], amplitude: float = 0.07
 ) -> dict[str, Polygon]:
-    """Bends each edge longer than 120 m at two inner points, by up to `amplitude` of its length, alike for both owners.
+    """Bends each edge longer than 120 m at two inner points, by up to `amplitude` of its length, alike for
+    both owners.
 
     `random_for(label)` gives the random source of an edge, named by its two ends in canonical order.
     """

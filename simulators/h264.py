@@ -1,4 +1,6 @@
-"""H.264 as a camera sends it: Annex B split into access units, access units packed into RTP payloads (RFC 6184)."""
+"""H.264 as a camera sends it: Annex B split into access units, access units packed into RTP payloads (RFC
+6184).
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ __all__ = [
     "packetize",
     "rtp_header",
     "sender_report",
-    "sprop",
     "split",
+    "sprop",
 ]
 
 IDR, SEI, SPS, PPS, AUD = 5, 6, 7, 8, 9
@@ -40,14 +42,16 @@ class Packet:
 def split(stream: bytes) -> list[bytes]:
     """NAL units of an Annex B byte stream (ITU-T H.264 annex B).
 
-    Emulation prevention keeps 00 00 01 out of a NAL unit, and none ends in a zero byte, so splitting at the short start
-    code and stripping zeros is exact.
+    Emulation prevention keeps 00 00 01 out of a NAL unit, and none ends in a zero byte, so splitting at the
+    short start code and stripping zeros is exact.
     """
     return [nal for nal in (part.rstrip(b"\x00") for part in stream.split(b"\x00\x00\x01")[1:]) if nal]
 
 
 def access_units(stream: bytes) -> list[AccessUnit]:
-    """Groups the NAL units of a stream with one slice a picture; parameter sets and SEI go with the slice after them."""
+    """Groups the NAL units of a stream with one slice a picture; parameter sets and SEI go with the slice
+    after them.
+    """
     units: list[AccessUnit] = []
     pending: list[bytes] = []
     for nal in split(stream):
@@ -76,9 +80,9 @@ def packetize(
 ) -> list[Packet]:
     """RTP payloads of one access unit, packetization-mode 1, the marker on the last.
 
-    dialect: `plain`: single NAL units and FU-A. `stap`: parameter sets in a STAP-A. Oddities of real cameras:
-    `marked-sets`: SPS and PPS carry the marker too (Tapo TC70, Reolink Duo 2); `annexb`: parameter sets and IDR in one
-    payload with start codes between; `unmarked`: never a marker (FLIR M400).
+    dialect: `plain`: single NAL units and FU-A. `stap`: parameter sets in a STAP-A. Oddities of real
+    cameras: `marked-sets`: SPS and PPS carry the marker too (Tapo TC70, Reolink Duo 2); `annexb`: parameter
+    sets and IDR in one payload with start codes between; `unmarked`: never a marker (FLIR M400).
     """
     chunks: list[bytes] = []
     marked: set[int] = set()

@@ -1,4 +1,5 @@
-"""Random credentials of the simulated district (config/secrets.yaml), and the proofs that devices make with them.
+"""Random credentials of the simulated district (config/secrets.yaml), and the proofs that devices make with
+them.
 
 Formats: docs/contract.md section 2 (file, MQTT password) and section 4 (signature of a press).
 """
@@ -73,7 +74,8 @@ def ids_of(district: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 def add_missing(path: Path, district: Path) -> int:
-    """Gives everybody in the district who has none a random secret. Existing ones stay. Returns how many were added.
+    """Gives everybody in the district who has none a random secret. Existing ones stay. Returns how many
+    were added.
 
     The file is replaced as a whole, with mode 600 from its first byte.
     """

@@ -1,4 +1,6 @@
-"""Cameras that are encoded while they are watched, with the true clock in the picture (simulators.timecode)."""
+"""Cameras that are encoded while they are watched, with the true clock in the picture
+(simulators.timecode).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ __all__ = ["LiveSource"]
 
 
 class LiveSource:
-    """One live stream: a thread that draws and encodes while somebody plays, and hands pictures to the loop."""
+    """One live stream: a thread that draws and encodes while somebody plays, and hands pictures to the
+    loop.
+    """
 
     def __init__(self, recipe: clips.Recipe, stream: str, deliver: Callable[[Any, Picture], None]) -> None:
         self._recipe, self._deliver = recipe, deliver

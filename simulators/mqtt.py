@@ -1,7 +1,8 @@
 """A lean MQTT 3.1.1 client: what two thousand boxes in one process need and no more.
 
-The packets are pure functions and a sans-I/O parser; `Client` is an asyncio.Protocol without a task or timer of its
-own. QoS 0 and 1, a will, user name and password, clean sessions. Whoever owns clients pings them (`ping`).
+The packets are pure functions and a sans-I/O parser; `Client` is an asyncio.Protocol without a task or
+timer of its own. QoS 0 and 1, a will, user name and password, clean sessions. Whoever owns clients pings
+them (`ping`).
 """
 
 from __future__ import annotations
@@ -127,7 +128,9 @@ class Parser:
 
 
 class Client(asyncio.Protocol):
-    """One connection. on_message(topic, payload) is called from the loop; on_lost(reason) once, when it ends."""
+    """One connection. on_message(topic, payload) is called from the loop; on_lost(reason) once, when it
+    ends.
+    """
 
     def __init__(
         self,
@@ -200,7 +203,7 @@ class Client(asyncio.Protocol):
         packet_id = self._next_id
         self._next_id = packet_id % 65535 + 1
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Nobody need wait for a PUBACK (it proves nothing); an unread failure must not be reported as an error.
+        # Nobody need wait for a PUBACK (it proves nothing): an unread failure is no error.
         future.add_done_callback(lambda f: f.cancelled() or f.exception())
         self._waiting[packet_id] = future
         return packet_id, future

@@ -1,4 +1,6 @@
-"""The server's side of RTSP 1.0 (RFC 2326), without I/O: requests out of bytes, digest check, replies and SDP."""
+"""The server's side of RTSP 1.0 (RFC 2326), without I/O: requests out of bytes, digest check, replies and
+SDP.
+"""
 
 from __future__ import annotations
 
@@ -171,7 +173,7 @@ def _pair(value: str, *, limit: int) -> tuple[int, int] | None:
 
 
 class Authenticator:
-    """Checks Digest credentials. algorithms: MD5 and/or SHA-256, offered in that order, one challenge each."""
+    """Checks Digest credentials. algorithms: of MD5 and SHA-256, one challenge each, in that order."""
 
     def __init__(
         self, username: str, password: str, *, realm: str = "farm", algorithms: tuple[str, ...] = ("MD5",)
@@ -231,6 +233,7 @@ def session_description(
     *, name: str, host: str, profile_level_id: str, parameter_sets: str, fps: int, audio: bool
 ) -> bytes:
     """What DESCRIBE answers: one H.264 track and perhaps one of G.711 A-law."""
+    fmtp = f"packetization-mode=1;profile-level-id={profile_level_id};sprop-parameter-sets={parameter_sets}"
     lines = [
         "v=0",
         f"o=- 1 1 IN IP4 {host}",
@@ -241,7 +244,7 @@ def session_description(
         "a=range:npt=now-",
         "m=video 0 RTP/AVP 96",
         "a=rtpmap:96 H264/90000",
-        f"a=fmtp:96 packetization-mode=1;profile-level-id={profile_level_id};sprop-parameter-sets={parameter_sets}",
+        f"a=fmtp:96 {fmtp}",
         f"a=framerate:{fps}",
         "a=control:trackID=0",
     ]

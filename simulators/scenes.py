@@ -1,7 +1,8 @@
 """Street scenes drawn with OpenCV: six kinds of place in four kinds of light, varied by a seed.
 
-A scene is a still background, drawn once, and actors that move on it. Every motion repeats after `period_s`, so that a
-clip of that length loops without a seam. Nothing is photographed: nobody's face is in these pictures.
+A scene is a still background, drawn once, and actors that move on it. Every motion repeats after
+`period_s`, so that a clip of that length loops without a seam. Nothing is photographed: nobody's face is in
+these pictures.
 """
 
 from __future__ import annotations
@@ -64,10 +65,12 @@ _SKY: dict[str, tuple[Color, Color, Color]] = {
     "rain": ((140, 130, 122), (178, 172, 166), (0.72, 0.70, 0.66)),
 }
 _CARS: tuple[Color, ...] = (
-    (40, 40, 200), (200, 120, 40), (235, 235, 235), (60, 60, 60), (60, 180, 235), (150, 150, 150), (90, 140, 60),
+    (40, 40, 200), (200, 120, 40), (235, 235, 235), (60, 60, 60), (60, 180, 235), (150, 150, 150),
+    (90, 140, 60),
 )  # fmt: skip
 _CLOTHES: tuple[Color, ...] = (
-    (60, 60, 210), (190, 90, 50), (70, 160, 70), (50, 170, 230), (170, 70, 150), (220, 220, 220), (80, 80, 80),
+    (60, 60, 210), (190, 90, 50), (70, 160, 70), (50, 170, 230), (170, 70, 150), (220, 220, 220),
+    (80, 80, 80),
 )  # fmt: skip
 _SKIN: Color = (150, 185, 225)
 
@@ -193,7 +196,8 @@ class Scene:
         """Houses side by side from edge to edge, some windows lit in the evening."""
         random, x = self._random, -20
         walls: tuple[Color, ...] = (
-            (170, 190, 205), (150, 165, 200), (190, 190, 190), (140, 175, 190), (205, 205, 225), (165, 150, 140),
+            (170, 190, 205), (150, 165, 200), (190, 190, 190), (140, 175, 190), (205, 205, 225),
+            (165, 150, 140),
         )  # fmt: skip
         while x < WIDTH:
             width, top = random.randint(80, 180), foot - random.randint(low, high)
@@ -233,7 +237,9 @@ class Scene:
         self._actors.append((depth, actor))
 
     def _passing(self, laps: int) -> Callable[[float], float]:
-        """Where something is that crosses the picture `laps` times a period, in pixels from -200 to WIDTH + 200."""
+        """Where something is that crosses the picture `laps` times a period, in pixels from -200 to WIDTH +
+        200.
+        """
         start = self._random.random()
         return lambda share: (start + laps * share) % 1.0 * (WIDTH + 400) - 200
 

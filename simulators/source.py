@@ -28,7 +28,9 @@ def packed(unit: h264.AccessUnit, at: int, *, max_payload: int = 1400, dialect: 
 
 
 class Source:
-    """A looping clip. step and length in 90 kHz; keyframes: indices of the pictures where playing can start."""
+    """A looping clip. step and length in 90 kHz; keyframes: indices of the pictures where playing can
+    start.
+    """
 
     def __init__(self, clip: clips.Clip, *, max_payload: int = 1400, dialect: str = "plain") -> None:
         self.width, self.height, self.fps = clip.width, clip.height, clip.fps

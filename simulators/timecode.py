@@ -1,9 +1,10 @@
 """A machine-readable clock in the picture, for glass-to-glass measurements.
 
-Along the top edge lie 60 square cells of width/64 pixels (20 at 1280, 10 at 640), from x = 0: four sync cells white,
-black, white, black; 48 bits of milliseconds since 1970, most significant first, white is one; eight bits of check sum,
-the sum of the six time bytes modulo 256. It tells when the picture was drawn, before encoding. A page reads it by
-drawing the video on a canvas and taking the luma at the centre of each cell.
+Along the top edge lie 60 square cells of width/64 pixels (20 at 1280, 10 at 640), from x = 0: four sync
+cells white, black, white, black; 48 bits of milliseconds since 1970, most significant first, white is one;
+eight bits of check sum, the sum of the six time bytes modulo 256. It tells when the picture was drawn,
+before encoding. A page reads it by drawing the video on a canvas and taking the luma at the centre of each
+cell.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument(
         "--gcj02", type=int, default=5, metavar="N", help="each Nth phone speaks GCJ-02; 0: none"
     )
+    run_.add_argument(
+        "--media", default=None, metavar="URL", help="answer calls with real media at this gateway"
+    )
+    run_.add_argument(
+        "--tokens", type=Path, default=None, help="YAML or JSON: gridworker id -> JWT, for --media"
+    )
+    run_.add_argument("--talk", type=float, default=15.0, help="seconds until it hangs up, with --media")
     run_.add_argument("--duration", type=float, default=None)
     run_.add_argument("--seed", type=int, default=1)
     run_.add_argument("--mqtt", default="127.0.0.1:1883", metavar="HOST:PORT")
@@ -118,6 +126,12 @@ class Worker:
         self._seq = 0
         self._client: mqtt.Client | None = None
         self._ringing: set[str] = set()
+        self._token = ""
+        self._talking: set[asyncio.Task[None]] = set()
+
+    def use_token(self, token: str) -> None:
+        """Answers calls over HTTP with real media from now on."""
+        self._token = token
 
     def speak_gcj02(self) -> None:
         """From now on its positions are in GCJ-02, and say so."""
@@ -197,9 +211,28 @@ class Worker:
         if subject not in self._ringing or self._client is None or not self._client.connected:
             return
         self._ringing.discard(subject)
+        if self._token and what == "call" and self._options.reply == "accept":
+            task = asyncio.get_running_loop().create_task(self._talk(subject), name=f"call of {self.id}")
+            self._talking.add(task)
+            task.add_done_callback(self._talking.discard)
+            return
         reply = {"mid": mid, what: subject, "act": self._options.reply, "ts": time.time_ns() // 1_000_000}
         self._client.publish(f"{ROOT}/w/{self.id}/reply", json.dumps(reply).encode())
         self._counts.replies_ms.append((time.monotonic() - rung_at) * 1000)
+
+    async def _talk(self, call_id: str) -> None:
+        import aiohttp
+
+        from simulators import calls  # aiortc and OpenCV are loaded only by those who talk
+
+        async with aiohttp.ClientSession() as session:
+            outcome = await calls.answer(
+                session, self._options.media, call_id, self.id, self._token, talk_s=self._options.talk
+            )
+        print(
+            json.dumps({"worker": self.id, "call": call_id, **asdict(outcome)}, ensure_ascii=False),
+            flush=True,
+        )
 
 
 class Counts:
@@ -237,6 +270,9 @@ def run(options: argparse.Namespace) -> None:
     rows = rows[options.first : options.first + options.count]
     known = keys.load(options.secrets).get("workers", {})
     counts = Counts()
+    if (options.media is None) != (options.tokens is None):
+        raise SystemExit("--media and --tokens go together")
+    tokens = {} if options.tokens is None else yaml.safe_load(options.tokens.read_text(encoding="utf-8"))
     workers = []
     for number, row in enumerate(rows):
         if row["id"] not in known:
@@ -245,6 +281,8 @@ def run(options: argparse.Namespace) -> None:
         worker = Worker(row, str(known[row["id"]]), walk, counts, options)
         if options.gcj02 and number % options.gcj02 == options.gcj02 - 1:
             worker.speak_gcj02()
+        if row["id"] in tokens:
+            worker.use_token(tokens[row["id"]])
         workers.append(worker)
     if not workers:
         raise SystemExit("no such gridworker")

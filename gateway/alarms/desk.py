@@ -1,10 +1,5 @@
 """AlarmDesk: the service behind every step of an alarm. Each step is one transaction that writes the alarm,
 its deadlines, timeline, audit line and what it announces; what it answers is true once it returns.
-
-A box that presses faster than `press_rate` is throttled, not refused: its further presses wait up to
-`throttle_ms` and are recorded together, so that a key stuck at 100 presses a second costs one transaction a
-second and others keep their latency. At most `throttle_bound` presses of a box wait; those beyond are
-answered `cannot_process` (the alarm itself lives long since).
 """
 
 from __future__ import annotations
@@ -13,7 +8,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -35,13 +29,14 @@ from gateway.alarms.announce import (
     refusal,
 )
 from gateway.alarms.casework import open_incident
-from gateway.alarms.dispatch import CameraChoice, DispatchSettings, WorkerChoice, rank_cameras, rank_workers
-from gateway.alarms.escalation import DeadlineKind, Effect, EscalationSettings, Level
+from gateway.alarms.dispatch import CameraChoice, WorkerChoice, rank_cameras, rank_workers
+from gateway.alarms.escalation import DeadlineKind, Effect, Level
+from gateway.alarms.gate import Gate
 from gateway.alarms.incident import ENDS, IncidentState
+from gateway.alarms.policy import Actor, AlarmSettings
 from gateway.alarms.press import (
     MAX_BYTES,
     PlaceKind,
-    Press,
     Refusal,
     parse_cancel,
     parse_correction,
@@ -56,7 +51,7 @@ from gateway.errors import Conflict, ProtocolError, Unavailable
 from gateway.geo import Position
 from gateway.store import Store
 
-__all__ = ["Actor", "AlarmDesk", "AlarmSettings", "PublishEvent", "PublishMqtt", "Ring"]
+__all__ = ["AlarmDesk", "PublishEvent", "PublishMqtt", "Ring"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,51 +74,6 @@ Ring = Callable[[Json], Awaitable[None]]
 Alarms = list[Json]
 Cameras = list[CameraChoice]
 Workers = list[WorkerChoice]
-Admissions = list[intake.Admitted]
-Answers = list[tuple[Json, bool]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlarmSettings:
-    """press_rate: presses a second of one box before it is throttled, press_burst: how many at once.
-    keep_outbox_ms: of delivered rows.
-    """
-
-    escalation: EscalationSettings = field(default_factory=EscalationSettings)
-    dispatch: DispatchSettings = field(default_factory=DispatchSettings)
-    group_radius_m: float = 150.0
-    group_ms: int = 120_000
-    press_rate: float = 2.0
-    press_burst: float = 10.0
-    throttle_ms: int = 1_000
-    throttle_bound: int = 500
-    flush_ms: int = 5_000
-    keep_outbox_ms: int = 7 * 86_400_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Actor:
-    """Who does it."""
-
-    sub: str
-    name: str
-    role: str
-
-    def __str__(self) -> str:
-        return f"{self.role}/{self.sub}"
-
-
-@dataclass(slots=True)
-class _Box:
-    """Token bucket of one box and what it has waiting."""
-
-    tokens: float
-    at_ms: int
-    waiting: list[tuple[intake.Admitted, asyncio.Future[tuple[Json, bool]]]] = field(default_factory=list)
-
-
-RECENT_PRESSES = 20_000
-BOXES_REMEMBERED = 50_000
 
 
 class AlarmDesk:
@@ -157,13 +107,19 @@ class AlarmDesk:
             store,
             {KIND_ACK: self._deliver_ack, KIND_EVENT: self._deliver_event, KIND_RING: self._deliver_ring},
         )
-        self._recent: OrderedDict[tuple[str, str], Json] = OrderedDict()
-        self._on_their_way: dict[tuple[str, str], asyncio.Future[Json]] = {}
-        self._boxes: OrderedDict[str, _Box] = OrderedDict()
-        self._throttled = asyncio.Event()
+        self._gate = Gate(store, settings)
         self._deadlines_changed = asyncio.Event()
         self._households_audited: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self.counters = {"presses": 0, "known": 0, "refused": 0, "throttled": 0, "escalated": 0}
+        self.counters = {"presses": 0, "known": 0, "refused": 0, "escalated": 0}
+
+    def apply(self, world: World) -> None:
+        """The district after a reload; the roster is loaded anew by its owner."""
+        self._world = world
+
+    @property
+    def throttled(self) -> int:
+        """Presses that had to wait because their box pressed too fast."""
+        return self._gate.throttled
 
     # ---- boxes --------------------------------------------------------------------------------------------
 
@@ -186,7 +142,7 @@ class AlarmDesk:
             return await self._answer(press.sid, refusal(press.pid, Refusal.UNKNOWN_BOX, now_ms), via)
         genuine = verify(key, press)
         if genuine:
-            known = self._recent.get((press.sid, press.pid))
+            known = self._gate.recent(press.sid, press.pid)
             if known is not None:
                 self.counters["known"] += 1
                 return await self._answer(press.sid, known, via)
@@ -200,11 +156,10 @@ class AlarmDesk:
         try:
             if not genuine:
                 return await self._unverified(admitted)
-            answer, was_known = await self._admit(admitted)
+            answer, was_known = await self._gate.admit(admitted)
         except Unavailable as exc:
             logger.error("press %s of %s can't be processed: %s", press.pid, press.sid, exc)
             return await self._answer(press.sid, refusal(press.pid, Refusal.CANNOT_PROCESS, now_ms), via)
-        self._remember(press, answer)
         if was_known:
             self.counters["known"] += 1
             return await self._answer(press.sid, answer, via)
@@ -330,6 +285,7 @@ class AlarmDesk:
                     police=police or "undetermined",
                     place_label=row["place_label"],
                     position=records.position_of(row),
+                    district=row["district"],
                     street=row["street"],
                     community=row["community"],
                     grid=row["grid"],
@@ -393,6 +349,18 @@ class AlarmDesk:
             row = records.update_alarm(c, row, worker_id=worker.sub, worker_name=worker.name, eta_s=eta_s)
             self._log(c, row, "dispatched", worker, now_ms, eta_s=eta_s)
             announce_stage(c, row, Stage.DISPATCHED, now_ms)
+            announce_alarm(c, row, records.load_deadlines(c, row["id"]))
+            return row
+
+        await self._step(alarm_id, step)
+
+    async def on_no_answer(self, alarm_id: str, reason: str) -> None:
+        """No gridworker came so far. reason: why, as the call says it (nobody_on_duty, no_answer ...)."""
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            if row["closed_at"] is not None:
+                return row
+            records.add_timeline(c, row["id"], at=now_ms, event="no_answer", by="system", reason=reason)
             announce_alarm(c, row, records.load_deadlines(c, row["id"]))
             return row
 
@@ -501,7 +469,7 @@ class AlarmDesk:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._courier.run(), name="alarms-outbox")
             group.create_task(self._run_deadlines(), name="alarms-deadlines")
-            group.create_task(self._run_throttle(), name="alarms-throttle")
+            group.create_task(self._gate.run(), name="alarms-throttle")
             group.create_task(self._run_flush(), name="alarms-roster")
 
     async def fire_due(self) -> int | None:
@@ -533,15 +501,6 @@ class AlarmDesk:
                     await self._deadlines_changed.wait()
             except TimeoutError:
                 continue
-
-    async def _run_throttle(self) -> None:
-        while True:
-            await self._throttled.wait()
-            await asyncio.sleep(self._settings.throttle_ms / 1000)
-            self._throttled.clear()
-            await asyncio.gather(
-                *(self._record_waiting(box) for box in list(self._boxes.values()) if box.waiting)
-            )
 
     async def _run_flush(self) -> None:
         rounds = 0
@@ -642,72 +601,6 @@ class AlarmDesk:
 
     # ---- presses on their way ------------------------------------------------------------------------------
 
-    async def _admit(self, admitted: intake.Admitted) -> tuple[Json, bool]:
-        """The same press that is on its way already gets its answer, so a thousand of them cost one write."""
-        name = admitted.press.sid, admitted.press.pid
-        on_its_way = self._on_their_way.get(name)
-        if on_its_way is not None:
-            return await asyncio.shield(on_its_way), True
-        answered: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
-        self._on_their_way[name] = answered
-        try:
-            answer, was_known = await self._admit_new(admitted)
-            answered.set_result(answer)
-            return answer, was_known
-        finally:
-            del self._on_their_way[name]
-            if not answered.done():
-                answered.set_exception(Unavailable("cannot process: the same press has just failed"))
-                answered.exception()  # taken note of, should nobody wait for it
-
-    async def _admit_new(self, admitted: intake.Admitted) -> tuple[Json, bool]:
-        box = self._box(admitted.press.sid, admitted.now_ms)
-        if box.tokens >= 1 and not box.waiting:
-            box.tokens -= 1
-            return (await self._record([admitted]))[0]
-        if len(box.waiting) >= self._settings.throttle_bound:
-            raise Unavailable("too many presses of one box are waiting")
-        self.counters["throttled"] += 1
-        future: asyncio.Future[tuple[Json, bool]] = asyncio.get_running_loop().create_future()
-        box.waiting.append((admitted, future))
-        self._throttled.set()
-        return await future
-
-    def _box(self, sid: str, now_ms: int) -> _Box:
-        box = self._boxes.get(sid)
-        if box is None:
-            box = self._boxes[sid] = _Box(self._settings.press_burst, now_ms)
-            if len(self._boxes) > BOXES_REMEMBERED:
-                oldest, idle = next(iter(self._boxes.items()))
-                if not idle.waiting:
-                    del self._boxes[oldest]
-        self._boxes.move_to_end(sid)
-        gained = max(0, now_ms - box.at_ms) / 1000 * self._settings.press_rate
-        box.tokens = min(self._settings.press_burst, box.tokens + gained)
-        box.at_ms = now_ms
-        return box
-
-    async def _record(self, presses: Admissions) -> Answers:
-        s = self._settings
-        return await self._store.write(
-            lambda c: intake.record_presses(
-                c, presses, s.escalation, group_radius_m=s.group_radius_m, group_ms=s.group_ms
-            )
-        )
-
-    async def _record_waiting(self, box: _Box) -> None:
-        waiting, box.waiting = box.waiting, []
-        try:
-            answers = await self._record([admitted for admitted, _ in waiting])
-        except Exception as exc:
-            for _, future in waiting:
-                if not future.done():
-                    future.set_exception(exc)
-            return
-        for (_, future), answer in zip(waiting, answers, strict=True):
-            if not future.done():
-                future.set_result(answer)
-
     async def _unverified(self, admitted: intake.Admitted) -> Json:
         """One row and audit line for each, as long as the box stays within its rate; beyond, the answer
         alone.
@@ -715,12 +608,10 @@ class AlarmDesk:
         press, now_ms = admitted.press, admitted.now_ms
         self.counters["refused"] += 1
         # A bucket of its own: forged presses must not throttle the genuine ones.
-        box = self._box(f"forged/{press.sid}", now_ms)
-        if box.tokens < 1:
+        if not self._gate.spend(f"forged/{press.sid}", now_ms):
             return await self._answer(
                 press.sid, refusal(press.pid, Refusal.BAD_SIGNATURE, now_ms), admitted.via
             )
-        box.tokens -= 1
         logger.warning(
             "press of %s with a wrong signature", press.sid, extra={"sid": press.sid, "pid": press.pid}
         )
@@ -746,11 +637,6 @@ class AlarmDesk:
             message = ack_message(sid, payload)
             await self._publish_mqtt(message["topic"], msgspec.json.encode(payload), 1, False)
         return payload
-
-    def _remember(self, press: Press, answer: Json) -> None:
-        self._recent[press.sid, press.pid] = answer
-        while len(self._recent) > RECENT_PRESSES:
-            self._recent.popitem(last=False)
 
     # ---- deliveries ----------------------------------------------------------------------------------------
 

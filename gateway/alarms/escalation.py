@@ -167,6 +167,8 @@ def fire(
     if DeadlineKind.ESCALATE in due or level is not progress.level:
         deadlines.pop(DeadlineKind.ESCALATE, None)
         deadlines.update(_escalation(settings, level, progress.base_ms, now_ms))
+    if level is Level.LEADER:  # nobody is left who could be told earlier
+        deadlines.pop(DeadlineKind.SHOWN, None)
     effects: list[Effect] = []
     if level is progress.level:
         effects.append(Effect.REALERT)

@@ -26,7 +26,6 @@ from sqlalchemy import (
 
 from gateway.alarms.escalation import DeadlineKind, Level, Progress
 from gateway.alarms.press import PlaceKind
-from gateway.alarms.world import Area
 from gateway.errors import NotFound
 from gateway.geo import Position
 from gateway.store import metadata
@@ -76,6 +75,7 @@ alarm_table = Table(
     Column("lat", Float),
     Column("lon", Float),
     Column("cell", BigInteger),
+    Column("district", Text),
     Column("street", Text),
     Column("community", Text),
     Column("grid", Text),
@@ -158,6 +158,7 @@ incident_table = Table(
     Column("place_label", Text, nullable=False),
     Column("lat", Float),
     Column("lon", Float),
+    Column("district", Text),
     Column("street", Text),
     Column("community", Text),
     Column("grid", Text),
@@ -293,12 +294,15 @@ def neighbours(
 
 
 def lineage_of(row: Row) -> tuple[str, ...]:
-    """Codes of the areas around it, near to far: what the event channel needs to decide who may see it."""
-    return tuple(code for code in (row["grid"], row["community"], row["street"]) if code is not None)
-
-
-def area_of(row: Row) -> Area:
-    return Area(street=row["street"], community=row["community"], grid=row["grid"])
+    """Codes of district, street, community and grid as far as known, outermost first: what authorize()
+    needs.
+    """
+    lineage: list[str] = []
+    for level in ("district", "street", "community", "grid"):
+        if row[level] is None:
+            break
+        lineage.append(row[level])
+    return tuple(lineage)
 
 
 def position_of(row: Row) -> Position | None:

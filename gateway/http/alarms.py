@@ -11,8 +11,9 @@ from aiohttp import web
 from gateway.access import Action, Principal, Resource, authorize, require
 from gateway.alarms.alarm import Handling, Outcome
 from gateway.alarms.casework import CaseDesk
-from gateway.alarms.desk import Actor, AlarmDesk
+from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.incident import IncidentState, Transition
+from gateway.alarms.policy import Actor
 from gateway.errors import ProtocolError
 from gateway.geo import Datum, Position, from_datum
 from gateway.http.routes import Exchange, Handler, Resolver, Route, json_response
@@ -234,10 +235,10 @@ class AlarmsEdge:
         by_hand = Resource(kind="incident", id="new", lineage=lineage)
         if not authorize(who, Action.INCIDENT_REPORT, by_hand).allowed:
             require(who, Action.INCIDENT_CREATE, by_hand)
-        street, community, grid = (*lineage[1:4], None, None, None)[:3]
+        district, street, community, grid = (*lineage[:4], None, None, None, None)[:4]
         view = await self._cases.report(
             actor(who), type=said.type, severity=said.severity, police=said.police, position=position,
-            place_label=said.place_label, street=street, community=community, grid=grid, note=said.note,
+            place_label=said.place_label, district=district, street=street, community=community, grid=grid, note=said.note,
         )  # fmt: skip
         return json_response(view, status=201)
 
@@ -248,7 +249,11 @@ class AlarmsEdge:
         async def move(exchange: Exchange) -> web.StreamResponse:
             said = await exchange.body(Move)
             view = await self._cases.move(
-                exchange.path("incident_id"), transition, actor(exchange.who), note=said.note, detail=said.detail
+                exchange.path("incident_id"),
+                transition,
+                actor(exchange.who),
+                note=said.note,
+                detail=said.detail,
             )
             return json_response(view)
 
@@ -276,4 +281,3 @@ def _receipt(ack: dict[str, Any]) -> web.Response:
     reason = ack.get("reason")
     status = {"bad_signature": 403, "unknown_box": 403, "cannot_process": 503}.get(str(reason), 400)
     return json_response(ack, status=status)
-

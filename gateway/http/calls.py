@@ -97,7 +97,12 @@ class CallsEdge:
             ("claim", Action.CALL_CLAIM, self._claim, "Answer; one wins, the others get 409 with `taken_by`"),
             ("decline", Action.CALL_DECLINE, self._decline, "Not me: the next one rings"),
             ("join", Action.CALL_JOIN, self._join, "Take a place in the room"),
-            ("hangup", Action.CALL_HANGUP, self._hangup, "End it on both sides, or leave if other desks stay"),
+            (
+                "hangup",
+                Action.CALL_HANGUP,
+                self._hangup,
+                "End it on both sides, or leave if other desks stay",
+            ),
         ):
             rows.append(
                 Route(
@@ -125,7 +130,9 @@ class CallsEdge:
         if who.role is Role.WORKER:
             lineage, position, label = self._whereabouts(who.sub)
             require(who, Action.CALL_OPEN, Resource(kind="call", lineage=lineage, owner=who.sub))
-            call = await self._switchboard.call_center(by, lineage=lineage, position=position, place_label=label)
+            call = await self._switchboard.call_center(
+                by, lineage=lineage, position=position, place_label=label
+            )
         else:
             brief = await self._brief_of(wanted.alarm_id) if wanted.alarm_id else None
             if brief is not None:

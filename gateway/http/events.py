@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from aiohttp import WSMsgType, web
 
 from gateway.access import Action, Principal, Resource, authorize
@@ -74,11 +75,21 @@ class _Subscriber:
 class EventChannel:
     """Owns the numbering, the ring and the subscribers. `now_ms` is the server's UTC clock in milliseconds."""
 
-    def __init__(self, *, epoch: str, now_ms: Callable[[], int], lag_ms: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        epoch: str,
+        now_ms: Callable[[], int],
+        lag_ms: Callable[[], float],
+        presence: Callable[[Principal, bool], None] = lambda principal, connected: None,
+    ) -> None:
+        """presence(principal, connected): the first page of this principal opened, or the last one closed."""
         self.epoch = epoch
+        self._presence = presence
         self._now_ms = now_ms
         self._lag_ms = lag_ms
         self._seq = 0
+        self._forgotten = 0  # the newest kept event that has left the ring
         self._ring: deque[Event] = deque(maxlen=RING_EVENTS)
         self._subscribers: set[_Subscriber] = set()
 
@@ -87,7 +98,9 @@ class EventChannel:
         """The number of the last event."""
         return self._seq
 
-    def readers(self, concerned: Callable[[Principal], bool] = lambda _: True, *, visible: bool = False) -> int:
+    def readers(
+        self, concerned: Callable[[Principal], bool] = lambda _: True, *, visible: bool = False
+    ) -> int:
         """How many pages are open (and, with `visible`, on a screen) whose principal satisfies `concerned`."""
         return sum(1 for s in self._subscribers if concerned(s.principal) and (s.visible or not visible))
 
@@ -99,8 +112,13 @@ class EventChannel:
         action: Action,
         resource: Resource,
         to: Iterable[str] | None = None,
+        keep: bool = True,
     ) -> None:
-        """Number an event and offer it to every page that may see it. Never blocks."""
+        """Number an event and offer it to every page that may see it. Never blocks.
+
+        keep: whether a page that comes back gets it again. Positions and camera states are not kept: a page that
+        was away fetches the present ones, and alarms stay in the ring longer.
+        """
         self._seq += 1
         at_ms = self._now_ms()
         event = Event(
@@ -112,7 +130,10 @@ class EventChannel:
             resource=resource,
             to=None if to is None else frozenset(to),
         )
-        self._ring.append(event)
+        if keep:
+            if len(self._ring) == self._ring.maxlen:
+                self._forgotten = self._ring[0].seq
+            self._ring.append(event)
         for subscriber in self._subscribers:
             if event.concerns(subscriber.principal):
                 subscriber.offer(event.frame)
@@ -132,21 +153,31 @@ class EventChannel:
         subscriber = _Subscriber(principal)
         subscriber.offer(self._hello(principal))
         self._replay(subscriber, request.query.get("epoch"), request.query.get("after"))
-        self._subscribers.add(subscriber)
+        self._enter(subscriber)
         try:
             async with asyncio.TaskGroup() as group:
                 sender = group.create_task(self._send(socket, subscriber), name=f"events-{principal.sub}")
                 await self._receive(socket, subscriber)
                 sender.cancel()
         finally:
-            self._subscribers.discard(subscriber)
+            self._leave(subscriber)
         return socket
+
+    def _enter(self, subscriber: _Subscriber) -> None:
+        first = not self.readers(lambda p: p.sub == subscriber.principal.sub)
+        self._subscribers.add(subscriber)
+        if first:
+            self._presence(subscriber.principal, True)
+
+    def _leave(self, subscriber: _Subscriber) -> None:
+        self._subscribers.discard(subscriber)
+        if not self.readers(lambda p: p.sub == subscriber.principal.sub):
+            self._presence(subscriber.principal, False)
 
     def _replay(self, subscriber: _Subscriber, epoch: str | None, after: str | None) -> None:
         if epoch is None or after is None:
             return
-        oldest = self._ring[0].seq if self._ring else self._seq + 1
-        if epoch != self.epoch or not after.isdecimal() or not oldest - 1 <= int(after) <= self._seq:
+        if epoch != self.epoch or not after.isdecimal() or not self._forgotten <= int(after) <= self._seq:
             subscriber.offer(self._control("resync", {"reason": "gap"}))
             return
         for event in self._ring:
@@ -197,4 +228,4 @@ class EventChannel:
 
     def _frame(self, type: str, data: Any, seq: int, at_ms: int) -> str:
         frame = {"seq": seq, "epoch": self.epoch, "type": type, "at": at_ms, "data": data}
-        return json.dumps(frame, ensure_ascii=False, separators=(",", ":"))
+        return msgspec.json.encode(frame).decode()

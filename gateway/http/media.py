@@ -8,11 +8,14 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from gateway.access import Action, Principal, Resource, authorize
-from gateway.errors import TooMany, Unavailable
-from gateway.http.routes import Exchange, Route, json_response
+from gateway.catalog import Catalog
+from gateway.errors import NotFound, TooMany, Unavailable
+from gateway.http.routes import Exchange, Handler, Route, json_response
+from gateway.streams.cameras import CameraState
+from gateway.streams.media import StreamName
 from gateway.streams.whep import EdgeRequest, EdgeResponse, IceServer, SessionEndpoint
 
-__all__ = ["CameraDirectory", "MediaEdge"]
+__all__ = ["WHEP_SESSIONS", "WHIP_SESSIONS", "CameraDirectory", "LiveCameras", "MediaEdge"]
 
 WHEP_SESSIONS = "/whep/sessions"
 WHIP_SESSIONS = "/whip/sessions"
@@ -31,6 +34,70 @@ class CameraDirectory(Protocol):
 
     async def snapshot(self, camera_id: str) -> bytes:
         """JPEG of the last keyframe. Raises Unavailable when there is none yet."""
+
+
+class LiveCameras:
+    """The configured cameras with their state of this moment: the CameraDirectory of the running gateway."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Callable[[], Catalog],
+        state: Callable[[str], CameraState],
+        watchers: Callable[[str, StreamName], int],
+        jpeg: Callable[[str], Awaitable[bytes]],
+    ) -> None:
+        self._catalog = catalog
+        self._state = state
+        self._watchers = watchers
+        self._jpeg = jpeg
+
+    def resource(self, camera_id: str) -> Resource:
+        return self._catalog().resource(camera_id)
+
+    def ids(self) -> Sequence[str]:
+        return tuple(self._catalog().configs)
+
+    async def snapshot(self, camera_id: str) -> bytes:
+        return await self._jpeg(camera_id)
+
+    def view(self, camera_id: str) -> dict[str, Any]:
+        config = self._catalog().config(camera_id)
+        state = self._state(camera_id)
+        return {
+            "id": config.id,
+            "name": config.name or config.id,
+            "community": config.community,
+            "grid": config.grid,
+            "position": config.position,
+            "heading": config.heading,
+            "fov": config.fov,
+            "range_m": config.range_m,
+            "visible_to": config.visible_to,
+            "pull": config.pull,
+            "state": state.state,
+            "reason": state.reason,
+            "since": state.since_ms,
+            "last_frame_at": state.last_frame_at_ms,
+            "streams": {name.value: self._stream(camera_id, name, state) for name in StreamName},
+        }
+
+    def _stream(self, camera_id: str, name: StreamName, state: CameraState) -> dict[str, Any] | None:
+        stream = state.streams.get(name)
+        if stream is None:
+            return None
+        return {
+            "state": stream.state,
+            "reason": stream.reason,
+            "since": stream.since_ms,
+            "codec": stream.codec,
+            "profile": stream.profile,
+            "width": stream.width,
+            "height": stream.height,
+            "fps": None if stream.fps is None else round(stream.fps, 1),
+            "kbps": None if stream.kbps is None else round(stream.kbps),
+            "viewers": self._watchers(camera_id, name),
+        }
 
 
 class MediaEdge:
@@ -61,17 +128,18 @@ class MediaEdge:
         self._own_leg, self._watchable_leg = own_leg, watchable_leg
         self._call_resource, self._leg_resource = call_resource, leg_resource
         self._draining = draining
-        self._holders: dict[str, str] = {}
+        self._holders: dict[str, Principal] = {}
         self._joined: dict[str, int] = {}
 
     def session_closed(self, session_id: str) -> None:
         """The plane ended it, for whatever reason."""
-        sub = self._holders.pop(session_id, None)
-        if sub is not None:
-            self._leave(sub)
+        holder = self._holders.pop(session_id, None)
+        if holder is not None:
+            self._leave(holder.sub)
 
-    def sessions_of(self, sub: str) -> list[str]:
-        return [session_id for session_id, holder in self._holders.items() if holder == sub]
+    def sessions_where(self, concerned: Callable[[Principal], bool]) -> list[str]:
+        """Media sessions whose holder satisfies `concerned`."""
+        return [session_id for session_id, holder in self._holders.items() if concerned(holder)]
 
     def routes(self) -> list[Route]:
         def camera(request: web.Request) -> Resource:
@@ -82,7 +150,10 @@ class MediaEdge:
 
         def session(request: web.Request) -> Resource:
             session_id = request.match_info["session_id"]
-            return Resource(kind="media_session", id=session_id, owner=self._holders.get(session_id))
+            holder = self._holders.get(session_id)
+            if holder is None:
+                raise NotFound("no such media session")
+            return Resource(kind="media_session", id=session_id, owner=holder.sub)
 
         def open_path(request: web.Request) -> Resource:
             return Resource(kind="preflight", id=request.path)
@@ -121,28 +192,27 @@ class MediaEdge:
                 success=201,
             ),
         ]  # fmt: skip
-        for path in ("/whep/{camera_id}", *(f"/api/v1/calls/{{call_id}}/legs/{{leg_id}}/{kind}" for kind in ("whip", "whep"))):
-            rows.append(
-                Route(
-                    method="OPTIONS", path=path, action=Action.MEDIA_PREFLIGHT, handler=self._preflight,
-                    resource=open_path, summary="What can be posted here (CORS preflight)", success=204,
-                )
+
+        def preflight(path: str, handler: Handler) -> Route:
+            return Route(
+                method="OPTIONS", path=path, action=Action.MEDIA_PREFLIGHT, handler=handler, resource=open_path,
+                summary="What can be sent here (CORS preflight)", success=204,
             )  # fmt: skip
+
+        leg = "/api/v1/calls/{call_id}/legs/{leg_id}"
+        rows += [
+            preflight(path, self._preflight) for path in ("/whep/{camera_id}", f"{leg}/whip", f"{leg}/whep")
+        ]
         for base, handler in ((WHEP_SESSIONS, self._whep_session), (WHIP_SESSIONS, self._whip_session)):
             path = base + "/{session_id}"
-            for method in ("GET", "PATCH", "DELETE"):
-                rows.append(
-                    Route(
-                        method=method, path=path, action=Action.MEDIA_SESSION, handler=handler, resource=session,
-                        summary=f"{method} a media session", media=fragment,
-                    )
-                )  # fmt: skip
-            rows.append(
+            rows.append(preflight(path, handler))
+            rows += [
                 Route(
-                    method="OPTIONS", path=path, action=Action.MEDIA_PREFLIGHT, handler=handler, resource=open_path,
-                    summary="What a session takes (CORS preflight)", success=204,
+                    method=method, path=path, action=Action.MEDIA_SESSION, handler=handler, resource=session,
+                    summary=f"{method} a media session", media=fragment,
                 )
-            )  # fmt: skip
+                for method in ("GET", "PATCH", "DELETE")
+            ]  # fmt: skip
         return rows
 
     # -- cameras ------------------------------------------------------------------------------------------------
@@ -181,21 +251,29 @@ class MediaEdge:
         return _to_aiohttp(answer)
 
     async def _publish_leg(self, exchange: Exchange) -> web.StreamResponse:
-        source, owner = await self._own_leg(exchange.path("call_id"), exchange.path("leg_id"), exchange.who.sub)
+        source, owner = await self._own_leg(
+            exchange.path("call_id"), exchange.path("leg_id"), exchange.who.sub
+        )
         return _to_aiohttp(await self._join(exchange, self._whip, source, owner))
 
     async def _watch_leg(self, exchange: Exchange) -> web.StreamResponse:
-        source, owner = await self._watchable_leg(exchange.path("call_id"), exchange.path("leg_id"), exchange.who.sub)
+        source, owner = await self._watchable_leg(
+            exchange.path("call_id"), exchange.path("leg_id"), exchange.who.sub
+        )
         return _to_aiohttp(await self._join(exchange, self._whep, source, owner))
 
-    async def _join(self, exchange: Exchange, endpoint: SessionEndpoint, source: str, owner: str) -> EdgeResponse:
+    async def _join(
+        self, exchange: Exchange, endpoint: SessionEndpoint, source: str, owner: str
+    ) -> EdgeResponse:
         """Count the principal in before anything is allocated; count it out again if no session came of it."""
         principal = exchange.who
         if self._draining():
             raise Unavailable("this gateway is about to stop; try again", retry_after_s=3)
         limit = self._join_limit(principal)
         if self._joined.get(principal.sub, 0) >= limit:
-            raise TooMany(f"role {principal.role} may watch {limit} streams at a time; close one", retry_after_s=2)
+            raise TooMany(
+                f"role {principal.role} may watch {limit} streams at a time; close one", retry_after_s=2
+            )
         self._joined[principal.sub] = self._joined.get(principal.sub, 0) + 1
         kept = False
         try:
@@ -203,7 +281,7 @@ class MediaEdge:
             if answer.status == 201:
                 location = answer.headers["Location"]
                 session_id = str(location).rpartition("/")[2]
-                self._holders[session_id] = principal.sub
+                self._holders[session_id] = principal
                 kept = True
         finally:
             if not kept:
@@ -237,7 +315,11 @@ class MediaEdge:
 async def _from_aiohttp(request: web.Request, owner: str) -> EdgeRequest:
     headers: Mapping[str, str] = {name.lower(): value for name, value in request.headers.items()}
     return EdgeRequest(
-        method=request.method, headers=headers, body=await request.read(), query=dict(request.query), owner=owner
+        method=request.method,
+        headers=headers,
+        body=await request.read(),
+        query=dict(request.query),
+        owner=owner,
     )
 
 

@@ -73,20 +73,39 @@ def page_routes(
     def fixed(kind: str) -> Callable[[web.Request], Resource]:
         return lambda request: Resource(kind=kind, id=request.path)
 
-    def get(path: str, action: Action, handler: Callable[[Exchange], Awaitable[web.StreamResponse]], summary: str) -> Route:
-        return Route(method="GET", path=path, action=action, handler=handler, resource=fixed("page"), summary=summary)
+    def get(
+        path: str, action: Action, handler: Callable[[Exchange], Awaitable[web.StreamResponse]], summary: str
+    ) -> Route:
+        return Route(
+            method="GET", path=path, action=action, handler=handler, resource=fixed("page"), summary=summary
+        )
 
     return [
         get("/", Action.PAGE_INDEX, pages.root, "To the page of one's role"),
         *(get(f"/{name}", action, pages.page, f"The page {name}") for name, action in PAGES.items()),
-        get("/static/{path:.+}", Action.STATIC_READ, pages.static, "Scripts, styles and pictures of the pages"),
-        get("/favicon.ico", Action.STATIC_READ, pages.favicon, "The icon"),
+        get(
+            "/static/{path:.+}", Action.STATIC_READ, pages.static, "Scripts, styles and pictures of the pages"
+        ),
         get("/ca.crt", Action.STATIC_READ, pages.ca, "The local certificate authority of `make demo LAN=1`"),
         get("/healthz", Action.HEALTH_READ, pages.healthz, "Whether the process lives; ignores cameras"),
         get("/readyz", Action.HEALTH_READ, pages.readyz, "Whether it accepts presses and viewers"),
-        get("/metrics", Action.METRICS_READ, pages.metrics, "Prometheus text format"),
+        Route(
+            method="GET",
+            path="/metrics",
+            action=Action.METRICS_READ,
+            handler=pages.metrics,
+            resource=_from_this_machine,
+            summary="Prometheus text format",
+        ),
         get("/mqtt", Action.MQTT_CONNECT, pages.mqtt, "MQTT over WebSocket, a pipe to the broker"),
     ]
+
+
+def _from_this_machine(request: web.Request) -> Resource:
+    """A proxy on this machine speaks for others, so its requests don't count as local."""
+    proxied = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "Via"))
+    local = request.remote in ("127.0.0.1", "::1")
+    return Resource(kind="metrics", id="metrics", loopback=local and not proxied)
 
 
 class _Pages:
@@ -114,10 +133,7 @@ class _Pages:
         return self._file(exchange.request.path.strip("/") + ".html", "no-cache")
 
     async def static(self, exchange: Exchange) -> web.StreamResponse:
-        return self._file(exchange.path("path"), IMMUTABLE)
-
-    async def favicon(self, exchange: Exchange) -> web.StreamResponse:
-        return self._file("icon.svg", "public, max-age=86400")
+        return self._file("static/" + exchange.path("path"), IMMUTABLE)
 
     def _file(self, name: str, cache: str) -> web.StreamResponse:
         path = (self._dist / name).resolve()
@@ -139,11 +155,15 @@ class _Pages:
 
     async def healthz(self, exchange: Exchange) -> web.StreamResponse:
         health = self._health()
-        return json_response({"status": "ok" if health.ready else "degraded", "reasons": health.reasons, **health.parts})
+        return json_response(
+            {"status": "ok" if health.ready else "degraded", "reasons": health.reasons, **health.parts}
+        )
 
     async def readyz(self, exchange: Exchange) -> web.StreamResponse:
         health = self._health()
-        return json_response({"ready": health.ready, "reasons": health.reasons}, status=200 if health.ready else 503)
+        return json_response(
+            {"ready": health.ready, "reasons": health.reasons}, status=200 if health.ready else 503
+        )
 
     async def metrics(self, exchange: Exchange) -> web.StreamResponse:
         return web.Response(

@@ -114,7 +114,9 @@ class PeopleEdge:
             }
             for area in self._visible_areas(exchange)
         ]  # fmt: skip
-        return json_response({"code": district.code, "name": district.name, "center": district.center, "areas": areas})
+        return json_response(
+            {"code": district.code, "name": district.name, "center": district.center, "areas": areas}
+        )
 
     async def _areas(self, exchange: Exchange) -> web.StreamResponse:
         features = [
@@ -205,7 +207,9 @@ class PeopleEdge:
 
 def _point(near: str, datum: str) -> Position:
     if datum not in tuple(Datum):
-        raise ProtocolError(f"datum must be one of {', '.join(Datum)}: without it the nearest would be the wrong one")
+        raise ProtocolError(
+            f"datum must be one of {', '.join(Datum)}: without it the nearest would be the wrong one"
+        )
     lat, _, lon = near.partition(",")
     try:
         return from_datum(float(lat), float(lon), Datum(datum))

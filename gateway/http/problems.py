@@ -57,7 +57,7 @@ def problem_of(error: GatewayError) -> web.Response:
         case NotFound():
             return problem(404, str(error))
         case Conflict():
-            return problem(409, str(error), **error.detail)
+            return problem(409, str(error), headers=None, **error.detail)
         case Unavailable():
             return problem(503, str(error), headers=_retry_after(error.retry_after_s))
         case TooMany():

@@ -16,16 +16,29 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from gateway.access import Action, Principal, Resource, authorize
+from gateway.access import Action, Principal, Resource, authorize, needs_principal
 from gateway.errors import GatewayError, NotAllowed, ProtocolError
 from gateway.http.problems import problem, problem_of
 
-__all__ = ["SESSION_COOKIE", "Edge", "Exchange", "Route", "json_response"]
+__all__ = [
+    "SESSION_COOKIE",
+    "Edge",
+    "Exchange",
+    "Handler",
+    "Resolver",
+    "Route",
+    "json_response",
+    "page_of",
+    "same_origin",
+    "session_cookie",
+]
 
 log = logging.getLogger(__name__)
 
 SESSION_COOKIE = "gateway_session"
 CSRF_HEADER, CSRF_VALUE = "X-Requested-With", "gateway"
+PAGE_HEADER, PAGE_QUERY = "X-Gateway-Page", "page"
+PAGES = frozenset({"wall", "desk", "stb", "worker"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_BODY_BYTES = 256 * 1024
 
@@ -118,13 +131,13 @@ class Edge:
             if scheme.lower() != "bearer" or not token.strip():
                 raise NotAllowed("Authorization must be: Bearer <token>", authenticated=False)
             return self._authenticate(token.strip()), False
-        cookie = request.cookies.get(SESSION_COOKIE)
+        cookie = request.cookies.get(session_cookie(page_of(request))) or request.cookies.get(SESSION_COOKIE)
         if cookie:
             return self._authenticate(cookie), True
         return None, False
 
     def _bind(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        open_to_all = authorize(None, route.action, Resource(kind="route", id=route.path)).allowed
+        named_only = needs_principal(route.action)
 
         async def handle(request: web.Request) -> web.StreamResponse:
             by_cookie = False
@@ -132,9 +145,9 @@ class Edge:
             try:
                 principal, by_cookie = self.principal_of(request)
             except NotAllowed:
-                if not open_to_all:
+                if named_only:
                     raise
-            if principal is None and not open_to_all:
+            if principal is None and named_only:
                 raise NotAllowed("log in, or send Authorization: Bearer <token>", authenticated=False)
             if by_cookie and route.csrf and request.method not in SAFE_METHODS:
                 _refuse_foreign_request(request)
@@ -154,10 +167,19 @@ class Edge:
         """Errors to problem documents, security headers on everything, one counter."""
         try:
             response = await handler(request)
+        except NotAllowed as error:
+            page = request.path.strip("/")
+            if request.method == "GET" and page in PAGES:
+                # A person with a browser, not a program: to the log-in page, which keeps the fragment's code.
+                response = web.Response(status=302, headers={"Location": f"/login?next=/{page}"})
+            else:
+                response = problem_of(error)
         except GatewayError as error:
             response = problem_of(error)
         except web.HTTPException as error:
-            response = problem(error.status, error.text or error.reason, headers=_keep(error, "Allow", "Location"))
+            response = problem(
+                error.status, error.text or error.reason, headers=_keep(error, "Allow", "Location")
+            )
         except (ConnectionResetError, TimeoutError):
             raise
         except Exception:
@@ -180,6 +202,17 @@ def _refuse_foreign_request(request: web.Request) -> None:
     """A cookie travels with any page's request, our header does not (OWASP: custom request header)."""
     if request.headers.get(CSRF_HEADER) != CSRF_VALUE:
         raise NotAllowed(f"requests by cookie need the header {CSRF_HEADER}: {CSRF_VALUE}")
+
+
+def page_of(request: web.Request) -> str:
+    """Which of our pages asks: by its header, its query or its own address; empty if none or unknown."""
+    said = request.headers.get(PAGE_HEADER) or request.query.get(PAGE_QUERY) or request.path.strip("/")
+    return said if said in PAGES else ""
+
+
+def session_cookie(page: str) -> str:
+    """The cookie's name: one session a page, so that two pages of one browser may be two people."""
+    return f"{SESSION_COOKIE}_{page}" if page else SESSION_COOKIE
 
 
 def same_origin(request: web.Request) -> bool:

@@ -199,6 +199,7 @@ class _Stream:
         self.state = State.IDLE
         self.reason = ""
         self.since_ms = owner.clock_ms()
+        self.logged = (State.IDLE, "")
         self.last_frame_at: float | None = None
         self.pull: Pull | None = None
         self.task: asyncio.Task[None] | None = None
@@ -603,7 +604,13 @@ class CameraSupervisor:
         streams = self._streams.get(camera_id)
         if streams is None or streams.get(stream.name) is not stream:
             return
-        log.info(
+        # Dialling again is no news: only a settled state (or another reason) is worth a line.
+        settled = (stream.state, stream.reason)
+        news = stream.state is not State.CONNECTING and settled != stream.logged
+        if news:
+            stream.logged = settled
+        log.log(
+            logging.INFO if news else logging.DEBUG,
             "camera %s %s: %s%s",
             camera_id,
             stream.name,

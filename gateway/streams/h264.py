@@ -18,16 +18,15 @@ Loss: a gap inside one non-reference picture costs that picture, any other gap c
 
 from __future__ import annotations
 
-from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 
 from gateway.errors import ProtocolError
 from gateway.streams.media import AccessUnit
+from gateway.streams.sps import Bits, Sps, parse_sps
 
-__all__ = ["Depacketizer", "NalType", "Sps", "Timeline", "parse_sprop", "parse_sps"]
+__all__ = ["Depacketizer", "NalType", "Timeline"]
 
 MAX_ACCESS_UNIT_BYTES = 8 * 1024 * 1024
 MAX_NAL_UNITS = 1024
@@ -65,215 +64,6 @@ _REFUSED = {
     NalType.MTAP24: "mtap24_unsupported",
     NalType.FU_B: "fu_b_unsupported",
 }
-_PROFILES = {
-    66: "Baseline",
-    77: "Main",
-    88: "Extended",
-    100: "High",
-    110: "High 10",
-    122: "High 4:2:2",
-    244: "High 4:4:4",
-}
-_CHROMA_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
-
-
-class _Bits:
-    """Exp-Golomb reader over an RBSP. Reading past the end raises ProtocolError."""
-
-    __slots__ = ("_bits", "_left", "_size")
-
-    def __init__(self, rbsp: bytes) -> None:
-        self._bits = int.from_bytes(rbsp, "big")
-        self._size = self._left = len(rbsp) * 8
-
-    def u(self, count: int) -> int:
-        if count > self._left:
-            raise ProtocolError("truncated_rbsp", (self._size - self._left) // 8)
-        self._left -= count
-        return (self._bits >> self._left) & ((1 << count) - 1)
-
-    def ue(self) -> int:
-        zeros = 0
-        while not self.u(1):
-            zeros += 1
-            if zeros > 32:
-                raise ProtocolError("bad_exp_golomb", (self._size - self._left) // 8)
-        return (1 << zeros) - 1 + self.u(zeros)
-
-    def se(self) -> int:
-        code = self.ue()
-        return (code + 1) // 2 if code & 1 else -(code // 2)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sps:
-    """What we need of a sequence parameter set (ITU-T H.264 section 7.3.2.1.1 and annex E).
-
-    width, height: after cropping. fps: from the VUI, None if it says nothing. may_reorder: pictures may be output in
-    another order than they come in, if there are B slices (pic_order_cnt_type 2 and max_num_reorder_frames 0 forbid it).
-    """
-
-    profile_idc: int
-    constraints: int
-    level_idc: int
-    width: int
-    height: int
-    fps: float | None
-    may_reorder: bool
-
-    @property
-    def profile(self) -> str:
-        """The profile's name with its level, for example `High@4.0`."""
-        name = _PROFILES.get(self.profile_idc, str(self.profile_idc))
-        if self.profile_idc == 66 and self.constraints & 0x40:
-            name = "Constrained Baseline"
-        return f"{name}@{self.level_idc // 10}.{self.level_idc % 10}"
-
-    @property
-    def profile_level_id(self) -> str:
-        """As in SDP (RFC 6184 section 8.1): six lower-case hex digits."""
-        return f"{self.profile_idc:02x}{self.constraints:02x}{self.level_idc:02x}"
-
-
-def parse_sps(nal_unit: bytes) -> Sps:
-    """Raise ProtocolError if it is no SPS or is damaged."""
-    if len(nal_unit) < 4 or nal_unit[0] & 31 != NalType.SPS:
-        raise ProtocolError("not_an_sps", 0)
-    if len(nal_unit) > 4096:
-        raise ProtocolError("oversized_sps", 4096)
-    bits = _Bits(nal_unit[1:].replace(b"\0\0\3", b"\0\0"))
-    profile_idc, constraints, level_idc = bits.u(8), bits.u(8), bits.u(8)
-    bits.ue()  # seq_parameter_set_id
-    chroma_format_idc = 1
-    separate_planes = 0
-    if profile_idc in _CHROMA_PROFILES:
-        chroma_format_idc = bits.ue()
-        if chroma_format_idc == 3:
-            separate_planes = bits.u(1)
-        bits.ue()
-        bits.ue()
-        bits.u(1)
-        if bits.u(1):  # seq_scaling_matrix_present_flag
-            for index in range(8 if chroma_format_idc != 3 else 12):
-                if bits.u(1):
-                    _skip_scaling_list(bits, 16 if index < 6 else 64)
-    bits.ue()  # log2_max_frame_num_minus4
-    pic_order_cnt_type = bits.ue()
-    if pic_order_cnt_type == 0:
-        bits.ue()
-    elif pic_order_cnt_type == 1:
-        bits.u(1)
-        bits.se()
-        bits.se()
-        cycle = bits.ue()
-        if cycle > 255:
-            raise ProtocolError("bad_sps_cycle")
-        for _ in range(cycle):
-            bits.se()
-    bits.ue()  # max_num_ref_frames
-    bits.u(1)
-    width_in_mbs, height_in_units = bits.ue() + 1, bits.ue() + 1
-    frame_mbs_only = bits.u(1)
-    if not frame_mbs_only:
-        bits.u(1)
-    bits.u(1)
-    left = right = top = bottom = 0
-    if bits.u(1):
-        left, right, top, bottom = bits.ue(), bits.ue(), bits.ue(), bits.ue()
-    unit_x = 2 if chroma_format_idc in (1, 2) and not separate_planes else 1
-    unit_y = (2 if chroma_format_idc == 1 and not separate_planes else 1) * (2 - frame_mbs_only)
-    width = width_in_mbs * 16 - unit_x * (left + right)
-    height = height_in_units * 16 * (2 - frame_mbs_only) - unit_y * (top + bottom)
-    if not (0 < width <= 16384 and 0 < height <= 16384):
-        raise ProtocolError("bad_picture_size")
-    fps, reorder = _vui(bits) if bits.u(1) else (None, None)
-    return Sps(
-        profile_idc=profile_idc,
-        constraints=constraints,
-        level_idc=level_idc,
-        width=width,
-        height=height,
-        fps=fps,
-        may_reorder=pic_order_cnt_type != 2 and reorder != 0 and profile_idc != 66,
-    )
-
-
-def _skip_scaling_list(bits: _Bits, size: int) -> None:
-    last = following = 8
-    for _ in range(size):
-        if following:
-            following = (last + bits.se()) % 256
-        last = following or last
-
-
-def _vui(bits: _Bits) -> tuple[float | None, int | None]:
-    """(fps, max_num_reorder_frames). A VUI cut short is common in cameras and costs only what it hides."""
-    fps: float | None = None
-    try:
-        if bits.u(1) and bits.u(8) == 255:
-            bits.u(32)
-        if bits.u(1):
-            bits.u(1)
-        if bits.u(1):
-            bits.u(4)
-            if bits.u(1):
-                bits.u(24)
-        if bits.u(1):
-            bits.ue()
-            bits.ue()
-        if bits.u(1):
-            units, scale = bits.u(32), bits.u(32)
-            bits.u(1)
-            if units and 0 < scale / (2 * units) <= 240:
-                fps = scale / (2 * units)
-        nal_hrd = bits.u(1)
-        if nal_hrd:
-            _skip_hrd(bits)
-        vcl_hrd = bits.u(1)
-        if vcl_hrd:
-            _skip_hrd(bits)
-        if nal_hrd or vcl_hrd:
-            bits.u(1)
-        bits.u(1)
-        if bits.u(1):
-            bits.u(1)
-            for _ in range(4):
-                bits.ue()
-            return fps, bits.ue()
-    except ProtocolError:
-        pass
-    return fps, None
-
-
-def _skip_hrd(bits: _Bits) -> None:
-    count = bits.ue() + 1
-    if count > 32:
-        raise ProtocolError("bad_hrd")
-    bits.u(8)
-    for _ in range(count):
-        bits.ue()
-        bits.ue()
-        bits.u(1)
-    bits.u(20)
-
-
-def parse_sprop(value: str) -> list[bytes]:
-    """NAL units of an `sprop-parameter-sets` value (RFC 6184 section 8.1); what is not base64 is left out."""
-    nal_units = []
-    for part in value.split(","):
-        try:
-            nal_unit = b64decode(part.strip() + "=" * (-len(part.strip()) % 4), validate=True)
-        except ValueError:
-            continue
-        # Some cameras leave start codes in front (Annex B) or a trailing zero byte behind.
-        nal_unit = (
-            nal_unit.lstrip(b"\0").removeprefix(b"\1")
-            if nal_unit[:3] == b"\0\0\0" or nal_unit[:3] == b"\0\0\1"
-            else nal_unit
-        )
-        if len(nal_unit) > 1:
-            nal_units.append(nal_unit)
-    return nal_units
 
 
 class Timeline:
@@ -388,8 +178,12 @@ class Depacketizer:
     def feed(self, buffer: bytearray, start: int, end: int, now: float) -> int:
         """Take whole interleaved packets of our channel from `start` on; return where the first that is not begins."""
         magic_wanted, plain, middle = self._magic, self._plain, self._middle
+        marked = plain | 0x80
         expected, source_now = self._expected, self._source
-        append = self._pieces.append
+        pieces = self._pieces
+        append = pieces.append
+        quick = self._quick()
+        last = middle | 0x40 if quick and middle & 31 == 1 else -1  # the fragment that would end a P picture
         limit = end - 18
         first = start
         count = 0
@@ -399,18 +193,55 @@ class Depacketizer:
             if magic != magic_wanted or stop > end or length < 14:
                 break
             count += 1
-            if fu == middle and sequence_number == expected and source == source_now and flags == plain:
-                append(buffer[start + 18 : stop])
-                expected = (expected + 1) & 0xFFFF
+            if sequence_number == expected:
+                # The four packets that nearly all of a stream consists of, in the order of their number. Whatever is
+                # unusual about the packet or the state falls through to _rtp, which judges it in full.
+                if source == source_now:
+                    if flags == plain:
+                        if fu == middle:
+                            append(buffer[start + 18 : stop])
+                            expected = (expected + 1) & 0xFFFF
+                            start = stop
+                            continue
+                    elif fu == last and flags == marked:
+                        head = pieces[0][1]
+                        if head & 0x80 and not _B_SLICE[head]:
+                            append(buffer[start + 18 : stop])
+                            nal_unit = b"".join(pieces)
+                            pieces.clear()
+                            self._middle = middle = last = -1
+                            self._deliver(nal_unit, source, now)
+                            expected = (expected + 1) & 0xFFFF
+                            start = stop
+                            continue
+                elif quick and not pieces and not (source ^ source_now) & 0xFFFFFFFF:
+                    if fu & 0x1FFF == 0x1C81 and flags == plain and length > 15:  # FU-A, start, slice
+                        self._source = source_now = source
+                        piece = buffer[start + 17 : stop]
+                        piece[0] = fu >> 8 & 0xE0 | 1
+                        append(piece)
+                        self._middle = middle = fu & 0xFF1F
+                        last = middle | 0x40
+                        expected = (expected + 1) & 0xFFFF
+                        start = stop
+                        continue
+                    if (
+                        fu & 0x1F80 == 0x0180 and flags == marked and not _B_SLICE[fu & 0xFF]
+                    ):  # a whole picture
+                        source_now = source
+                        self._deliver(bytes(buffer[start + 16 : stop]), source, now)
+                        expected = (expected + 1) & 0xFFFF
+                        start = stop
+                        continue
+            self._expected = expected
+            if flags & 0xFF7F == plain:
+                self._rtp(flags & 0x80, sequence_number, source, fu, buffer, start + 16, stop, now)
             else:
-                self._expected = expected
-                if flags & 0xFF7F == plain:
-                    self._rtp(flags & 0x80, sequence_number, source, fu, buffer, start + 16, stop, now)
-                else:
-                    self.packets -= 1  # packet() counts it
-                    self.packet(buffer, start + 4, stop, now)
-                middle, expected, source_now = self._middle, self._expected, self._source
-                append = self._pieces.append
+                self.packets -= 1  # packet() counts it
+                self.packet(buffer, start + 4, stop, now)
+            middle, expected, source_now = self._middle, self._expected, self._source
+            quick = self._quick()
+            last = middle | 0x40 if quick and middle & 31 == 1 else -1
             start = stop
         self._expected = expected
         self.packets += count
@@ -420,6 +251,33 @@ class Depacketizer:
                 self._fault("oversized_access_unit")
                 self._lose()
         return start
+
+    def _quick(self) -> bool:
+        """No picture is under way but perhaps one slice in fragments, and nothing odd is known of this source."""
+        return not (
+            self.waiting
+            or self._nals
+            or self._has_slice
+            or self._skip
+            or self._annexb
+            or self._markers_lie
+            or self._source < 0
+        )
+
+    def _deliver(self, nal_unit: bytes, source: int, now: float) -> None:
+        """A picture of one P slice."""
+        self._ended = self._source = source
+        self._bytes = 0
+        self.units += 1
+        self.last_unit_at = now
+        self._emit(
+            AccessUnit(
+                nal_units=(nal_unit,),
+                timestamp=self._timeline.at(source >> 32, now),
+                keyframe=False,
+                received_at=now,
+            )
+        )
 
     def packet(self, buffer: bytearray | bytes, start: int, end: int, now: float) -> None:
         """Take one RTP packet with whatever header extension, CSRCs or padding it has (RFC 3550 section 5.1)."""
@@ -464,7 +322,7 @@ class Depacketizer:
         now: float,
     ) -> None:
         if sequence_number != self._expected and not self._resume(sequence_number, source):
-            return
+            return None
         self._expected = (sequence_number + 1) & 0xFFFF
         if source != self._source:
             if self._nals or self._pieces:
@@ -611,14 +469,14 @@ class Depacketizer:
     def _keep_parameter_set(self, nal_unit: bytes) -> None:
         try:
             if nal_unit[0] & 31 == NalType.SPS:
-                key = _Bits(nal_unit[4:12]).ue()
+                key = Bits(nal_unit[4:12]).ue()
                 if self._sps_units.get(key) == nal_unit:
                     return
                 self.sps = parse_sps(nal_unit)
                 if len(self._sps_units) < 32 or key in self._sps_units:
                     self._sps_units[key] = nal_unit
             else:
-                key = _Bits(nal_unit[1:9]).ue()
+                key = Bits(nal_unit[1:9]).ue()
                 if len(self._pps) < 256 or key in self._pps:
                     self._pps[key] = nal_unit
         except ProtocolError as error:

@@ -24,9 +24,10 @@ from urllib.parse import urlsplit
 
 from gateway.errors import ProtocolError, Unavailable
 from gateway.streams import rtsp
-from gateway.streams.h264 import Depacketizer, Timeline, parse_sprop
+from gateway.streams.h264 import Depacketizer, Timeline
 from gateway.streams.media import AccessUnit, AudioFrame, Codec, StreamName
 from gateway.streams.reception import Reception, ReorderWindow
+from gateway.streams.sps import parse_sprop
 
 __all__ = ["Pull", "PullFailed", "PullSpec", "ReceiveBuffer"]
 

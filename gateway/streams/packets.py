@@ -285,14 +285,7 @@ def packetize_h264(
         if parameter_sets:
             groups.extend(_aggregate(parameter_sets, max_payload_size))
             parameter_sets = []
-        if len(nal_unit) <= max_payload_size:
-            groups.append((nal_unit,))
-        else:
-            fragments = _fragment(nal_unit, max_payload_size)
-            groups.extend(
-                tuple(fragments[start : start + MAX_SEGMENTS])
-                for start in range(0, len(fragments), MAX_SEGMENTS)
-            )
+        groups.extend(_carry(nal_unit, max_payload_size))
     if parameter_sets:  # a picture of nothing but parameter sets: some cameras send them apart
         groups.extend(_aggregate(parameter_sets, max_payload_size))
     return groups
@@ -303,9 +296,16 @@ def _aggregate(nal_units: list[bytes], max_payload_size: int) -> Iterable[tuple[
         importance = max(nal_unit[0] & 0x60 for nal_unit in nal_units)
         body = b"".join(len(nal_unit).to_bytes(2, "big") + nal_unit for nal_unit in nal_units)
         return [(bytes((importance | _NAL_STAP_A,)) + body,)]
+    return [group for nal_unit in nal_units for group in _carry(nal_unit, max_payload_size)]
+
+
+def _carry(nal_unit: bytes, max_payload_size: int) -> list[tuple[bytes, ...]]:
+    """One NAL unit, whole or in fragments, of which MAX_SEGMENTS make a group."""
+    if len(nal_unit) <= max_payload_size:
+        return [(nal_unit,)]
+    fragments = _fragment(nal_unit, max_payload_size)
     return [
-        (nal_unit,) if len(nal_unit) <= max_payload_size else tuple(_fragment(nal_unit, max_payload_size))
-        for nal_unit in nal_units
+        tuple(fragments[start : start + MAX_SEGMENTS]) for start in range(0, len(fragments), MAX_SEGMENTS)
     ]
 
 

@@ -107,19 +107,22 @@ def next_message(buffer: bytearray, start: int, end: int) -> tuple[Message | Fra
     return None, start
 
 
-_STARTS = tuple(
-    f"{word} ".encode()
-    for word in (
-        "OPTIONS",
-        "ANNOUNCE",
-        "REDIRECT",
-        "GET_PARAMETER",
-        "SET_PARAMETER",
-        "TEARDOWN",
-        "PLAY",
-        "PAUSE",
-    )
-) + (b"RTSP/1.",)
+_STARTS = (
+    *tuple(
+        f"{word} ".encode()
+        for word in (
+            "OPTIONS",
+            "ANNOUNCE",
+            "REDIRECT",
+            "GET_PARAMETER",
+            "SET_PARAMETER",
+            "TEARDOWN",
+            "PLAY",
+            "PAUSE",
+        )
+    ),
+    b"RTSP/1.",
+)
 
 
 def _may_start(head: bytes) -> bool:
@@ -453,7 +456,7 @@ class Session:
         cseq = message.get("cseq")
         if cseq.isascii() and cseq.isdigit() and int(cseq[:10]) != self._cseq:
             return []  # late answer to something given up
-        method, uri, extra = self._request
+        method = self._request[0]
         status = message.status
         if 100 <= status < 200:
             return []

@@ -76,8 +76,8 @@ class StreamLimits:
 
     gop_seconds: float = 3.0
     gop_octets: int = 1_000_000
-    history_packets: int = 2048
-    history_octets: int = 2_500_000
+    history_packets: int = 1200
+    history_octets: int = 1_300_000
 
 
 _VIDEO_LIMITS = StreamLimits()
@@ -131,24 +131,26 @@ def fan_out(groups: Sequence[PacketGroup], senders: Iterable[Sender]) -> list[Se
     """
     dropped: list[Sender] = []
     end = groups[-1].first + len(groups[-1].payloads)
+    shots = [
+        (group.payloads, group.first, group.timestamp, group.marker, len(group.payloads), group.octets)
+        for group in groups
+    ]
     for sender in senders:
         seal = sender.seal
         send = sender.send
         overhead = sender.overhead
-        for group in groups:
-            payloads = group.payloads
-            count = len(payloads)
+        for payloads, first, timestamp, marker, count, octets in shots:
             buffers = seal(
                 payloads,
-                first_index=group.first + sender.index_offset,
-                timestamp=(group.timestamp + sender.timestamp_offset) & 0xFFFFFFFF,
+                first_index=first + sender.index_offset,
+                timestamp=(timestamp + sender.timestamp_offset) & 0xFFFFFFFF,
                 ssrc=sender.ssrc,
                 payload_type=sender.payload_type,
-                marker=group.marker,
+                marker=marker,
             )
             if send(buffers, len(payloads[0]) + overhead, count):
                 sender.packets += count
-                sender.octets += group.octets
+                sender.octets += octets
             else:
                 dropped.append(sender)
         sender.cursor = end

@@ -28,6 +28,10 @@ from gateway.streams.stream import Stream, Track, TrackKind
 __all__ = ["AutoChoice", "Viewer"]
 
 REPORT_INTERVAL_S = 1.0
+STEADY_REPORT_INTERVAL_S = 2.0
+"""Sender reports: often until the receiver has enough to align picture and sound, then half as often."""
+EARLY_REPORTS = 4
+REPORT_SLACK_S = 0.1  # callers come by once a second, more or less
 
 
 class AutoChoice:
@@ -79,11 +83,12 @@ class Viewer:
 
     __slots__ = (
         "_auto",
-        "_cname",
         "_link",
+        "_names",
         "_on_choice",
         "_on_replay",
         "_report_due",
+        "_reports",
         "_senders",
         "_stream",
         "_unix_offset",
@@ -112,13 +117,14 @@ class Viewer:
         self.connected = False
         self._stream = stream
         self._senders = {sender.ssrc: sender for sender in (video, audio) if sender is not None}
-        self._cname = cname
         self._unix_offset = unix_offset
         self._auto = auto
         self._on_choice = on_choice
         self._on_replay = on_replay
         self._link: MediaLink | None = None
         self._report_due = float("inf")
+        self._reports = 0
+        self._names = write_source_description(dict.fromkeys(self._senders, cname))
 
     @property
     def senders(self) -> Sequence[TrackSender]:
@@ -159,15 +165,18 @@ class Viewer:
         return pending
 
     def report(self, now: float) -> None:
-        """Sends the sender reports when they are due (every REPORT_INTERVAL_S)."""
+        """Sends the sender reports if they are due."""
         if now < self._report_due or self._link is None:
             return
         ntp_now = ntp_from_unix(now + self._unix_offset)
         reports = [report for sender in self._senders.values() if (report := sender.report(now, ntp_now))]
         if reports:
-            self._report_due = now + REPORT_INTERVAL_S
-            cnames = {sender.ssrc: self._cname for sender in self._senders.values() if sender.packets}
-            self._link.send_rtcp(b"".join(reports) + write_source_description(cnames))
+            self._reports += 1
+            early = self._reports < EARLY_REPORTS
+            self._report_due = (
+                now + (REPORT_INTERVAL_S if early else STEADY_REPORT_INTERVAL_S) - REPORT_SLACK_S
+            )
+            self._link.send_rtcp(b"".join(reports) + self._names)
 
     def on_rtcp(self, compound: bytes, now: float) -> None:
         """What the receiver said. Nonsense is counted, never raised."""

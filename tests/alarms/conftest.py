@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from gateway.alarms.desk import AlarmDesk, AlarmSettings
+from gateway.alarms.desk import AlarmDesk
+from gateway.alarms.policy import AlarmSettings
 from gateway.alarms.roster import Roster
 from gateway.alarms.world import Area, CameraSite, Home, WorkerSite
 from gateway.geo import Position
@@ -199,7 +200,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def bench(tmp_path: Path, clock: Clock) -> AsyncIterator[Bench]:
     store = await Store.open(tmp_path / "gateway.db")
-    made = Bench(store, clock, AlarmSettings(throttle_ms=50))
+    made = Bench(store, clock, AlarmSettings(throttle_ms=50, press_rate=2, press_burst=10))
     await made.roster.load(made.world.workers())
     try:
         yield made

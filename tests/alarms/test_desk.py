@@ -11,7 +11,7 @@ import pytest
 from conftest import Bench, Clock, press_body, signed
 
 from gateway.alarms.alarm import Illegal, Outcome
-from gateway.alarms.desk import Actor, AlarmSettings
+from gateway.alarms.policy import Actor, AlarmSettings
 from gateway.audit import verify_audit
 from gateway.errors import Conflict, NotFound, ProtocolError
 from gateway.store import Store
@@ -124,7 +124,7 @@ async def test_repeats_of_one_box_are_counted_answered_and_throttled(bench: Benc
     assert other["alarm"] != first["alarm"]
     by_id = {alarm["id"]: alarm for alarm in await bench.desk.list()}
     assert by_id[first["alarm"]]["repeats"] == 100
-    assert bench.desk.counters["throttled"] == 91
+    assert bench.desk.throttled == 91
     assert bench.store.health().commits - before < 60
     assert len(bench.got.rings) == 2
 

@@ -60,7 +60,12 @@ def alarm_route(method: str = "GET", handler: object = None, action: Action = Ac
         return json_response({"you": exchange.who.sub})
 
     return Route(
-        method=method, path="/thing", action=action, handler=handler or fine, resource=place, summary="a thing"
+        method=method,
+        path="/thing",
+        action=action,
+        handler=handler or fine,
+        resource=place,
+        summary="a thing",
     )
 
 
@@ -78,7 +83,10 @@ async def test_nobody_gets_401_with_a_challenge_and_a_problem_document() -> None
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer nobody", "Basic b3A6b3A=", "nonsense"])
 async def test_a_broken_token_is_401_and_not_an_anonymous_request(header: str) -> None:
-    async with serving(alarm_route()) as client, client.get("/thing", headers={"Authorization": header}) as answer:
+    async with (
+        serving(alarm_route()) as client,
+        client.get("/thing", headers={"Authorization": header}) as answer,
+    ):
         assert answer.status == 401
 
 
@@ -120,7 +128,10 @@ async def test_errors_become_problem_documents(error: Exception, status: int, he
     async def fail(exchange: Exchange) -> web.StreamResponse:
         raise error
 
-    async with serving(alarm_route(handler=fail)) as client, client.get("/thing", headers=bearer("op")) as answer:
+    async with (
+        serving(alarm_route(handler=fail)) as client,
+        client.get("/thing", headers=bearer("op")) as answer,
+    ):
         body = await answer.json()
         assert answer.status == status
         assert answer.headers.get("Retry-After") == header
@@ -182,7 +193,9 @@ async def test_a_page_gets_only_what_it_may_see() -> None:
     async with channel() as (events, client), client.ws_connect("/events", headers=bearer("desk")) as socket:
         [hello] = await frames(socket, 1)
         assert (hello["type"], hello["seq"]) == ("hello", 0)
-        events.publish("alarm", {"id": "far"}, action=Action.ALARM_LIST, resource=alarm(("510117", "510117002")))
+        events.publish(
+            "alarm", {"id": "far"}, action=Action.ALARM_LIST, resource=alarm(("510117", "510117002"))
+        )
         events.publish("ring", {"id": "r"}, action=Action.ALARM_LIST, resource=alarm(), to=["somebody-else"])
         events.publish("alarm", {"id": "near"}, action=Action.ALARM_LIST, resource=alarm())
         [seen] = await frames(socket, 1)
@@ -199,7 +212,9 @@ async def test_a_page_that_comes_back_gets_what_it_missed() -> None:
             assert [f["data"] for f in got[1:]] == [2, 3, 4]
 
 
-@pytest.mark.parametrize("query", ["epoch=other&after=1", "epoch=e1&after=99", "epoch=e1&after=-1", "epoch=e1&after=x"])
+@pytest.mark.parametrize(
+    "query", ["epoch=other&after=1", "epoch=e1&after=99", "epoch=e1&after=-1", "epoch=e1&after=x"]
+)
 async def test_a_gap_that_cannot_be_filled_asks_for_a_fresh_start(query: str) -> None:
     async with channel() as (events, client):
         events.publish("alarm", 1, action=Action.ALARM_LIST, resource=alarm())

@@ -99,7 +99,9 @@ def test_area_is_438_km2(generated: district.District) -> None:
 def test_children_share_every_edge_with_a_sibling_or_the_parent(
     generated: district.District, rings: dict[str, Ring]
 ) -> None:
-    """A planar map: each directed edge of a cell is met by its reverse in one sibling, or lies on the parent's outline."""
+    """A planar map: each directed edge of a cell is met by its reverse in one sibling, or lies on the
+    parent's outline.
+    """
     for parent, codes in _children(generated).items():
         edges: Counter[tuple[tuple[float, float], tuple[float, float]]] = Counter()
         for code in codes:

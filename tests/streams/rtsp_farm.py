@@ -149,11 +149,11 @@ class _Connection:
                 if not await self._handle(head):
                     return
         finally:
+            for transport, _ in self._udp.values():
+                transport.close()
             if self._player is not None:
                 self._player.cancel()
                 await asyncio.gather(self._player, return_exceptions=True)
-            for transport, _ in self._udp.values():
-                transport.close()
 
     async def _handle(self, head: str) -> bool:
         farm = self._farm

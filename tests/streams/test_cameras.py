@@ -127,12 +127,15 @@ async def test_a_viewer_within_the_grace_time_finds_the_pull_running() -> None:
 
 
 async def test_always_pulls_sub_and_leaves_main_to_viewers() -> None:
-    async with Farm() as main, Farm() as sub:
-        async with house(Camera(id="a", main=main.url, sub=sub.url, pull="always")) as one:
-            await one.until(lambda: one.state() is State.LIVE)
-            streams = one.supervisor.state("a").streams
-            assert (streams[SUB].state, streams[MAIN].state) == (State.LIVE, State.IDLE)
-            assert main.methods == []
+    async with (
+        Farm() as main,
+        Farm() as sub,
+        house(Camera(id="a", main=main.url, sub=sub.url, pull="always")) as one,
+    ):
+        await one.until(lambda: one.state() is State.LIVE)
+        streams = one.supervisor.state("a").streams
+        assert (streams[SUB].state, streams[MAIN].state) == (State.LIVE, State.IDLE)
+        assert main.methods == []
 
 
 async def test_one_bad_camera_hurts_no_other() -> None:
@@ -177,16 +180,18 @@ async def test_one_bad_camera_hurts_no_other() -> None:
 
 
 async def test_viewers_of_a_broken_camera_hear_why() -> None:
-    async with Farm(fault="401", algorithm="MD5") as farm:
-        async with house(Camera(id="a", main=farm.url, credentials="NVR")) as one:
-            with pytest.raises(Unavailable, match="401 unauthorised") as caught:
-                await one.supervisor.acquire("a", MAIN)
-            assert caught.value.retry_after_s > 10
-            assert one.supervisor.state("a").streams[MAIN].viewers == 0
-            with pytest.raises(NotFound):
-                await one.supervisor.acquire("a", SUB)
-            with pytest.raises(NotFound):
-                one.supervisor.state("b")
+    async with (
+        Farm(fault="401", algorithm="MD5") as farm,
+        house(Camera(id="a", main=farm.url, credentials="NVR")) as one,
+    ):
+        with pytest.raises(Unavailable, match="401 unauthorised") as caught:
+            await one.supervisor.acquire("a", MAIN)
+        assert caught.value.retry_after_s > 10
+        assert one.supervisor.state("a").streams[MAIN].viewers == 0
+        with pytest.raises(NotFound):
+            await one.supervisor.acquire("a", SUB)
+        with pytest.raises(NotFound):
+            one.supervisor.state("b")
 
 
 async def test_a_sink_that_raises_is_contained() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ProtocolError
-from gateway.streams.h264 import Depacketizer, Timeline, parse_sprop, parse_sps
+from gateway.streams.h264 import Depacketizer, Timeline
 from gateway.streams.media import AccessUnit
+from gateway.streams.sps import parse_sprop, parse_sps
 
 # x264 baseline 3.0 320x240 and High 1920x1080 of an IP camera, as they stand in SDP.
 SPS = bytes.fromhex("6742c01ed90141fa1000000300100000030320f162e480")
@@ -127,7 +130,7 @@ def test_depacketize_packetize_is_identity(
         data = b"".join(struct.pack("!BBH", 0x24, 2, len(packet)) + packet for packet in stream)
         points = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
         tail = b""
-        for begin, end in zip(points, points[1:], strict=False):
+        for begin, end in itertools.pairwise(points):
             buffer = bytearray(tail + data[begin:end])
             stop = depacketizer.feed(buffer, 0, len(buffer), 1.0)
             while len(buffer) - stop >= 4 and stop + 4 + int.from_bytes(
@@ -433,10 +436,8 @@ def test_damaged_sps_raise_only_protocol_errors() -> None:
                 damaged = bytearray(nal_unit)
                 damaged[cut] ^= 1 << bit
                 for data in (bytes(damaged), nal_unit[:cut]):
-                    try:
+                    with contextlib.suppress(ProtocolError):
                         parse_sps(data)
-                    except ProtocolError:
-                        pass
 
 
 def test_sprop_leaves_out_what_is_no_base64() -> None:

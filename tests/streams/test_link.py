@@ -240,7 +240,7 @@ async def client(port: link.MediaPort) -> AsyncIterator[Client]:
 async def settle(condition: Callable[[], object]) -> None:
     """Let the loop turn until it is true (bounded)."""
     async with asyncio.timeout(3):
-        while not condition():  # noqa: ASYNC110  # counters and lists have no event
+        while not condition():  # counters and lists have no event
             await asyncio.sleep(0.005)
 
 

@@ -126,6 +126,11 @@ def test_a_keyframe_is_split_at_50_packets():
     assert groups[-1][-1][1] & 0x40
 
 
+def test_monstrous_parameter_sets_are_split_too():
+    groups = packetize_h264([b"\x67" + bytes(70_000), b"\x65"])
+    assert [len(group) for group in groups] == [50, 10, 1]
+
+
 def test_keyframe_starts():
     assert h264_starts_keyframe(b"\x67\x42")
     assert h264_starts_keyframe(b"\x65\x88")

@@ -220,9 +220,20 @@ def test_first_report_goes_with_the_burst_and_says_when(rig):
     assert report.rtp_timestamp - first == pytest.approx(3.5 * 90_000, abs=200)
     assert report.packet_count == len(rig.link.sent)
     assert report.octet_count == sum(len(one.payload) for one in rig.link.sent)
-    assert names == SourceDescription(cnames={SSRC: "a1B2c3D4"})
+    assert names == SourceDescription(cnames={SSRC: "a1B2c3D4", AUDIO_SSRC: "a1B2c3D4"})
     rig.viewer.report(late + 0.5)
     assert rig.link.take_rtcp() == []
+
+
+def test_reports_come_half_as_often_later(rig):
+    rig.link.take_rtcp()
+    start = rig.source.now
+    came = []
+    for second in range(1, 12):
+        rig.viewer.report(start + second)
+        if rig.link.take_rtcp():
+            came.append(second)
+    assert came == [1, 2, 3, 5, 7, 9, 11]
 
 
 def test_report_at_once_after_connecting():

@@ -1,4 +1,5 @@
-"""Real WebRTC peers for the tests of the media plane: aiortc as WHEP viewer and WHIP publisher, clips by PyAV."""
+"""Real WebRTC peers for the tests of the media plane: aiortc as WHEP viewer and WHIP publisher, clips by
+PyAV."""
 
 from __future__ import annotations
 
@@ -183,7 +184,8 @@ class WhepClient:
         await self.accept(await plane.watch(source_id, await self.offer(), stream=stream, owner=owner))
 
     def drop_incoming(self, decide) -> None:
-        """Loses RTP before the client sees it: `decide(ssrc, sequence_number, payload_type)` is true for loss."""
+        """Loses RTP before the client sees it: `decide(ssrc, sequence_number, payload_type)` is true for
+        loss."""
         transport = self.pc.getTransceivers()[0].receiver.transport
         handle = transport._handle_rtp_data
 
@@ -232,5 +234,5 @@ class WhipClient:
 async def eventually(condition, timeout_s: float = 10.0) -> None:
     """Waits until the condition holds."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - conditions are of peers that have no event to wait for
+        while not condition():
             await asyncio.sleep(0.02)

@@ -1,0 +1,231 @@
+"""The console script `gateway`: serve, check, token, link.
+
+Exit codes: 0 done, 1 it couldn't be done (the reason is on standard error), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway import __version__
+from gateway.access import Action, Principal, Resource, Role, authorize
+from gateway.config import Files, ServeOptions, load_configuration
+from gateway.data_dir import DataDir
+from gateway.errors import ConfigError, GatewayError
+from gateway.identity import Keyring, TokenKind
+from gateway.settings import MqttMode, Settings
+
+__all__ = ["main", "taken_ports"]
+
+SIGNING_KEY = "signing.key"
+_PAGES = {
+    "wall": Action.PAGE_WALL,
+    "desk": Action.PAGE_DESK,
+    "stb": Action.PAGE_STB,
+    "worker": Action.PAGE_WORKER,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ConfigError as error:
+        print(*error.mistakes, sep="\n", file=sys.stderr)
+        print(f"gateway: {len(error.mistakes)} mistakes in the configuration", file=sys.stderr)
+    except GatewayError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gateway", description="Video and alarm gateway of a city district."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the gateway")
+    _add_files(serve)
+    _add_data(serve)
+    serve.add_argument("--workers", type=_at_least_1, metavar="N", help="worker processes for video")
+    serve.add_argument("--verbose", action="store_true", help="log details")
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check", help="name every mistake in the configuration")
+    _add_files(check)
+    check.set_defaults(run=_check)
+
+    token = commands.add_parser("token", help="print a bearer token")
+    _add_principal(token)
+    token.add_argument(
+        "--ttl", type=_at_least_1, default=3600, metavar="S", help="seconds it is valid (default 3600)"
+    )
+    token.set_defaults(run=_token)
+
+    link = commands.add_parser("link", help="print a link that logs in once")
+    link.add_argument("--page", choices=_PAGES, required=True)
+    _add_principal(link)
+    link.add_argument("--base", default="http://127.0.0.1:8080", metavar="URL", help="address of the gateway")
+    link.add_argument(
+        "--ttl", type=_at_least_1, default=600, metavar="S", help="seconds it is valid (default 600)"
+    )
+    link.set_defaults(run=_link)
+    return parser
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cameras",
+        type=Path,
+        default=Path("config/cameras.yaml"),
+        metavar="F",
+        help="default config/cameras.yaml; secrets.yaml is read from beside it",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="F", help="default gateway.yaml beside the cameras, if any"
+    )
+    parser.add_argument(
+        "--district", type=Path, metavar="DIR", help="default district/ beside the cameras, if any"
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("var"),
+        metavar="DIR",
+        help="database and made secrets (default ./var)",
+    )
+
+
+def _add_principal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--role", type=Role, choices=list(Role), required=True)
+    parser.add_argument(
+        "--sub", type=_filled, required=True, metavar="ID", help="id of user, gridworker, box ..."
+    )
+    parser.add_argument(
+        "--area", type=_filled, metavar="CODE", help="limits it to an area; none: the whole district"
+    )
+    parser.add_argument("--supervisor", action="store_true", help="is told what was left undone")
+    parser.add_argument("--name", default="", help="shown to others")
+    _add_data(parser)
+
+
+def _at_least_1(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("should be at least 1")
+    return number
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("shouldn't be empty")
+    return text
+
+
+def _files(options: argparse.Namespace) -> Files:
+    return Files.beside(options.cameras, config=options.config, district=options.district)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for chatty in ("alembic", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    files = _files(options)
+    configuration = load_configuration(files)
+    with DataDir.open(options.data) as data:
+        if taken := taken_ports(configuration.settings):
+            raise GatewayError("; ".join(taken))
+        # Late: the other commands need nothing of the whole gateway.
+        from gateway import app
+
+        workers = options.workers or configuration.settings.media.workers
+        app.serve(ServeOptions(files=files, configuration=configuration, data=data, workers=workers))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    configuration = load_configuration(_files(options))
+    district = configuration.district
+    counts = f"{len(configuration.cameras)} cameras, {len(district.areas)} areas, {len(district.boxes)} boxes"
+    print(f"{counts}: no mistakes")
+    return 0
+
+
+def _issue(options: argparse.Namespace, kind: TokenKind) -> str:
+    principal = Principal(
+        sub=options.sub,
+        role=options.role,
+        area=options.area,
+        supervisor=options.supervisor,
+        name=options.name,
+    )
+    key = DataDir.open(options.data, lock=False).secret(SIGNING_KEY)
+    return Keyring(key).issue(principal, kind, now_s=time.time(), ttl_s=options.ttl)
+
+
+def _token(options: argparse.Namespace) -> int:
+    print(_issue(options, TokenKind.ACCESS))
+    return 0
+
+
+def _link(options: argparse.Namespace) -> int:
+    page = Principal(sub=options.sub, role=options.role)
+    if not authorize(page, _PAGES[options.page], Resource(kind="page", id=options.page)):
+        raise GatewayError(f"role {options.role} has no page {options.page}")
+    base = urlsplit(options.base)
+    if base.scheme not in ("http", "https") or not base.hostname:
+        raise GatewayError(f"--base {options.base!r} should be like http://192.0.2.1:8080")
+    print(f"{options.base.rstrip('/')}/{options.page}#code={_issue(options, TokenKind.CODE)}")
+    return 0
+
+
+def taken_ports(settings: Settings) -> list[str]:
+    """One line for each port that somebody else holds, saying what it is for and where to change it.
+
+    Only a courtesy before starting: whoever binds the port later still handles its failure.
+    """
+    wanted = [("HTTP", "http.port", settings.http.host, settings.http.port, socket.SOCK_STREAM)]
+    for address in settings.media.addresses or (settings.http.host,):
+        port = settings.media.udp_port
+        wanted.append(("media", "media.udp_port", address, port, socket.SOCK_DGRAM))
+        if settings.media.tcp:
+            wanted.append(("media", "media.udp_port", address, port, socket.SOCK_STREAM))
+    if settings.mqtt.mode is MqttMode.SUPERVISED:
+        wanted.append(("MQTT", "mqtt.port", settings.mqtt.host, settings.mqtt.port, socket.SOCK_STREAM))
+    return [
+        f"{name} {'UDP' if kind is socket.SOCK_DGRAM else 'TCP'} {problem} (setting {key})"
+        for name, key, host, port, kind in wanted
+        if port and (problem := _bind_problem(host, port, kind))
+    ]
+
+
+def _bind_problem(host: str, port: int, kind: socket.SocketKind) -> str | None:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind) as probe:
+            if kind is socket.SOCK_STREAM:
+                # As servers do: connections in TIME_WAIT don't count.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"port {port} on {host} is taken by another program: stop it or choose another"
+        return f"port {port} on {host} can't be used: {error.strerror}"
+    return None

@@ -1,0 +1,156 @@
+"""Prometheus text of what the parts count. Base units, `gateway_` names, no id of a session or person as a label.
+
+Nothing is counted here: the parts own their counters and this module reads them at each scrape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+
+from gateway import __version__
+from gateway.http.routes import Edge
+
+if TYPE_CHECKING:
+    from gateway.http.parts import Parts
+
+__all__ = ["Metrics"]
+
+
+class Metrics:
+    """A collector over the running parts."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._edge: Edge | None = None
+        self._registry = CollectorRegistry()
+        ProcessCollector(namespace="gateway", registry=self._registry)
+        self._registry.register(self)
+
+    def text(self, edge: Edge) -> bytes:
+        self._edge = edge
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing at registration: the parts are not up yet."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        parts = self._parts
+        build = GaugeMetricFamily(
+            "gateway_build_info", "Version of the gateway, always 1", labels=["version"]
+        )
+        build.add_metric([__version__], 1)
+        yield build
+        health = parts.health()
+        yield _gauge("gateway_ready", "Whether presses and viewers are accepted", float(health.ready))
+        yield _gauge("gateway_event_loop_lag_seconds", "How late the event loop is", parts.lag_ms / 1000)
+        yield from self._cameras()
+        yield from self._media()
+        yield from self._alarms()
+        yield from self._http()
+
+    def _cameras(self) -> Iterator[Metric]:
+        states = CounterLike("gateway_cameras", "Cameras by state", "state")
+        for camera in self._parts.supervisor.states():
+            states.add(camera.state)
+        yield states.gauge()
+        counters = self._parts.supervisor.counters()
+        yield _counter("gateway_rtsp_dials_total", "Connections begun to cameras", counters.dials)
+        failures = CounterMetricFamily(
+            "gateway_rtsp_failures_total", "Pulls that ended, by reason", labels=["reason"]
+        )
+        for reason, count in counters.failures.items():
+            failures.add_metric([reason], count)
+        yield failures
+        yield _counter(
+            "gateway_rtsp_received_bytes_total", "Bytes of media from cameras", counters.received_bytes
+        )
+        yield _counter("gateway_rtsp_packets_total", "RTP packets from cameras", counters.packets)
+        yield _counter(
+            "gateway_rtsp_lost_packets_total", "RTP packets missing from cameras", counters.lost_packets
+        )
+        yield _counter("gateway_rtsp_access_units_total", "Pictures from cameras", counters.access_units)
+        yield _counter("gateway_rtsp_keyframes_total", "Keyframes from cameras", counters.keyframes)
+        yield _counter(
+            "gateway_rtsp_timestamp_jumps_total", "Timelines that were re-anchored", counters.timestamp_jumps
+        )
+
+    def _media(self) -> Iterator[Metric]:
+        plane, port = self._parts.plane, self._parts.media_port
+        sessions = CounterLike("gateway_media_sessions", "WebRTC sessions by kind", "kind")
+        for session in plane.sessions():
+            sessions.add(session.kind)
+        yield sessions.gauge()
+        answered = CounterMetricFamily(
+            "gateway_media_answers_total", "Offers answered by kind", labels=["kind"]
+        )
+        for kind, count in plane.answered.items():
+            answered.add_metric([str(kind)], count)
+        yield answered
+        closed = CounterMetricFamily(
+            "gateway_media_closed_total", "Sessions ended by reason", labels=["reason"]
+        )
+        for reason, count in plane.closed_reasons.items():
+            closed.add_metric([reason], count)
+        yield closed
+        events = CounterMetricFamily(
+            "gateway_media_port_events_total", "What happened at the port", labels=["event"]
+        )
+        for name, count in port.counters.items():
+            events.add_metric([name], count)
+        yield events
+
+    def _alarms(self) -> Iterator[Metric]:
+        parts = self._parts
+        store = parts.store.health()
+        yield _gauge("gateway_store_writable", "Whether the database takes writes", float(store.writable))
+        yield _gauge("gateway_store_waiting_writes", "Writes not yet committed", store.waiting)
+        yield _counter("gateway_store_commits_total", "Transactions on disk", store.commits)
+        yield _counter("gateway_store_writes_total", "Writes in them", store.writes)
+        for name, count in parts.desk.counters.items():
+            yield _counter(f"gateway_alarm_{name}_total", f"Alarm path: {name}", count)
+        if parts.mqtt is not None:
+            yield _gauge("gateway_mqtt_up", "Whether the broker is connected", float(parts.mqtt.is_up))
+            for name, count in parts.mqtt.counters.items():
+                yield _counter(f"gateway_mqtt_{name}_total", f"MQTT messages {name}", count)
+        yield _gauge("gateway_event_pages", "Pages on the event channel", parts.events.readers())
+
+    def _http(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "gateway_http_requests_total", "Requests by route and status", labels=["route", "status"]
+        )
+        if self._edge is not None:
+            for (route, status), count in self._edge.counts.items():
+                requests.add_metric([route, str(status)], count)
+        yield requests
+
+
+class CounterLike:
+    """Counts things by one label and gives them as a gauge family."""
+
+    def __init__(self, name: str, text: str, label: str) -> None:
+        self._family = (name, text, label)
+        self._counts: dict[str, int] = {}
+
+    def add(self, value: Any) -> None:
+        self._counts[str(value)] = self._counts.get(str(value), 0) + 1
+
+    def gauge(self) -> Metric:
+        name, text, label = self._family
+        family = GaugeMetricFamily(name, text, labels=[label])
+        for value, count in self._counts.items():
+            family.add_metric([value], count)
+        return family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)

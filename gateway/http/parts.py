@@ -1,0 +1,33 @@
+"""What the metrics read of the running gateway; the composition root has these."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gateway.alarms.desk import AlarmDesk
+from gateway.alarms.mqtt import MqttClient
+from gateway.http.events import EventChannel
+from gateway.http.pages import Health
+from gateway.store import Store
+from gateway.streams.cameras import CameraSupervisor
+from gateway.streams.link import MediaPort
+from gateway.streams.plane import MediaPlane
+
+__all__ = ["Parts"]
+
+
+class Parts(Protocol):
+    """None where a part is not up yet or is off."""
+
+    store: Store
+    desk: AlarmDesk
+    events: EventChannel
+    supervisor: CameraSupervisor
+    mqtt: MqttClient | None
+    plane: MediaPlane
+    media_port: MediaPort
+
+    @property
+    def lag_ms(self) -> float: ...
+
+    def health(self) -> Health: ...

@@ -1,0 +1,309 @@
+"""Proof of who somebody is: tokens, one-time codes, revocation, passwords, limits on tries and joins. Pure.
+
+Tokens are JWTs (RFC 7519) signed with HS256 by the key of the data directory. `typ` tells the kinds apart, so
+that a code never passes as a session: `access` (a bare bearer token), `session` (in a cookie, revocable by
+its `sid`) and `code` (short-lived, once). `now_s` is UTC seconds.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import jwt
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+
+from gateway.access import Principal, Role
+from gateway.errors import NotAllowed, TooMany
+
+__all__ = [
+    "JoinLimits",
+    "Keyring",
+    "LoginThrottle",
+    "OnceOnly",
+    "Revocations",
+    "Token",
+    "TokenKind",
+    "device_password",
+    "verify_password",
+]
+
+_ALGORITHM = "HS256"
+_ISSUER = "gateway"
+
+
+class TokenKind(StrEnum):
+    """What a token is good for."""
+
+    ACCESS = "access"
+    SESSION = "session"
+    CODE = "code"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A verified token. The principal's lineage is still empty: `District.situate` fills it."""
+
+    principal: Principal
+    kind: TokenKind
+    jti: str
+    issued_at_s: float
+    expires_at_s: float
+
+
+class Keyring:
+    """Signs and verifies tokens with the key of the data directory (`DataDir.secret("signing.key")`)."""
+
+    def __init__(
+        self,
+        key: bytes,
+        *,
+        leeway_s: float = 30.0,
+        new_id: Callable[[], str] = lambda: secrets.token_urlsafe(16),
+    ) -> None:
+        if len(key) < 32:
+            raise ValueError("HS256 needs a key of at least 32 bytes (RFC 7518 section 3.2)")
+        self._key, self._leeway_s, self._new_id = key, leeway_s, new_id
+
+    def issue(self, principal: Principal, kind: TokenKind, *, now_s: float, ttl_s: float) -> str:
+        """A signed token; a session gets a new session id."""
+        claims: dict[str, Any] = {
+            "iss": _ISSUER,
+            "typ": str(kind),
+            "sub": principal.sub,
+            "role": str(principal.role),
+            "iat": int(now_s),
+            "exp": int(now_s + ttl_s),
+            "jti": self._new_id(),
+        }
+        if principal.area:
+            claims["area"] = principal.area
+        if principal.supervisor:
+            claims["supervisor"] = True
+        if principal.name:
+            claims["name"] = principal.name
+        if kind is TokenKind.SESSION:
+            claims["sid"] = self._new_id()
+        return jwt.encode(claims, self._key, algorithm=_ALGORITHM)
+
+    def verify(self, text: str, *, now_s: float, kinds: frozenset[TokenKind] | None = None) -> Token:
+        """The token's content. Raises NotAllowed (401). `kinds`: access and session unless said otherwise."""
+        try:
+            # Times are checked below against `now_s`, not against this machine's clock.
+            claims = jwt.decode(
+                text,
+                self._key,
+                algorithms=[_ALGORITHM],
+                issuer=_ISSUER,
+                options={
+                    "require": ["sub", "role", "iat", "exp", "jti", "typ", "iss"],
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                    "verify_aud": False,
+                },
+            )
+            token = _token(claims)
+        except (jwt.InvalidTokenError, ValueError, TypeError, KeyError, OverflowError) as error:
+            raise NotAllowed("the token isn't valid: log in again", authenticated=False) from error
+        if token.kind not in (kinds or {TokenKind.ACCESS, TokenKind.SESSION}):
+            raise NotAllowed(f"a token of kind {token.kind} is of no use here", authenticated=False)
+        if now_s >= token.expires_at_s + self._leeway_s:
+            raise NotAllowed("the token has expired: log in again", authenticated=False)
+        if now_s < token.issued_at_s - self._leeway_s:
+            raise NotAllowed("the token is of the future: check the clock", authenticated=False)
+        return token
+
+    def redeem(self, code: str, *, now_s: float, mark_used: Callable[[str, float], bool]) -> Principal:
+        """Whom a one-time code lets in. `mark_used(jti, until_s)` is False if it was used before."""
+        token = self.verify(code, now_s=now_s, kinds=frozenset({TokenKind.CODE}))
+        if not mark_used(token.jti, token.expires_at_s + self._leeway_s):
+            raise NotAllowed("this link was used before: ask for a new one", authenticated=False)
+        return token.principal
+
+
+def _token(claims: Mapping[str, Any]) -> Token:
+    for key in ("sub", "role", "jti", "typ"):
+        if not isinstance(claims[key], str) or not claims[key]:
+            raise TypeError(key)
+    for key in ("iat", "exp"):  # not NaN nor infinity, which never expire
+        if not isinstance(claims[key], int):
+            raise TypeError(key)
+    area = claims.get("area")
+    if area is not None and (not isinstance(area, str) or not area):
+        raise TypeError("area")  # never mistake a broken limit for none
+    kind = TokenKind(claims["typ"])
+    session = str(claims["sid"]) if kind is TokenKind.SESSION else ""
+    principal = Principal(
+        sub=claims["sub"],
+        role=Role(claims["role"]),
+        area=area,
+        supervisor=claims.get("supervisor") is True,
+        name=str(claims.get("name", "")),
+        session=session,
+    )
+    return Token(
+        principal=principal,
+        kind=kind,
+        jti=claims["jti"],
+        issued_at_s=float(claims["iat"]),
+        expires_at_s=float(claims["exp"]),
+    )
+
+
+class OnceOnly:
+    """Which one-time codes were used, until they expire. When full it refuses rather than forget one."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._used: dict[str, float] = {}
+        self._limit = limit
+
+    def mark(self, jti: str, until_s: float, *, now_s: float) -> bool:
+        """True the first time. Bind `now_s` to pass it as `mark_used`."""
+        if jti in self._used:
+            return False
+        if len(self._used) >= self._limit:
+            self._used = {one: until for one, until in self._used.items() if until > now_s}
+            if len(self._used) >= self._limit:
+                return False
+        self._used[jti] = until_s
+        return True
+
+
+class Revocations:
+    """Sessions that ended before their time, and the moment before which all tokens of somebody are void."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, float] = {}
+        self._not_before_s: dict[str, float] = {}
+
+    def revoke_session(self, session: str, *, until_s: float) -> None:
+        """`until_s`: when its token expires by itself, so that it may be forgotten."""
+        self._sessions[session] = until_s
+
+    def revoke_all(self, sub: str, *, now_s: float) -> None:
+        """Every token of `sub` issued up to this second."""
+        self._not_before_s[sub] = now_s
+
+    def is_revoked(self, token: Token) -> bool:
+        if token.principal.session and token.principal.session in self._sessions:
+            return True
+        return token.issued_at_s <= self._not_before_s.get(token.principal.sub, float("-inf"))
+
+    def prune(self, now_s: float) -> None:
+        """Forget sessions whose tokens have expired."""
+        self._sessions = {session: until for session, until in self._sessions.items() if until > now_s}
+
+
+# --- passwords --------------------------------------------------------------------------------------
+
+_HASHER = PasswordHasher()
+# Verified against when there is no such user, so that the answer's time doesn't tell.
+_NOBODY = _HASHER.hash(secrets.token_urlsafe(16))
+
+
+def verify_password(stored: str | None, given: str) -> bool:
+    """Does `given` match a user's entry of secrets.yaml (argon2 hash or plain)? None: no such user.
+
+    Takes some 50 ms of CPU in every case: call it in a thread.
+    """
+    if stored is not None and not stored.startswith("$argon2"):
+        # Hash anyway, for the same time as the others take.
+        _matches(_NOBODY, given)
+        return bool(stored) and hmac.compare_digest(stored.encode(), given.encode("utf-8", "surrogatepass"))
+    return _matches(stored or _NOBODY, given) and stored is not None
+
+
+def _matches(hashed: str, given: str) -> bool:
+    try:
+        return _HASHER.verify(hashed, given.encode("utf-8", "surrogatepass"))
+    except (Argon2Error, InvalidHashError):
+        return False
+
+
+def device_password(key: bytes, device: str) -> str:
+    """The MQTT password of a box or a gridworker's phone: hex(HMAC-SHA256(key, "mqtt|" + id))."""
+    return hmac.new(key, b"mqtt|" + device.encode(), "sha256").hexdigest()
+
+
+# --- limits -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    count: int
+    last_s: float
+
+
+class LoginThrottle:
+    """Lock-out: after `failures` wrong tries each further one locks for twice as long, up to 15 minutes.
+
+    Keys are what is guessed at and who guesses (`sub:wang`, `address:192.0.2.1`). At most `limit` keys are
+    held; the oldest is dropped.
+    """
+
+    def __init__(self, *, failures: int = 5, lockout_s: float = 60.0, limit: int = 20_000) -> None:
+        self._failures, self._lockout_s, self._limit = failures, lockout_s, limit
+        self._seen: dict[str, _Failures] = {}
+
+    def _locked_for_s(self, count: int) -> float:
+        if count < self._failures:
+            return 0.0
+        return float(
+            min(self._lockout_s * 2.0 ** min(count - self._failures, 16), max(900.0, self._lockout_s))
+        )
+
+    def check(self, *keys: str, now_s: float) -> None:
+        """Raise TooMany while any of the keys is locked."""
+        wait_s = 0.0
+        for key in keys:
+            if seen := self._seen.get(key):
+                wait_s = max(wait_s, seen.last_s + self._locked_for_s(seen.count) - now_s)
+        if wait_s > 0:
+            raise TooMany("too many wrong passwords: wait", retry_after_s=wait_s)
+
+    def failed(self, *keys: str, now_s: float) -> None:
+        """A wrong password. An hour without one forgives."""
+        for key in keys:
+            seen = self._seen.pop(key, _Failures(0, now_s))
+            count = 1 if now_s - seen.last_s > 3_600 else seen.count + 1
+            self._seen[key] = replace(seen, count=count, last_s=now_s)
+            if len(self._seen) > self._limit:
+                del self._seen[next(iter(self._seen))]
+
+    def succeeded(self, key: str) -> None:
+        """The right password: forget the key's failures (of the account, not of the address)."""
+        self._seen.pop(key, None)
+
+
+class JoinLimits:
+    """How many streams a principal may watch at one time, by role. A role without a limit may watch none."""
+
+    def __init__(self, limits: Mapping[Role, int]) -> None:
+        self._limits = dict(limits)
+        self._joined: Counter[tuple[Role, str]] = Counter()
+
+    def join(self, principal: Principal) -> None:
+        """Count one in. Raises TooMany."""
+        key, limit = (principal.role, principal.sub), self._limits.get(principal.role, 0)
+        if self._joined[key] >= limit:
+            raise TooMany(f"role {principal.role} may watch {limit} streams at a time", retry_after_s=5.0)
+        self._joined[key] += 1
+
+    def leave(self, principal: Principal) -> None:
+        """Count one out; must match a `join`."""
+        key = (principal.role, principal.sub)
+        if self._joined[key] <= 0:
+            raise ValueError(f"{principal.sub} left more streams than it joined")
+        self._joined[key] -= 1
+        if not self._joined[key]:
+            del self._joined[key]
+
+    def joined(self, principal: Principal) -> int:
+        return self._joined.get((principal.role, principal.sub), 0)

@@ -1,0 +1,152 @@
+// Unit tests of what needs no browser and no gateway. Run by `npm run unit` (node's own test runner).
+import assert from "node:assert/strict";
+import { createHmac, createHash } from "node:crypto";
+import { readFile, readdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import os from "node:os";
+import path from "node:path";
+import { after, test } from "node:test";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { parse } from "acorn";
+import { build } from "esbuild";
+
+const root = path.dirname(fileURLToPath(import.meta.url));
+const scratch = await mkdtemp(path.join(os.tmpdir(), "web-unit-"));
+after(() => rm(scratch, { recursive: true, force: true }));
+
+/** Loads a TypeScript module as node sees it. */
+async function load(name) {
+  const outfile = path.join(scratch, `${name}.mjs`);
+  await build({ entryPoints: [path.join(root, "src", `${name}.ts`)], outfile, bundle: true, format: "esm", platform: "node", logLevel: "error" });
+  return import(pathToFileURL(outfile).href);
+}
+/** Loads one ES5 part of the box page as a CommonJS module. */
+async function part(name) {
+  const file = path.join(scratch, `${name}.cjs`);
+  await writeFile(file, await readFile(path.join(root, "src/stb", `${name}.js`)));
+  return createRequire(import.meta.url)(file);
+}
+
+test("the box page's sources are ES5", async () => {
+  for (const file of await readdir(path.join(root, "src/stb")))
+    parse(await readFile(path.join(root, "src/stb", file), "utf8"), { ecmaVersion: 5, sourceType: "script" });
+  assert.throws(() => parse("const a = () => 1", { ecmaVersion: 5 }), SyntaxError);
+});
+
+test("HMAC-SHA256 of the box equals node's, at every length around a block", async () => {
+  const { hmac, sha256hex } = await part("1-sha256");
+  for (const size of [0, 1, 31, 55, 56, 63, 64, 65, 119, 120, 200]) {
+    const text = "值班".repeat(size).slice(0, size);
+    assert.equal(sha256hex(text), createHash("sha256").update(text, "utf8").digest("hex"));
+    for (const keySize of [16, 32, 64, 80]) {
+      const key = Buffer.alloc(keySize, size + 1);
+      assert.equal(hmac(key.toString("hex"), text), createHmac("sha256", key).update(text, "utf8").digest("hex"));
+    }
+  }
+});
+
+test("a press signs what the contract says", async () => {
+  const box = await part("2-press");
+  const crypto = await part("1-sha256");
+  const key = "00112233445566778899aabbccddeeff";
+  const press = box.create(1700000000000, "p1", 7, "cam001", true);
+  const body = box.payload(crypto, key, "stb9", press);
+  const sig = createHmac("sha256", Buffer.from(key, "hex")).update("press|stb9|p1|7|1700000000000|help|cam001|1").digest("hex");
+  assert.deepEqual(body, { v: 1, pid: "p1", seq: 7, ts: 1700000000000, kind: "help", sig, cam: "cam001", silent: true });
+  const plain = box.payload(crypto, key, "stb9", box.create(5, "p2", 8, null, false));
+  assert.equal(plain.sig, createHmac("sha256", Buffer.from(key, "hex")).update("press|stb9|p2|8|5|help||0").digest("hex"));
+  assert.ok(!("cam" in plain) && !("silent" in plain));
+});
+
+test("the same press is resent at 2, 4, 8, 16, 30 s and after 5 s by HTTP too", async () => {
+  const box = await part("2-press");
+  const press = box.create(0, "p", 1, null, false);
+  const sent = [];
+  for (let now = 0; now <= 65000; now += 500) {
+    const what = box.due(press, now, true);
+    if (what.mqtt || what.http) sent.push([now / 1000, what.mqtt, what.http]);
+  }
+  assert.deepEqual(sent, [[0, true, false], [2, true, false], [4, true, false], [8, true, true], [16, true, true], [30, true, true], [60, true, true]]);
+});
+
+test("without the broker HTTP goes out at once; the resident is sent to 110 after 15 s", async () => {
+  const box = await part("2-press");
+  const press = box.create(0, "p", 1, null, false);
+  assert.deepEqual(box.due(press, 0, false), { mqtt: false, http: true });
+  assert.equal(box.callHelp(press, 14999), false);
+  assert.equal(box.callHelp(press, 15000), true);
+  assert.equal(box.ack(press, { pid: "p", stage: "persisted", alarm: "A" }), true);
+  assert.equal(box.callHelp(press, 15000), false);
+  assert.deepEqual(box.due(press, 99000, true), { mqtt: false, http: false });
+});
+
+test("stages never run backwards, and only the press's own acks count", async () => {
+  const box = await part("2-press");
+  const press = box.create(0, "p", 1, null, false);
+  assert.equal(box.ack(press, { pid: "other", stage: "persisted" }), false);
+  box.ack(press, { pid: "p", stage: "answered" });
+  box.ack(press, { pid: "p", stage: "shown" });
+  assert.equal(press.stage, "answered");
+  assert.equal(box.ack(press, { pid: "p", stage: "refused", reason: "late" }), false);
+  box.ack(press, { pid: "p", stage: "dispatched", who: "李", eta_s: 200 });
+  assert.deepEqual([press.stage, press.who, press.eta], ["dispatched", "李", 200]);
+  box.ack(press, { pid: "p", stage: "cancelled" });
+  box.ack(press, { pid: "p", stage: "dispatched" });
+  assert.equal(press.stage, "cancelled");
+  const bad = box.create(0, "q", 2, null, false);
+  box.ack(bad, { pid: "q", stage: "refused", reason: "bad_signature" });
+  assert.ok(box.callHelp(bad, 1) && box.over(bad));
+});
+
+test("the event cursor drops repeats, resumes, and asks anew after a restart", async () => {
+  globalThis.document = { addEventListener() {}, baseURI: "http://x/" };
+  const { Cursor } = await load("events");
+  const cursor = new Cursor();
+  assert.equal(cursor.query(), "");
+  assert.equal(cursor.take({ type: "hello", data: { epoch: "e 1", seq: 4 } }), "hello");
+  assert.equal(cursor.take({ type: "alarm", seq: 5 }), "deliver");
+  assert.equal(cursor.take({ type: "alarm", seq: 5 }), "repeat");
+  assert.equal(cursor.take({ type: "heartbeat", seq: 5 }), "deliver");
+  assert.equal(cursor.query(), "?epoch=e%201&after=5");
+  assert.equal(cursor.take({ type: "hello", data: { epoch: "e 1", seq: 9 } }), "hello");
+  assert.equal(cursor.take({ type: "call", seq: 6 }), "deliver");
+  assert.equal(cursor.take({ type: "resync", data: { seq: 20 } }), "resync");
+  assert.equal(cursor.take({ type: "hello", data: { epoch: "e2", seq: 1 } }), "resync");
+  assert.equal(cursor.take({ type: "alarm", seq: 2 }), "deliver");
+});
+
+test("GCJ-02 shift in Pidu is the known ~355 m, and none abroad", async () => {
+  const { toGcj02, offset } = await load("geo");
+  const from = { lat: 30.81, lon: 103.89 };
+  const to = toGcj02(from);
+  const metres = Math.hypot((to.lat - from.lat) * 111320, (to.lon - from.lon) * 111320 * Math.cos(from.lat * Math.PI / 180));
+  assert.ok(Math.abs(metres - 355) < 10, `${metres}`);
+  assert.deepEqual(toGcj02({ lat: 48.2, lon: 16.4 }), { lat: 48.2, lon: 16.4 });
+  assert.ok(Math.abs((offset(from, 0, 111.32).lat - from.lat) - 0.001) < 1e-9);
+});
+
+test("back-off grows, keeps within its cap and honours full jitter; Retry-After in both forms", async () => {
+  const { backoffMs } = await load("media");
+  assert.equal(backoffMs(0, 0), 300);
+  assert.equal(backoffMs(0, 1), 1000);
+  assert.equal(backoffMs(30, 1), 15300);
+  const { retryAfter } = await load("api");
+  assert.equal(retryAfter(new Headers({ "Retry-After": "7" })), 7);
+  assert.equal(retryAfter(new Headers({ "Retry-After": "Thu, 01 Jan 1970 00:00:09 GMT" }), 4000), 5);
+  assert.equal(retryAfter(new Headers()), null);
+});
+
+test("no page needs an inline script or style, and every asset it names exists", async () => {
+  for (const name of ["wall", "desk", "login", "stb", "worker"]) {
+    const html = await readFile(path.join(root, "dist", `${name}.html`), "utf8");
+    assert.doesNotMatch(html, /<style|<script(?![^>]* src=)|\son\w+=|\sstyle=/i);
+    const named = [...html.matchAll(/(?:src|href)="\/(static\/[^"]+)"/g)].map((m) => m[1]);
+    assert.ok(named.length >= 3);
+    for (const file of named) await readFile(path.join(root, "dist", file));
+  }
+});
+
+test("the built box script is still ES5", async () => {
+  const file = (await readdir(path.join(root, "dist/static"))).find((name) => /^stb-[0-9A-F]{10}\.js$/.test(name));
+  parse(await readFile(path.join(root, "dist/static", file), "utf8"), { ecmaVersion: 5, sourceType: "script" });
+});

@@ -1,0 +1,78 @@
+"""Duty, presence and fixes on a real database."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+from conftest import Bench, Clock, north
+
+from gateway.alarms.dispatch import DispatchSettings, Duty, Freshness
+from gateway.alarms.roster import Fix, Roster, parse_location
+from gateway.errors import NotFound, ProtocolError
+
+
+def fix(metres: float, seq: int) -> Fix:
+    return Fix(position=north(metres), accuracy_m=10, speed_mps=0, seq=seq)
+
+
+async def test_duty_and_last_fix_survive_a_restart(bench: Bench, clock: Clock) -> None:
+    await bench.roster.set_duty("w1", Duty.ON, now_ms=clock())
+    assert bench.roster.locate("w1", fix(50, 1), now_ms=clock())
+    await bench.roster.flush(clock())
+    again = Roster(bench.store, DispatchSettings())
+    await again.load(bench.world.workers())
+    view = again.view("w1", clock())
+    assert (view.duty, view.position, view.freshness) == (Duty.ON, north(50), Freshness.FRESH)
+    assert again.view("w2", clock()).duty is Duty.OFF
+
+
+async def test_positions_off_duty_are_dropped_unsaved_and_going_off_forgets(
+    bench: Bench, clock: Clock
+) -> None:
+    assert not bench.roster.locate("w1", fix(50, 1), now_ms=clock())
+    await bench.roster.set_duty("w1", Duty.ON, now_ms=clock())
+    bench.roster.locate("w1", fix(50, 2), now_ms=clock())
+    await bench.roster.flush(clock())
+    await bench.roster.set_duty("w1", Duty.OFF, now_ms=clock())
+    await bench.roster.flush(clock())
+    assert bench.roster.view("w1", clock()).position is None
+    raw = sqlite3.connect(bench.store.path)
+    assert raw.execute("SELECT lat, fix_at FROM worker WHERE id='w1'").fetchone() == (None, None)
+    assert raw.execute("SELECT count(*) FROM worker_track").fetchone() == (1,)
+    raw.close()
+
+
+async def test_impossible_jump_is_ignored_until_it_insists(bench: Bench, clock: Clock) -> None:
+    await bench.roster.set_duty("w1", Duty.ON, now_ms=clock())
+    assert bench.roster.locate("w1", fix(0, 1), now_ms=clock())
+    taken = []
+    for seq in (2, 3, 4):
+        clock.now_ms += 1000
+        taken.append(bench.roster.locate("w1", fix(50_000, seq), now_ms=clock()))
+    assert taken == [False, False, True]
+    assert bench.roster.jumps_ignored == 2
+
+
+async def test_late_fix_does_not_move_back_and_a_new_count_is_believed(bench: Bench, clock: Clock) -> None:
+    await bench.roster.set_duty("w1", Duty.ON, now_ms=clock())
+    assert bench.roster.locate("w1", fix(0, 5000), now_ms=clock())
+    assert not bench.roster.locate("w1", fix(10, 4999), now_ms=clock())
+    assert bench.roster.locate("w1", fix(20, 0), now_ms=clock())
+    with pytest.raises(NotFound):
+        bench.roster.locate("nobody", fix(0, 1), now_ms=clock())
+
+
+def test_location_needs_a_datum_and_is_stored_as_wgs84() -> None:
+    body = {"lat": 30.81, "lon": 103.89, "datum": "gcj02", "acc": 5, "spd": 1, "fix": 1, "seq": 1}
+    assert abs(parse_location(json.dumps(body).encode()).position.lon - 103.89) > 0.001
+    body["datum"] = "wgs84"
+    assert parse_location(json.dumps(body).encode()).position.lon == 103.89
+    for change in ({"datum": None}, {"datum": "bd09"}, {"lat": 91}, {"acc": -1}, {"seq": "x"}, {"spd": 1000}):
+        with pytest.raises(ProtocolError):
+            parse_location(json.dumps({**body, **change}).encode())
+    with pytest.raises(ProtocolError):
+        parse_location(b'{"lat":30,"lon":103,"acc":5,"seq":1}')
+    with pytest.raises(ProtocolError):
+        parse_location(b"x" * 600)
