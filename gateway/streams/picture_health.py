@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 
 _WORK_WIDTH = 640
 _THUMB = (160, 90)
+_COLOURS = (80, 45)
 _GRID = (16, 9)
 """Blocks of 10x10 pixels of the thumbnail: the digits of a clock in the picture fill 2 to 4 of the 144."""
 _DARK, _BRIGHT = 24, 250
@@ -82,7 +83,7 @@ class Measurement:
     spread: luma between the darkest and brightest tenth of the blocks. detail: share of blocks with
     structure. sharpness: variance of the Laplacian relative to the variance of the luma. cast: how far the
     mean colour is from grey, in units of CIE Lab; tint: which way. uniformity: cast relative to how much
-    colours differ. fingerprint: equal for pictures that are the same pixel by pixel. thumbnail: luma, 160x90.
+    colours differ. fingerprint: equal if the luma is, pixel by pixel. thumbnail: luma, 160x90.
     """
 
     size: tuple[int, int]
@@ -110,12 +111,13 @@ def measure(picture: Picture) -> Measurement:
         work = picture
     luma: Any = cv2.cvtColor(work, cv2.COLOR_BGR2GRAY)
     # Not numpy's: this one lets go of the interpreter. Its shape differs between OpenCV 4 and 5.
-    histogram: Any = cv2.calcHist([luma], [0], None, [256], [0, 256]).ravel() / luma.size
+    counts: Any = cv2.calcHist([luma], [0], None, [256], [0, 256])
+    histogram = counts.ravel().astype(np.float64) / luma.size
     levels = np.arange(256)
     mean = float(histogram @ levels)
     variance = float(histogram @ (levels - mean) ** 2)
     # Smoothed first, or the noise of a dark picture counts as sharpness.
-    laplacian = cv2.Laplacian(cv2.GaussianBlur(luma, (5, 5), 0), cv2.CV_32F)
+    laplacian = cv2.Laplacian(cv2.GaussianBlur(luma, (5, 5), 0), cv2.CV_16S)
     sharpness = cv2.meanStdDev(laplacian)[1].item() ** 2 / (variance + 25)
     thumbnail: Any = cv2.resize(luma, _THUMB, interpolation=cv2.INTER_AREA)
     floats = thumbnail.astype(np.float32)
@@ -123,7 +125,7 @@ def measure(picture: Picture) -> Measurement:
     squares: Any = cv2.resize(floats * floats, _GRID, interpolation=cv2.INTER_AREA)
     detail = float((squares - means * means > _TEXTURE**2).mean())
     darkest, brightest = np.percentile(means, (10, 90))
-    cast, uniformity, tint = _cast(cv2.resize(work, _THUMB, interpolation=cv2.INTER_AREA))
+    cast, uniformity, tint = _cast(cv2.resize(work, _COLOURS, interpolation=cv2.INTER_AREA))
     return Measurement(
         size=(width, height),
         mean=mean,
@@ -136,7 +138,7 @@ def measure(picture: Picture) -> Measurement:
         cast=cast,
         uniformity=uniformity,
         tint=tint,
-        fingerprint=zlib.crc32(work),
+        fingerprint=zlib.crc32(luma),
         thumbnail=thumbnail,
     )
 
@@ -396,6 +398,11 @@ class PictureHealth:
     def state(self, camera_id: str) -> PictureState | None:
         judge = self._judges.get(camera_id)
         return None if judge is None else judge.state
+
+    def relearn(self, camera_id: str) -> None:
+        """The camera was turned, moved or cleaned: what was usual counts no more."""
+        self._judges.pop(camera_id, None)
+        self._arrived.pop(camera_id, None)
 
     def counters(self) -> HealthCounters:
         return replace(self._counters)

@@ -327,7 +327,7 @@ def test_any_picture_can_be_measured(width: int, height: int, grey: int, noise: 
     assert seen.size == (width, height)
     assert 0 <= seen.mean <= 255
     for share in (seen.near_black, seen.saturated, seen.detail):
-        assert 0 <= share <= 1
+        assert 0 <= share <= 1 + 1e-9
     values = (seen.deviation, seen.spread, seen.sharpness, seen.cast, seen.uniformity)
     assert all(np.isfinite(value) and value >= 0 for value in values)
 
@@ -424,6 +424,18 @@ async def test_cameras_come_and_go_between_rounds() -> None:
     await district.run_until(lambda: bool(district.health.states()))
     assert list(district.health.states()) == ["b"]
     assert district.health.state("a") is None
+
+
+async def test_a_camera_that_was_turned_learns_anew() -> None:
+    district = District({"cam": BLACK})
+    await district.run_until(lambda: bool(district.changes))
+    district.health.relearn("cam")
+    assert district.health.states() == {}
+    district.keyframes["cam"] = GOOD
+    await district.run_until(lambda: bool(district.health.states()))
+    state = district.health.state("cam")
+    assert state is not None
+    assert state.verdict is Verdict.OK
 
 
 async def test_too_many_cameras_take_longer_and_are_counted() -> None:

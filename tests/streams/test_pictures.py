@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from still_encoder import encode
 
 from gateway.errors import ProtocolError, TooMany, Unavailable
-from gateway.streams.pictures import Picture, SnapshotLimits, Snapshots, decode_keyframe, snapshot_jpeg
+from gateway.streams.media import AccessUnit
+from gateway.streams.pictures import (
+    Picture,
+    SnapshotLimits,
+    Snapshots,
+    decode_keyframe,
+    freshest,
+    snapshot_jpeg,
+)
 
 
 def card(width: int = 320, height: int = 180) -> Picture:
@@ -103,6 +111,19 @@ def test_a_flipped_bit_gives_a_picture_or_protocol_error(data: st.DataObject) ->
         return
     assert picture.ndim == 3
     assert picture.shape[2] == 3
+
+
+def test_a_picture_of_yesterday_is_not_preferred() -> None:
+    def unit(at: float) -> AccessUnit:
+        return AccessUnit(nal_units=KEYFRAME, timestamp=0, keyframe=True, received_at=at)
+
+    main, sub = unit(100.0), unit(104.0)
+    assert freshest(main, sub) is main
+    assert freshest(sub, main) is sub
+    assert freshest(main, unit(115.1)).received_at == 115.1  # type: ignore[union-attr]
+    assert freshest(None, sub) is sub
+    assert freshest(main, None) is main
+    assert freshest(None, None) is None
 
 
 async def test_many_who_ask_share_one_decoding() -> None:
