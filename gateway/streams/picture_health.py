@@ -49,6 +49,7 @@ __all__ = [
     "PictureState",
     "Verdict",
     "measure",
+    "round_start",
 ]
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ _TEXTURE = 3.0
 """Standard deviation within a block of the thumbnail that noise of a night picture does not reach."""
 _SIZES_KEPT = 4
 _GOLDEN = 0.618034
-_IDLE_S = 1.0
+_BUSY_PART = 0.8
+"""Of the interval; the shortest time between two rounds is a little longer."""
 
 
 class Verdict(StrEnum):
@@ -344,6 +346,13 @@ class PictureJudge:
         return Verdict.OK, ""
 
 
+def round_start(number: int, interval_s: float) -> float:
+    """When a round begins, in seconds after the first. On average rounds are interval_s apart, but their
+    offsets follow the golden ratio over half of it: whatever repeats in a picture (an advertisement, a signal, a
+    simulator's clip) is met at ever other points and not taken for frozen."""
+    return (number + number * _GOLDEN % 1 / 2) * interval_s
+
+
 @dataclass(slots=True, kw_only=True)
 class HealthCounters:
     """Totals since start. judged: pictures. unchanged: visits that found the keyframe judged before; absent:
@@ -412,21 +421,22 @@ class PictureHealth:
         cv2.setNumThreads(1)  # OpenCV would spread a picture over all cores, past the budget
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="picture-health") as thread:
-            due, part = loop.time(), 0.0
+            origin, number = loop.time(), 0
             while True:
+                begin = origin + round_start(number, self._interval_s)
+                number += 1
+                if (late := loop.time() - begin) > 0:  # never hurries to catch up
+                    origin, begin = origin + late, begin + late
+                await asyncio.sleep(begin - loop.time())
                 camera_ids = self._begin_round()
-                if not camera_ids:
-                    await asyncio.sleep(min(_IDLE_S, self._interval_s))
-                    due = loop.time()
-                    continue
-                # Rounds take 0.8 to 1.2 intervals by turns: never in step with what repeats in a picture.
-                part = (part + _GOLDEN) % 1
-                step = self._interval_s * (0.8 + 0.4 * part) / len(camera_ids)
+                step = self._interval_s * _BUSY_PART / max(1, len(camera_ids))
+                due = begin
                 for camera_id in camera_ids:
-                    due += step
                     await asyncio.sleep(max(0.0, due - loop.time()))
                     cpu_s = await self._visit(thread, camera_id)
-                    earliest = loop.time() - step + cpu_s * (1 / self._cpu_share - 1)
+                    due += step
+                    # The next picture waits until this one is paid for by the share of the core.
+                    earliest = loop.time() + cpu_s * (1 / self._cpu_share - 1)
                     if earliest > due:
                         self._counters.late += 1
                         due = earliest

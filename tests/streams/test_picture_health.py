@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from gateway.streams.picture_health import (
     PictureState,
     Verdict,
     measure,
+    round_start,
 )
 from gateway.streams.pictures import Picture, decode_keyframe
 from simulators import scenes
@@ -275,6 +277,30 @@ def test_every_simulated_scene_is_ok(index: int) -> None:
     for minute in range(15):
         state = judge.see(seen[minute % 5], minute * MINUTE_MS)
         assert state.verdict is Verdict.OK, state
+
+
+@pytest.mark.parametrize("interval_s", [5, 10, 15, 20, 30, 45, 60, 120, 300])
+@pytest.mark.parametrize("phase_s", [0.0, 0.7, 1.3, 1.9])
+def test_a_picture_that_repeats_every_ten_seconds_is_not_frozen(interval_s: float, phase_s: float) -> None:
+    """As the simulators' clips do: five keyframes, two seconds apart, over and over for 500 rounds."""
+    blank = coded(np.zeros((90, 160, 3), np.uint8))
+    keyframes = [
+        replace(
+            blank, fingerprint=number, near_black=0.0, thumbnail=np.full((90, 160), 50 * number, np.uint8)
+        )
+        for number in range(5)
+    ]
+    judge = PictureJudge(SETTINGS)
+    for number in range(500):
+        at_s = round_start(number, interval_s) + phase_s
+        state = judge.see(keyframes[int(at_s % 10 / 2)], int(at_s * 1000))
+        assert state.verdict is Verdict.OK, (number, state)
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 3600))
+def test_rounds_never_overlap(number: int, interval_s: float) -> None:
+    length_s = round_start(number + 1, interval_s) - round_start(number, interval_s)
+    assert 0.8 * interval_s < length_s < 1.32 * interval_s
 
 
 # Properties.
