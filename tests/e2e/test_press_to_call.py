@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Awaitable, Callable
 
 import pytest
-from conftest import Product, open_page
 from playwright.async_api import Browser, Page
+from running_product import Product, open_page
 
 pytestmark = pytest.mark.browser
 
