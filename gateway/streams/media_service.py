@@ -153,14 +153,7 @@ class LocalMedia:
         self._cameras = tuple(cameras)
         self._credentials = dict(credentials or {})
         self._port: MediaPort | None = None
-        self._plane: MediaPlane | None = None
-        self._supervisor = CameraSupervisor(
-            self._cameras,
-            self._credentials,
-            lambda camera_id, name: self.plane.sink_of(camera_id, name),
-            limits=spec.dial,
-            on_state=callbacks.state,
-        )
+        self._parts: tuple[MediaPlane, CameraSupervisor] | None = None
 
     async def open(self) -> None:
         spec = self._spec
@@ -170,19 +163,27 @@ class LocalMedia:
             announce=[(host, 0) for host in spec.announce],
             tcp=spec.tcp,
         )
-        self._plane = MediaPlane(
+        plane = MediaPlane(
             port,
-            acquire=self._supervisor.acquire,
-            release=self._supervisor.release,
+            acquire=lambda camera_id, name: supervisor.acquire(camera_id, name),
+            release=lambda camera_id, name: supervisor.release(camera_id, name),
             on_source_change=self._callbacks.source_change,
             on_session_closed=self._callbacks.session_closed,
             limits=spec.plane,
         )
+        supervisor = CameraSupervisor(
+            self._cameras,
+            self._credentials,
+            plane.sink_of,
+            limits=spec.dial,
+            on_state=self._callbacks.state,
+        )
+        self._parts = plane, supervisor
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.plane.run(), name="media-plane")
-            tasks.create_task(self._supervisor.run(), name="cameras")
+            tasks.create_task(self.supervisor.run(), name="cameras")
 
     async def close(self) -> None:
         if self._port is not None:
@@ -190,9 +191,16 @@ class LocalMedia:
 
     @property
     def plane(self) -> MediaPlane:
-        if self._plane is None:
+        return self._opened()[0]
+
+    @property
+    def supervisor(self) -> CameraSupervisor:
+        return self._opened()[1]
+
+    def _opened(self) -> tuple[MediaPlane, CameraSupervisor]:
+        if self._parts is None:
             raise RuntimeError("LocalMedia.open() comes first")
-        return self._plane
+        return self._parts
 
     @property
     def port_number(self) -> int:
@@ -230,7 +238,7 @@ class LocalMedia:
         return [camera.id for camera in self._cameras]
 
     def __len__(self) -> int:
-        return 0 if self._plane is None else len(self._plane)
+        return 0 if self._parts is None else len(self.plane)
 
     def watchers(self, camera_id: str, name: StreamName) -> int:
         return self.plane.watchers(camera_id, name)
@@ -245,21 +253,21 @@ class LocalMedia:
         return self.plane.keyframe(camera_id)
 
     def state(self, camera_id: str) -> CameraState:
-        return self._supervisor.state(camera_id)
+        return self.supervisor.state(camera_id)
 
     def states(self) -> list[CameraState]:
-        return self._supervisor.states()
+        return self.supervisor.states()
 
     async def apply(self, cameras: Sequence[CameraSource], credentials: Credentials | None = None) -> None:
         kept = {camera.id for camera in cameras}
         removed = [camera.id for camera in self._cameras if camera.id not in kept]
         self._cameras = tuple(cameras)
-        await self._supervisor.apply(cameras, credentials)
+        await self.supervisor.apply(cameras, credentials)
         for camera_id in removed:
             self.plane.forget_camera(camera_id)
 
     def counters(self) -> Counters:
-        return self._supervisor.counters()
+        return self.supervisor.counters()
 
     def counts(self) -> PlaneCounts:
         return PlaneCounts(

@@ -12,21 +12,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rtsp_farm import Farm
 from webrtc_clients import WhepClient, WhipClient, eventually
 
-from gateway.errors import GatewayError, NotFound, ProtocolError, Unavailable
+from gateway.errors import GatewayError, NotFound, ProtocolError, TooMany, Unavailable
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraState, DialLimits, State
 from gateway.streams.media import StreamName
-from gateway.streams.media_service import MediaCallbacks, MediaSpec
+from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaSpec
+from gateway.streams.placement import worker_of_call
 from gateway.streams.plane import NotAcceptable, PlaneLimits
 from gateway.streams.session import SessionAnswer, SessionState
 from gateway.streams.shards import Shards, ShardTimes
 
 TIMES = ShardTimes(beat_s=0.1, dead_s=1.5, stop_s=3)
+EVERYWHERE = pytest.mark.parametrize("workers", [0, 2], ids=["in-process", "workers"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +69,18 @@ def spec(**options) -> MediaSpec:
 
 @asynccontextmanager
 async def running(
-    farm: Farm, count: int = 4, *, workers: int = 2, spec: MediaSpec | None = None
-) -> AsyncIterator[tuple[Shards, News]]:
-    """`count` cameras over the workers; cam0, cam2 ... in worker 0, cam1, cam3 ... in worker 1."""
+    farm: Farm, count: int = 4, *, workers: int = 2, how: MediaSpec | None = None
+) -> AsyncIterator[tuple[Any, News]]:
+    """`count` cameras over the workers; cam0, cam2 ... in worker 0, cam1, cam3 ... in worker 1. No workers: in this
+    process, with the same face."""
     news = News()
     cameras = [Camera(id=f"cam{number}", main=farm.url) for number in range(count)]
-    shards = Shards(spec or globals()["spec"](), news.callbacks, cameras, workers=workers, times=TIMES)
+    how = how or spec()
+    shards = (
+        Shards(how, news.callbacks, cameras, workers=workers, times=TIMES)
+        if workers
+        else LocalMedia(how, news.callbacks, cameras)
+    )
     await shards.open()
     task = asyncio.create_task(shards.run())
     pids = [one.pid for one in shards.workers()]
@@ -198,8 +207,9 @@ async def test_cameras_are_spread_and_reload_moves_nobody():
                 await shards.watch("camera/cam0", "v=0", owner="nobody")
 
 
-async def test_a_call_leg_is_published_watched_and_closed_by_its_owner():
-    async with Farm() as farm, running(farm, 0) as (shards, news):
+@EVERYWHERE
+async def test_a_call_leg_is_published_watched_and_closed_by_its_owner(workers: int):
+    async with Farm() as farm, running(farm, 0, workers=workers) as (shards, news):
         for leg in ("call/c1/alice", "call/c1/bob", "call/c1/carol"):  # falls into both workers
             publisher, viewer = WhipClient(audio=False), WhepClient()
             try:
@@ -217,12 +227,16 @@ async def test_a_call_leg_is_published_watched_and_closed_by_its_owner():
             finally:
                 await viewer.close()
                 await publisher.close()
-        assert {one.number for one in shards.workers()} == {0, 1}
+        assert {worker_of_call(f"call/c1/{name}", 2) for name in ("alice", "bob", "carol")} == {0, 1}
         await eventually(lambda: shards.counts().answered == {"watch": 3, "publish": 3})
 
 
-async def test_errors_and_restarts_pass_through():
-    async with Farm() as farm, running(farm, 2, spec=spec(plane=PlaneLimits(sessions=2))) as (shards, news):
+@EVERYWHERE
+async def test_errors_and_restarts_pass_through(workers: int):
+    async with (
+        Farm() as farm,
+        running(farm, 2, workers=workers, how=spec(plane=PlaneLimits(sessions=1))) as (shards, news),
+    ):
         await eventually(lambda: live(shards))
         client = Viewer()
         offer = await client.offer()
@@ -235,6 +249,8 @@ async def test_errors_and_restarts_pass_through():
             assert unfit.value.codecs == ("H264",)
             await client.watch(shards, "camera/cam1", owner="one")
             session_id = client.answer.session_id
+            with pytest.raises(TooMany):
+                await shards.watch("camera/cam0", offer, owner="one")
             fragment = sdp.Fragment(ice_ufrag="abcdefgh", ice_pwd="p" * 24)
             answer = await shards.restart_session(session_id, fragment)
             assert answer.etag != client.answer.etag
@@ -274,10 +290,10 @@ async def test_who_hangs_up_while_a_cold_camera_starts_leaves_no_session():
         await client.close()
 
 
-async def test_the_keyframe_is_fetched_once():
-    async with Farm() as farm, running(farm, 1) as (shards, _news):
+@EVERYWHERE
+async def test_the_keyframe_is_fetched_once(workers: int):
+    async with Farm() as farm, running(farm, 1, workers=workers) as (shards, _news):
         await eventually(lambda: live(shards))
-        assert shards.keyframe("cam0") is None
         keyframe = await shards.fetch_keyframe("cam0")
         assert keyframe is not None
         assert [unit[0] & 31 for unit in keyframe] == [7, 8, 5]
