@@ -137,14 +137,15 @@ class Shards:
             self._bury_sessions(worker, "shutdown")
 
     def _mourn(self, worker: WorkerProcess) -> None:
-        """Tell everybody what the death of a worker means."""
+        """Tell everybody what the death of a worker means. By call_soon: what goes wrong there must not end this."""
+        loop = asyncio.get_running_loop()
         _add(self._ended, worker.counts)
         worker.counts = SupervisorCounts({}, {}, {}, {}, {}, {})
         self._lost[LOST] += len(worker.sessions)
         self._bury_sessions(worker, LOST)
         tracks, worker.tracks = worker.tracks, {}
         for source_id in tracks:
-            self.callbacks.source_change(source_id, ())
+            loop.call_soon(self.callbacks.source_change, source_id, ())
         now_ms = time.time_ns() // 1_000_000
         down = {
             camera_id: _as_down(state, now_ms)
@@ -152,12 +153,12 @@ class Shards:
             if state.state is not State.IDLE
         }
         worker.states.update(down)
-        self.states_changed(list(down.values()))
+        loop.call_soon(self.states_changed, list(down.values()))
 
     def _bury_sessions(self, worker: WorkerProcess, reason: str) -> None:
         sessions, worker.sessions = worker.sessions, {}
         for info in sessions.values():
-            self.session_ended(info, reason)
+            asyncio.get_running_loop().call_soon(self.session_ended, info, reason)
 
     def spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Work that nobody waits for; its refusal is logged."""
