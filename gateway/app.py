@@ -52,12 +52,12 @@ from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.outbox import Courier
 from gateway.settings import MqttMode, Settings
 from gateway.store import Store
-from gateway.streams.cameras import CameraState, CameraSupervisor, DialLimits, State
-from gateway.streams.dtls import Certificate
-from gateway.streams.link import MediaPort
+from gateway.streams.cameras import CameraState, DialLimits, State
+from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaService, MediaSpec
 from gateway.streams.pictures import Snapshots
-from gateway.streams.plane import MediaPlane, PlaneLimits
+from gateway.streams.plane import PlaneLimits
 from gateway.streams.session import SessionKind
+from gateway.streams.shards import Shards
 from gateway.streams.whep import IceServer, SessionEndpoint
 
 __all__ = ["serve"]
@@ -91,23 +91,31 @@ async def _serve(options: ServeOptions) -> None:
         options.data.path / "gateway.db", busy_deadline_s=_settings(options).storage.busy_s
     )
     try:
-        port = await _open_media_port(_settings(options))
+        gateway = Gateway(options, store)
         try:
-            await Gateway(options, store, port).run(stopping)
+            await gateway.media.open()
+            await gateway.run(stopping)
         finally:
-            await port.close()
+            await gateway.media.close()
     finally:
         await store.close()
 
 
-async def _open_media_port(settings: Settings) -> MediaPort:
+def _make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaService:
+    """One worker: in this process, as there is nobody to share with."""
+    settings, configuration = _settings(options), options.configuration
     media = settings.media
-    return await MediaPort.open(
-        [(address, media.udp_port) for address in media.addresses or (settings.http.host,)],
-        certificate=Certificate(),
-        announce=[(host, 0) for host in media.announce],
+    spec = MediaSpec(
+        binds=tuple((address, media.udp_port) for address in media.addresses or (settings.http.host,)),
+        announce=media.announce,
         tcp=media.tcp,
+        plane=PlaneLimits(sessions=media.sessions),
+        dial=_dial_limits(settings),
     )
+    credentials = {name: (c.username, c.password) for name, c in configuration.secrets.credentials.items()}
+    if options.workers == 1:
+        return LocalMedia(spec, callbacks, configuration.cameras, credentials)
+    return Shards(spec, callbacks, configuration.cameras, credentials, workers=options.workers)
 
 
 def _settings(options: ServeOptions) -> Settings:
@@ -122,7 +130,7 @@ def now_ms() -> int:
 class Gateway:
     """All parts of one gateway process. Built once, run once."""
 
-    def __init__(self, options: ServeOptions, store: Store, media_port: MediaPort) -> None:
+    def __init__(self, options: ServeOptions, store: Store) -> None:
         configuration = options.configuration
         self.options = options
         self.settings = configuration.settings
@@ -166,27 +174,20 @@ class Gateway:
             clock=now_ms,
         )
         self.calls_courier = Courier(store, self.switchboard.deliveries())
-        self.media_port = media_port
-        self.plane = MediaPlane(
-            media_port,
-            acquire=lambda camera_id, name: self.supervisor.acquire(camera_id, name),
-            release=lambda camera_id, name: self.supervisor.release(camera_id, name),
-            on_source_change=self.switchboard.media_changed,
-            on_session_closed=self._on_session_closed,
-            limits=PlaneLimits(sessions=self.settings.media.sessions),
+        self.media = _make_media(
+            options,
+            MediaCallbacks(
+                state=self._on_camera,
+                source_change=self.switchboard.media_changed,
+                session_closed=self._on_session_closed,
+            ),
         )
-        self.supervisor = CameraSupervisor(
-            configuration.cameras,
-            {name: (c.username, c.password) for name, c in configuration.secrets.credentials.items()},
-            self.plane.sink_of,
-            limits=_dial_limits(self.settings),
-            on_state=self._on_camera,
-        )
+        self.snapshots = Snapshots(self.media.keyframe)
         self.cameras = LiveCameras(
             catalog=lambda: self.catalog,
-            state=self.supervisor.state,
-            watchers=self.plane.watchers,
-            jpeg=Snapshots(self.plane.keyframe).jpeg,
+            state=self.media.state,
+            watchers=self.media.watchers,
+            jpeg=self._snapshot,
         )
         self.sessions = SessionsEdge(
             Keyring(options.data.secret("signing.key"), leeway_s=self.settings.access.leeway_s),
@@ -223,7 +224,6 @@ class Gateway:
                     tasks.create_task(self._watch_lag(), name="loop-lag"),
                     tasks.create_task(self.desk.run(), name="alarm-desk"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
-                    tasks.create_task(self.plane.run(), name="media-plane"),
                 ]
                 if self.broker is not None:
                     running.append(tasks.create_task(self.broker.run(), name="broker"))
@@ -231,7 +231,7 @@ class Gateway:
                     self.mqtt = self._make_mqtt()
                     running.append(tasks.create_task(self.mqtt.run(), name="mqtt"))
                     running.append(tasks.create_task(self._beat(), name="mqtt-health"))
-                running.append(tasks.create_task(self.supervisor.run(), name="cameras"))
+                running.append(tasks.create_task(self.media.run(), name="media"))
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is never looked at again: shorter pauses
                 log.info("ready at %s", self.base_url)
@@ -351,13 +351,13 @@ class Gateway:
         )
         calls = CallsEdge(self.switchboard, brief_of=self._brief_of, whereabouts=self._whereabouts)
         whep = SessionEndpoint(
-            self.plane,
+            self.media,
             SessionKind.WATCH,
             session_path=lambda session_id: f"{WHEP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
         )
         whip = SessionEndpoint(
-            self.plane,
+            self.media,
             SessionKind.PUBLISH,
             session_path=lambda session_id: f"{WHIP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
@@ -442,7 +442,7 @@ class Gateway:
         if not mqtt_up:
             off = self.settings.mqtt.mode is MqttMode.OFF
             reasons.append("mqtt is off: presses by HTTP only" if off else "no connection to the broker")
-        states = [state.state for state in self.supervisor.states()]
+        states = [state.state for state in self.media.states()]
         return Health(
             ready=not reasons or (reasons == ["mqtt is off: presses by HTTP only"]),
             reasons=tuple(reasons),
@@ -451,7 +451,7 @@ class Gateway:
                 "mqtt": mqtt_up,
                 "lag_ms": round(self._lag_ms, 1),
                 "cameras": {state.value: states.count(state) for state in State},
-                "sessions": len(self.plane),
+                "sessions": len(self.media),
             },
         )
 
@@ -642,7 +642,7 @@ class Gateway:
 
     def _camera_healthy(self, camera_id: str) -> bool:
         try:
-            return self.supervisor.state(camera_id).state is not State.DOWN
+            return self.media.state(camera_id).state is not State.DOWN
         except NotFound:
             return False
 
@@ -660,13 +660,18 @@ class Gateway:
             self.media_edge.session_closed(session_id)
 
     def _close_media(self, owner: str) -> None:
-        self.plane.close_owned_by(owner, reason="call_ended")
+        self._background(self.media.close_owned_by(owner, reason="call_ended"), "close-media")
 
     def _on_revoked(self, concerned: Callable[[Principal], bool], reason: str) -> None:
         self.events.revoke(concerned, reason)
         if self.media_edge is not None:
             for session_id in self.media_edge.sessions_where(concerned):
-                self.plane.close(session_id, reason="revoked")
+                self._background(self.media.close_session(session_id, reason="revoked"), "close-revoked")
+
+    async def _snapshot(self, camera_id: str) -> bytes:
+        """The keyframe is fetched from the camera's worker first, unless the one we have still is the newest."""
+        await self.media.fetch_keyframe(camera_id)
+        return await self.snapshots.jpeg(camera_id)
 
     async def _viewed(self, principal: Principal, camera_id: str) -> None:
         """Every view of a camera is on record. The viewer does not wait for the disk."""
