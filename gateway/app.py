@@ -27,8 +27,7 @@ from gateway.alarms import announce, records
 from gateway.alarms.broker import GATEWAY_USER, Broker, BrokerSettings
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
-from gateway.alarms.dispatch import DispatchSettings, Duty, WorkerChoice, rank_workers
-from gateway.alarms.escalation import EscalationSettings
+from gateway.alarms.dispatch import Duty, WorkerChoice, rank_workers
 from gateway.alarms.mqtt import Incoming, MqttClient, MqttSettings
 from gateway.alarms.policy import Actor, AlarmSettings
 from gateway.alarms.roster import Roster, WorkerView, parse_location
@@ -53,12 +52,12 @@ from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.outbox import Courier
 from gateway.settings import CompiledLoop, MqttMode, Settings
 from gateway.store import Store
-from gateway.streams.cameras import CameraState, CameraSupervisor, DialLimits, State
-from gateway.streams.dtls import Certificate
-from gateway.streams.link import MediaPort
+from gateway.streams.cameras import CameraState, DialLimits, State
+from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaService, MediaSpec
 from gateway.streams.pictures import Snapshots
-from gateway.streams.plane import MediaPlane, PlaneLimits
+from gateway.streams.plane import PlaneLimits
 from gateway.streams.session import SessionKind
+from gateway.streams.shards import Shards
 from gateway.streams.whep import IceServer, SessionEndpoint
 
 __all__ = ["serve"]
@@ -92,24 +91,32 @@ async def _serve(options: ServeOptions) -> None:
         options.data.path / "gateway.db", busy_deadline_s=_settings(options).storage.busy_s
     )
     try:
-        port = await _open_media_port(_settings(options))
+        gateway = Gateway(options, store)
         try:
-            await Gateway(options, store, port).run(stopping)
+            await gateway.media.open()
+            await gateway.run(stopping)
         finally:
-            await port.close()
+            await gateway.media.close()
     finally:
         await store.close()
 
 
-async def _open_media_port(settings: Settings) -> MediaPort:
+def _make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaService:
+    """One worker: in this process, as there is nobody to share with."""
+    settings, configuration = _settings(options), options.configuration
     media = settings.media
-    return await MediaPort.open(
-        [(address, media.udp_port) for address in media.addresses or (settings.http.host,)],
-        certificate=Certificate(),
-        announce=[(host, 0) for host in media.announce],
+    spec = MediaSpec(
+        binds=tuple((address, media.udp_port) for address in media.addresses or (settings.http.host,)),
+        announce=media.announce,
         tcp=media.tcp,
         use_compiled=media.compiled is CompiledLoop.AUTO,
+        plane=PlaneLimits(sessions=media.sessions),
+        dial=_dial_limits(settings),
     )
+    credentials = {name: (c.username, c.password) for name, c in configuration.secrets.credentials.items()}
+    if options.workers == 1:
+        return LocalMedia(spec, callbacks, configuration.cameras, credentials)
+    return Shards(spec, callbacks, configuration.cameras, credentials, workers=options.workers)
 
 
 def _settings(options: ServeOptions) -> Settings:
@@ -124,7 +131,7 @@ def now_ms() -> int:
 class Gateway:
     """All parts of one gateway process. Built once, run once."""
 
-    def __init__(self, options: ServeOptions, store: Store, media_port: MediaPort) -> None:
+    def __init__(self, options: ServeOptions, store: Store) -> None:
         configuration = options.configuration
         self.options = options
         self.settings = configuration.settings
@@ -136,15 +143,15 @@ class Gateway:
         self.events = EventChannel(
             epoch=str(ULID()), now_ms=now_ms, lag_ms=lambda: self._lag_ms, presence=self._on_page
         )
-        dispatch = _dispatch_settings(self.settings)
-        self._dispatch = dispatch
-        self.roster = Roster(store, dispatch, on_change=self._on_worker)
+        alarms = AlarmSettings.of(self.settings.alarms, self.settings.dispatch)
+        self._dispatch = alarms.dispatch
+        self.roster = Roster(store, alarms.dispatch, on_change=self._on_worker)
         self.broker = self._make_broker()
         self.mqtt: MqttClient | None = None
         self.desk = AlarmDesk(
             store,
-            self.catalog,
-            _alarm_settings(self.settings, dispatch),
+            self.catalog.world,
+            alarms,
             roster=self.roster,
             camera_health=self._camera_healthy,
             publish_mqtt=self._publish_mqtt,
@@ -168,27 +175,20 @@ class Gateway:
             clock=now_ms,
         )
         self.calls_courier = Courier(store, self.switchboard.deliveries())
-        self.media_port = media_port
-        self.plane = MediaPlane(
-            media_port,
-            acquire=lambda camera_id, name: self.supervisor.acquire(camera_id, name),
-            release=lambda camera_id, name: self.supervisor.release(camera_id, name),
-            on_source_change=self.switchboard.media_changed,
-            on_session_closed=self._on_session_closed,
-            limits=PlaneLimits(sessions=self.settings.media.sessions),
+        self.media = _make_media(
+            options,
+            MediaCallbacks(
+                state=self._on_camera,
+                source_change=self.switchboard.media_changed,
+                session_closed=self._on_session_closed,
+            ),
         )
-        self.supervisor = CameraSupervisor(
-            configuration.cameras,
-            {name: (c.username, c.password) for name, c in configuration.secrets.credentials.items()},
-            self.plane.sink_of,
-            limits=_dial_limits(self.settings),
-            on_state=self._on_camera,
-        )
+        self.snapshots = Snapshots(self.media.keyframe)
         self.cameras = LiveCameras(
             catalog=lambda: self.catalog,
-            state=self.supervisor.state,
-            watchers=self.plane.watchers,
-            jpeg=Snapshots(self.plane.keyframe).jpeg,
+            state=self.media.state,
+            watchers=self.media.watchers,
+            jpeg=self._snapshot,
         )
         self.sessions = SessionsEdge(
             Keyring(options.data.secret("signing.key"), leeway_s=self.settings.access.leeway_s),
@@ -214,7 +214,7 @@ class Gateway:
     async def run(self, stopping: asyncio.Event) -> None:
         """Start in the order that matters, say so, and wait for `stopping`."""
         await self.sessions.load()
-        await self.roster.load(self.catalog.workers())
+        await self.roster.load(self.catalog.world.workers())
         if self.broker is not None:
             await self.broker.start()
         runner = await self._open_http()
@@ -225,7 +225,6 @@ class Gateway:
                     tasks.create_task(self._watch_lag(), name="loop-lag"),
                     tasks.create_task(self.desk.run(), name="alarm-desk"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
-                    tasks.create_task(self.plane.run(), name="media-plane"),
                 ]
                 if self.broker is not None:
                     running.append(tasks.create_task(self.broker.run(), name="broker"))
@@ -233,7 +232,7 @@ class Gateway:
                     self.mqtt = self._make_mqtt()
                     running.append(tasks.create_task(self.mqtt.run(), name="mqtt"))
                     running.append(tasks.create_task(self._beat(), name="mqtt-health"))
-                running.append(tasks.create_task(self.supervisor.run(), name="cameras"))
+                running.append(tasks.create_task(self.media.run(), name="media"))
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is never looked at again: shorter pauses
                 log.info("ready at %s", self.base_url)
@@ -353,13 +352,13 @@ class Gateway:
         )
         calls = CallsEdge(self.switchboard, brief_of=self._brief_of, whereabouts=self._whereabouts)
         whep = SessionEndpoint(
-            self.plane,
+            self.media,
             SessionKind.WATCH,
             session_path=lambda session_id: f"{WHEP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
         )
         whip = SessionEndpoint(
-            self.plane,
+            self.media,
             SessionKind.PUBLISH,
             session_path=lambda session_id: f"{WHIP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
@@ -444,7 +443,7 @@ class Gateway:
         if not mqtt_up:
             off = self.settings.mqtt.mode is MqttMode.OFF
             reasons.append("mqtt is off: presses by HTTP only" if off else "no connection to the broker")
-        states = [state.state for state in self.supervisor.states()]
+        states = [state.state for state in self.media.states()]
         return Health(
             ready=not reasons or (reasons == ["mqtt is off: presses by HTTP only"]),
             reasons=tuple(reasons),
@@ -453,7 +452,7 @@ class Gateway:
                 "mqtt": mqtt_up,
                 "lag_ms": round(self._lag_ms, 1),
                 "cameras": {state.value: states.count(state) for state in State},
-                "sessions": len(self.plane),
+                "sessions": len(self.media),
             },
         )
 
@@ -503,14 +502,7 @@ class Gateway:
     def _on_denied(self, client: str, topic: str) -> None:
         """A device wrote where it may not (product.md section 6 row 5)."""
         log.warning("broker refused %s on %s", client, topic)
-        self._background(
-            self.store.write(
-                lambda c: audit(
-                    c, who=f"device/{client}", action="mqtt.denied", subject=f"topic/{topic}", detail={}, now_ms=now_ms()
-                )
-            ),
-            "audit-denied",
-        )  # fmt: skip
+        self._background(self.desk.on_denied(client, topic), "audit-denied")
 
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
@@ -543,7 +535,7 @@ class Gateway:
             self._dispatch,
             self.roster.states(),
             where,
-            grid=grid or self.catalog.area_at(where).grid,
+            grid=grid or self.catalog.world.area_at(where).grid,
             now_ms=now_ms(),
             exclude=exclude,
             busy_too=True,
@@ -551,7 +543,7 @@ class Gateway:
         )
 
     def _pick_for_call(self, worker_id: str, position: tuple[float, float] | None) -> WorkerChoice | None:
-        site = next((w for w in self.catalog.workers() if w.id == worker_id), None)
+        site = next((w for w in self.catalog.world.workers() if w.id == worker_id), None)
         if site is None:
             return None
         where = _position(position) or site.centroid
@@ -651,7 +643,7 @@ class Gateway:
 
     def _camera_healthy(self, camera_id: str) -> bool:
         try:
-            return self.supervisor.state(camera_id).state is not State.DOWN
+            return self.media.state(camera_id).state is not State.DOWN
         except NotFound:
             return False
 
@@ -669,13 +661,18 @@ class Gateway:
             self.media_edge.session_closed(session_id)
 
     def _close_media(self, owner: str) -> None:
-        self.plane.close_owned_by(owner, reason="call_ended")
+        self._background(self.media.close_owned_by(owner, reason="call_ended"), "close-media")
 
     def _on_revoked(self, concerned: Callable[[Principal], bool], reason: str) -> None:
         self.events.revoke(concerned, reason)
         if self.media_edge is not None:
             for session_id in self.media_edge.sessions_where(concerned):
-                self.plane.close(session_id, reason="revoked")
+                self._background(self.media.close_session(session_id, reason="revoked"), "close-revoked")
+
+    async def _snapshot(self, camera_id: str) -> bytes:
+        """The keyframe is fetched from the camera's worker first, unless the one we have still is the newest."""
+        await self.media.fetch_keyframe(camera_id)
+        return await self.snapshots.jpeg(camera_id)
 
     async def _viewed(self, principal: Principal, camera_id: str) -> None:
         """Every view of a camera is on record. The viewer does not wait for the disk."""
@@ -744,45 +741,11 @@ def _broker_url(url: str, ca: str) -> tuple[str, int, ssl.SSLContext | None]:
     return parts.hostname or "127.0.0.1", parts.port or (8883 if tls else 1883), tls
 
 
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _dispatch_settings(settings: Settings) -> DispatchSettings:
-    dispatch = settings.dispatch
-    return DispatchSettings(
-        fresh_ms=_ms(dispatch.fresh_s),
-        usable_ms=_ms(dispatch.usable_s),
-        last_resort_ms=_ms(dispatch.last_resort_s),
-        speed_mps=dispatch.travel_m_per_s,
-        camera_radius_m=dispatch.camera_radius_m,
-        camera_limit=dispatch.camera_count,
-    )
-
-
-def _alarm_settings(settings: Settings, dispatch: DispatchSettings) -> AlarmSettings:
-    alarms = settings.alarms
-    return AlarmSettings(
-        escalation=EscalationSettings(
-            shown_ms=_ms(alarms.shown_s),
-            street_ms=_ms(alarms.street_s),
-            district_ms=_ms(alarms.district_s),
-            leader_ms=_ms(alarms.leader_s),
-            triage_ms=_ms(alarms.triage_s),
-        ),
-        dispatch=dispatch,
-        group_radius_m=alarms.group_radius_m,
-        group_ms=_ms(alarms.group_window_s),
-        press_rate=alarms.press_rate_per_s,
-        press_burst=float(alarms.press_burst),
-    )
-
-
 def _dial_limits(settings: Settings) -> DialLimits:
     ingest = settings.ingest
     return DialLimits(
         dials=ingest.dial_limit,
-        connections_per_host=None,
+        connections_per_host=ingest.host_connections,
         backoff_first_s=ingest.backoff_first_s,
         backoff_most_s=ingest.backoff_max_s,
         connect_timeout_s=ingest.connect_timeout_s,

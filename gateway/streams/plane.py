@@ -201,10 +201,12 @@ class MediaPlane:
         try:
             try:
                 await self._acquire(camera_id, name)
-            except Unavailable:
-                if choice is not StreamChoice.AUTO:
+            except (Unavailable, NotFound) as error:
+                # A camera may have one picture only: whoever asks for a tile gets that. AUTO takes what there is.
+                no_sub = isinstance(error, NotFound) and name is StreamName.SUB
+                if not no_sub and choice is not StreamChoice.AUTO:
                     raise
-                name = StreamName.SUB
+                name = StreamName.MAIN if no_sub else StreamName.SUB
                 await self._acquire(camera_id, name)
         finally:
             self._reserved -= 1
@@ -415,6 +417,14 @@ class MediaPlane:
             self.close(session_id, reason=reason)
         return len(mine)
 
+    async def restart_session(self, session_id: str, fragment: sdp.Fragment) -> SessionAnswer:
+        """`restart` for those who must be able to ask a plane in another process."""
+        return self.restart(session_id, fragment)
+
+    async def close_session(self, session_id: str, *, reason: str = "closed") -> None:
+        """`close` for the same."""
+        self.close(session_id, reason=reason)
+
     def session(self, session_id: str) -> SessionInfo:
         """Raises NotFound."""
         return self._session(session_id).info()
@@ -423,6 +433,10 @@ class MediaPlane:
         """The sessions of now; with `closed` the last ended ones too, with the reason."""
         current = [session.info() for session in self._sessions.values()]
         return current + list(self._closed) if closed else current
+
+    def session_ids(self) -> list[str]:
+        """Of the sessions of now, in the order in which they came."""
+        return list(self._sessions)
 
     def __len__(self) -> int:
         return len(self._sessions)

@@ -81,15 +81,15 @@ class IceServer:
 
 
 class Sessions(Protocol):
-    """What is needed of a MediaPlane."""
+    """What is needed of a MediaPlane or a MediaService."""
 
     async def watch(self, source_id: str, offer_sdp: str, *, stream: str, owner: str) -> SessionAnswer: ...
 
     async def publish(self, source_id: str, offer_sdp: str, *, owner: str) -> SessionAnswer: ...
 
-    def restart(self, session_id: str, fragment: sdp.Fragment) -> SessionAnswer: ...
+    async def restart_session(self, session_id: str, fragment: sdp.Fragment) -> SessionAnswer: ...
 
-    def close(self, session_id: str) -> None: ...
+    async def close_session(self, session_id: str) -> None: ...
 
     def session(self, session_id: str) -> SessionInfo: ...
 
@@ -170,7 +170,7 @@ class SessionEndpoint:
             if request.method == "OPTIONS":
                 response = self._options(_SESSION_METHODS, {"Accept-Patch": FRAGMENT_TYPE})
             else:
-                response = self._session(request, session_id)
+                response = await self._session(request, session_id)
         except GatewayError as error:
             response = _problem_of(error)
         return self._with_cors(response)
@@ -203,7 +203,7 @@ class SessionEndpoint:
             headers["Link"] = links
         return EdgeResponse(status=201, headers=headers, body=answer.sdp.encode())
 
-    def _session(self, request: EdgeRequest, session_id: str) -> EdgeResponse:
+    async def _session(self, request: EdgeRequest, session_id: str) -> EdgeResponse:
         session = self._plane.session(session_id)
         if session.kind is not self._kind:
             raise NotFound("no such session")
@@ -211,15 +211,15 @@ class SessionEndpoint:
             case "GET" | "HEAD":
                 return EdgeResponse(status=204, headers={"ETag": session.etag, "Cache-Control": "no-store"})
             case "DELETE":
-                self._plane.close(session_id)
+                await self._plane.close_session(session_id)
                 return EdgeResponse(status=200)
             case "PATCH":
-                return self._patch(request, session)
+                return await self._patch(request, session)
         return problem(
             405, "Method not allowed", "a session takes PATCH and DELETE", headers={"Allow": _SESSION_METHODS}
         )
 
-    def _patch(self, request: EdgeRequest, session: SessionInfo) -> EdgeResponse:
+    async def _patch(self, request: EdgeRequest, session: SessionInfo) -> EdgeResponse:
         """RFC 9725 section 4.3: candidates to the ICE session that the entity tag names, or a restart."""
         if request.content_type != FRAGMENT_TYPE:
             return problem(
@@ -244,7 +244,7 @@ class SessionEndpoint:
         if condition != "*":
             # Section 4.3.3: a restart is asked for with "*"; new credentials under a tag are a mix-up.
             return problem(422, "Unprocessable content", 'an ICE restart needs If-Match: "*"')
-        answer = self._plane.restart(session.session_id, fragment)
+        answer = await self._plane.restart_session(session.session_id, fragment)
         return EdgeResponse(
             status=200,
             headers={"Content-Type": FRAGMENT_TYPE, "ETag": answer.etag, "Cache-Control": "no-store"},
