@@ -10,6 +10,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { parse } from "acorn";
 import { build } from "esbuild";
 
+globalThis.location = new URL("http://x/wall"); // the modules ask which page they are in
 const root = path.dirname(fileURLToPath(import.meta.url));
 const scratch = await mkdtemp(path.join(os.tmpdir(), "web-unit-"));
 after(() => rm(scratch, { recursive: true, force: true }));
@@ -17,7 +18,14 @@ after(() => rm(scratch, { recursive: true, force: true }));
 /** Loads a TypeScript module as node sees it. */
 async function load(name) {
   const outfile = path.join(scratch, `${name}.mjs`);
-  await build({ entryPoints: [path.join(root, "src", `${name}.ts`)], outfile, bundle: true, format: "esm", platform: "node", logLevel: "error" });
+  await build({
+    entryPoints: [path.join(root, "src", `${name}.ts`)],
+    outfile,
+    bundle: true,
+    format: "esm",
+    platform: "node",
+    logLevel: "error",
+  });
   return import(pathToFileURL(outfile).href);
 }
 /** Loads one ES5 part of the box page as a CommonJS module. */
@@ -51,10 +59,24 @@ test("a press signs what the contract says", async () => {
   const key = "00112233445566778899aabbccddeeff";
   const press = box.create(1700000000000, "p1", 7, "cam001", true);
   const body = box.payload(crypto, key, "stb9", press);
-  const sig = createHmac("sha256", Buffer.from(key, "hex")).update("press|stb9|p1|7|1700000000000|help|cam001|1").digest("hex");
-  assert.deepEqual(body, { v: 1, pid: "p1", seq: 7, ts: 1700000000000, kind: "help", sig, cam: "cam001", silent: true });
+  const sig = createHmac("sha256", Buffer.from(key, "hex"))
+    .update("press|stb9|p1|7|1700000000000|help|cam001|1")
+    .digest("hex");
+  assert.deepEqual(body, {
+    v: 1,
+    pid: "p1",
+    seq: 7,
+    ts: 1700000000000,
+    kind: "help",
+    sig,
+    cam: "cam001",
+    silent: true,
+  });
   const plain = box.payload(crypto, key, "stb9", box.create(5, "p2", 8, null, false));
-  assert.equal(plain.sig, createHmac("sha256", Buffer.from(key, "hex")).update("press|stb9|p2|8|5|help||0").digest("hex"));
+  assert.equal(
+    plain.sig,
+    createHmac("sha256", Buffer.from(key, "hex")).update("press|stb9|p2|8|5|help||0").digest("hex"),
+  );
   assert.ok(!("cam" in plain) && !("silent" in plain));
 });
 
@@ -66,7 +88,15 @@ test("the same press is resent at 2, 4, 8, 16, 30 s and after 5 s by HTTP too", 
     const what = box.due(press, now, true);
     if (what.mqtt || what.http) sent.push([now / 1000, what.mqtt, what.http]);
   }
-  assert.deepEqual(sent, [[0, true, false], [2, true, false], [4, true, false], [8, true, true], [16, true, true], [30, true, true], [60, true, true]]);
+  assert.deepEqual(sent, [
+    [0, true, false],
+    [2, true, false],
+    [4, true, false],
+    [8, true, true],
+    [16, true, true],
+    [30, true, true],
+    [60, true, true],
+  ]);
 });
 
 test("without the broker HTTP goes out at once; the resident is sent to 110 after 15 s", async () => {
@@ -119,10 +149,13 @@ test("GCJ-02 shift in Pidu is the known ~355 m, and none abroad", async () => {
   const { toGcj02, offset } = await load("geo");
   const from = { lat: 30.81, lon: 103.89 };
   const to = toGcj02(from);
-  const metres = Math.hypot((to.lat - from.lat) * 111320, (to.lon - from.lon) * 111320 * Math.cos(from.lat * Math.PI / 180));
+  const metres = Math.hypot(
+    (to.lat - from.lat) * 111320,
+    (to.lon - from.lon) * 111320 * Math.cos((from.lat * Math.PI) / 180),
+  );
   assert.ok(Math.abs(metres - 355) < 10, `${metres}`);
   assert.deepEqual(toGcj02({ lat: 48.2, lon: 16.4 }), { lat: 48.2, lon: 16.4 });
-  assert.ok(Math.abs((offset(from, 0, 111.32).lat - from.lat) - 0.001) < 1e-9);
+  assert.ok(Math.abs(offset(from, 0, 111.32).lat - from.lat - 0.001) < 1e-9);
 });
 
 test("back-off grows, keeps within its cap and honours full jitter; Retry-After in both forms", async () => {

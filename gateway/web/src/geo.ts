@@ -7,22 +7,31 @@ const EE = 0.00669342162296594323;
 /** WGS-84 to GCJ-02 (the published approximation, good to a metre). Outside China it is the identity. */
 export function toGcj02({ lat, lon }: Position): Position {
   if (lon < 72.004 || lon > 137.8347 || lat < 0.8293 || lat > 55.8271) return { lat, lon };
-  const x = lon - 105, y = lat - 35, pi = Math.PI;
-  const wave = (20 * Math.sin(6 * x * pi) + 20 * Math.sin(2 * x * pi)) * 2 / 3;
+  const x = lon - 105,
+    y = lat - 35,
+    pi = Math.PI;
+  const wave = ((20 * Math.sin(6 * x * pi) + 20 * Math.sin(2 * x * pi)) * 2) / 3;
   let dLat = -100 + 2 * x + 3 * y + 0.2 * y * y + 0.1 * x * y + 0.2 * Math.sqrt(Math.abs(x)) + wave;
-  dLat += (20 * Math.sin(y * pi) + 40 * Math.sin(y / 3 * pi)) * 2 / 3 + (160 * Math.sin(y / 12 * pi) + 320 * Math.sin(y * pi / 30)) * 2 / 3;
+  dLat +=
+    ((20 * Math.sin(y * pi) + 40 * Math.sin((y / 3) * pi)) * 2) / 3 +
+    ((160 * Math.sin((y / 12) * pi) + 320 * Math.sin((y * pi) / 30)) * 2) / 3;
   let dLon = 300 + x + 2 * y + 0.1 * x * x + 0.1 * x * y + 0.1 * Math.sqrt(Math.abs(x)) + wave;
-  dLon += (20 * Math.sin(x * pi) + 40 * Math.sin(x / 3 * pi)) * 2 / 3 + (150 * Math.sin(x / 12 * pi) + 300 * Math.sin(x / 30 * pi)) * 2 / 3;
-  const rad = lat / 180 * pi;
+  dLon +=
+    ((20 * Math.sin(x * pi) + 40 * Math.sin((x / 3) * pi)) * 2) / 3 +
+    ((150 * Math.sin((x / 12) * pi) + 300 * Math.sin((x / 30) * pi)) * 2) / 3;
+  const rad = (lat / 180) * pi;
   const magic = 1 - EE * Math.sin(rad) ** 2;
   return {
-    lat: lat + dLat * 180 / ((A * (1 - EE)) / (magic * Math.sqrt(magic)) * pi),
-    lon: lon + dLon * 180 / (A / Math.sqrt(magic) * Math.cos(rad) * pi),
+    lat: lat + (dLat * 180) / (((A * (1 - EE)) / (magic * Math.sqrt(magic))) * pi),
+    lon: lon + (dLon * 180) / ((A / Math.sqrt(magic)) * Math.cos(rad) * pi),
   };
 }
 
 /** The point `metres` away from `from` in direction `bearing` (degrees clockwise from north); flat earth, for a camera's reach. */
 export function offset(from: Position, bearing: number, metres: number): Position {
-  const rad = bearing * Math.PI / 180;
-  return { lat: from.lat + metres * Math.cos(rad) / 111320, lon: from.lon + metres * Math.sin(rad) / (111320 * Math.cos(from.lat * Math.PI / 180)) };
+  const rad = (bearing * Math.PI) / 180;
+  return {
+    lat: from.lat + (metres * Math.cos(rad)) / 111320,
+    lon: from.lon + (metres * Math.sin(rad)) / (111320 * Math.cos((from.lat * Math.PI) / 180)),
+  };
 }
