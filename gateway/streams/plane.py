@@ -201,10 +201,12 @@ class MediaPlane:
         try:
             try:
                 await self._acquire(camera_id, name)
-            except Unavailable:
-                if choice is not StreamChoice.AUTO:
+            except (Unavailable, NotFound) as error:
+                # A camera may have one picture only: whoever asks for a tile gets that. AUTO takes what there is.
+                no_sub = isinstance(error, NotFound) and name is StreamName.SUB
+                if not no_sub and choice is not StreamChoice.AUTO:
                     raise
-                name = StreamName.SUB
+                name = StreamName.MAIN if no_sub else StreamName.SUB
                 await self._acquire(camera_id, name)
         finally:
             self._reserved -= 1
