@@ -76,16 +76,19 @@ export async function callAbout(alarm: string): Promise<void> {
   const open = callOf(alarm);
   if (open && open.state !== "ENDED") return joinCall(open);
   const made = await attempt(() => post<Call>("/api/v1/calls", { alarm_id: alarm }));
-  if (made) {
-    keep(made);
-    await joinCall(made);
-  }
+  if (made) await adopt(made);
+}
+
+/** Takes a call in that this page has opened, and joins it. */
+export async function adopt(made: Call): Promise<void> {
+  keep(made);
+  await joinCall(made);
 }
 
 function leave(): void {
   const own = joined.value;
   joined.value = null;
-  own?.publisher?.close();
+  own?.publisher?.close((calls.value.get(own.call)?.state ?? "ENDED") === "ENDED");
   own?.stream?.getTracks().forEach((track) => track.stop());
 }
 export async function hangUp(): Promise<void> {
@@ -104,7 +107,7 @@ function Remote({ call, leg }: { call: string; leg: Leg }) {
     if (!video.current) return;
     const made = new Player(`/api/v1/calls/${seg(call)}/legs/${seg(leg.id)}/whep`, video.current, true);
     setPlayer(made);
-    return () => made.close();
+    return () => made.close((calls.value.get(call)?.state ?? "ENDED") === "ENDED");
   }, [call, leg.id]);
   const state = player?.state.value ?? "connecting";
   return (

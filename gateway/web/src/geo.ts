@@ -1,5 +1,5 @@
 /** Positions on the map. The API speaks WGS-84; a Chinese online base map may be drawn in GCJ-02. */
-import type { Position } from "./model.ts";
+import type { Camera, CameraChoice, Position } from "./model.ts";
 
 const A = 6378245.0; // Krasovsky 1940, as GCJ-02 uses it
 const EE = 0.00669342162296594323;
@@ -34,4 +34,32 @@ export function offset(from: Position, bearing: number, metres: number): Positio
     lat: from.lat + (metres * Math.cos(rad)) / 111320,
     lon: from.lon + (metres * Math.sin(rad)) / (111320 * Math.cos((from.lat * Math.PI) / 180)),
   };
+}
+
+/** Metres between two near points; flat earth, good to a per mille within a district. */
+export function metres(a: Position, b: Position): number {
+  const x = (b.lon - a.lon) * 111320 * Math.cos((a.lat * Math.PI) / 180);
+  const y = (b.lat - a.lat) * 111320;
+  return Math.hypot(x, y);
+}
+/** Degrees clockwise from north, from `a` to `b`. */
+export function bearing(a: Position, b: Position): number {
+  const x = (b.lon - a.lon) * Math.cos((a.lat * Math.PI) / 180);
+  return ((Math.atan2(x, b.lat - a.lat) * 180) / Math.PI + 360) % 360;
+}
+
+/** Cameras within `reach_m` of a place, those that look at it first, then by distance. */
+export function nearest(at: Position, all: Camera[], reach_m: number): CameraChoice[] {
+  return all
+    .filter((c) => c.position !== null)
+    .map((c) => {
+      const from = c.position as Position;
+      const distance_m = metres(from, at);
+      const bearing_deg = bearing(from, at);
+      const off = c.heading === null ? 180 : Math.abs(((bearing_deg - c.heading + 540) % 360) - 180);
+      const in_view = distance_m <= (c.range_m ?? 60) && off <= (c.fov ?? 90) / 2;
+      return { id: c.id, name: c.name, distance_m, bearing_deg, in_view, score: in_view ? 1 : 0, reason: "" };
+    })
+    .filter((c) => c.distance_m <= reach_m)
+    .sort((a, b) => b.score - a.score || a.distance_m - b.distance_m);
 }

@@ -46,6 +46,10 @@ async function exchange(pc: RTCPeerConnection, url: string, signalled: AbortSign
   return { session };
 }
 
+/** Has the gateway said good-bye (DTLS close_notify)? Then its session is gone, and a DELETE would find nothing. */
+const endedByPeer = (pc: RTCPeerConnection | null): boolean =>
+  pc?.getTransceivers().some((t) => (t.sender.transport ?? t.receiver.transport)?.state === "closed") ?? false;
+
 function endSession(session: string | null): void {
   if (session)
     void fetch(session, {
@@ -65,6 +69,7 @@ abstract class Peer {
   private timer = 0;
   private abort: AbortController | null = null;
   protected closed = false;
+  private sourceEnded = false;
   private generation = 0;
 
   constructor(protected readonly url: string) {}
@@ -143,13 +148,16 @@ abstract class Peer {
     this.abort?.abort();
     this.abort = null;
     const pc = this.pc;
+    const gone = this.sourceEnded || endedByPeer(pc);
     this.pc = null;
     pc?.close();
-    endSession(this.session);
+    if (!gone) endSession(this.session);
     this.session = null;
   }
 
-  close(): void {
+  /** `sourceEnded`: what was played or published to has ended (a call), and its sessions with it. */
+  close(sourceEnded = false): void {
+    this.sourceEnded = sourceEnded;
     this.closed = true;
     clearTimeout(this.timer);
     this.drop();
@@ -249,9 +257,9 @@ export class Player extends Peer {
     else if (age > STALE_MS && this.state.value === "live") this.state.value = "stale";
   }
 
-  override close(): void {
+  override close(sourceEnded = false): void {
     clearInterval(this.poll);
-    super.close();
+    super.close(sourceEnded);
     this.video.srcObject = null;
   }
 }

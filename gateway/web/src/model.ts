@@ -84,6 +84,9 @@ export interface Worker {
   fix_at: number | null;
   accuracy_m: number | null;
   freshness: string | null;
+  /** Only of oneself. */
+  grid_name?: string | null;
+  role?: string;
 }
 export type Handling = "NEW" | "SHOWN" | "ACKNOWLEDGED" | "TRIAGED" | "CLOSED";
 export interface TimelineEntry {
@@ -117,6 +120,7 @@ export interface Alarm {
   acknowledged_at: number | null;
   acknowledged_by: { sub: string; name: string } | null;
   outcome: string | null;
+  dispatched: { id: string; name: string; eta_s: number | null } | null;
   incident_id: string | null;
   call_id: string | null;
   level: string;
@@ -124,6 +128,37 @@ export interface Alarm {
   cameras?: CameraChoice[];
   workers?: WorkerChoice[];
   household?: Household | null;
+  timeline?: TimelineEntry[];
+}
+export type IncidentState =
+  | "REPORTED"
+  | "DISPATCHED"
+  | "HANDLING"
+  | "VERIFYING"
+  | "RATED"
+  | "ARCHIVED"
+  | "TRANSFERRED"
+  | "SUSPENDED"
+  | "MERGED"
+  | "CANCELLED";
+export interface Incident {
+  id: string;
+  number: string;
+  type: string;
+  severity: number;
+  police: string;
+  state: IncidentState;
+  alarm_id: string | null;
+  place_label: string;
+  position: Position | null;
+  street: string | null;
+  community: string | null;
+  grid: string | null;
+  reported_by: string;
+  reported_at: number;
+  changed_at: number;
+  reopened: number;
+  note: string;
   timeline?: TimelineEntry[];
 }
 export interface Leg {

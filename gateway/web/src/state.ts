@@ -73,7 +73,7 @@ export async function attempt<T>(action: () => Promise<T>): Promise<T | null> {
   }
 }
 
-const put = <T extends { id: string }>(map: ReadonlyMap<string, T>, item: T): Map<string, T> =>
+export const put = <T extends { id: string }>(map: ReadonlyMap<string, T>, item: T): Map<string, T> =>
   new Map(map).set(item.id, item);
 const index = <T extends { id: string }>(items: T[]): Map<string, T> => new Map(items.map((item) => [item.id, item]));
 const KEEP_CLOSED = 50;
@@ -120,6 +120,12 @@ export function applyAlarm(alarm: Alarm): void {
   prune();
 }
 
+const incidentListeners: ((data: unknown) => void)[] = [];
+/** Incidents are kept by their own module, which builds on this one. */
+export const onIncident = (listener: (data: unknown) => void): void => {
+  incidentListeners.push(listener);
+};
+
 function onFrame(frame: Frame): void {
   switch (frame.type) {
     case "alarm":
@@ -128,6 +134,9 @@ function onFrame(frame: Frame): void {
     case "call":
       calls.value = put(calls.value, frame.data as Call);
       prune();
+      break;
+    case "incident":
+      for (const listener of incidentListeners) listener(frame.data);
       break;
     case "camera":
       cameraBuffer.push(frame.data as Camera);
@@ -156,6 +165,12 @@ function flush(): void {
   }
 }
 
+let more: (() => Promise<void>) | null = null;
+/** What else is fetched with everything: at the start and after a gap. */
+export const onLoaded = (load: () => Promise<void>): void => {
+  more = load;
+};
+
 export async function loadAll(): Promise<void> {
   try {
     const [d, c, a, w, k] = await Promise.all([
@@ -165,6 +180,7 @@ export async function loadAll(): Promise<void> {
       get<{ workers: Worker[] }>("/api/v1/workers"),
       get<{ calls: Call[] }>("/api/v1/calls?open=1"),
     ]);
+    if (more) await more();
     district.value = d;
     cameras.value = index(c.cameras);
     workers.value = index(w.workers);

@@ -179,7 +179,9 @@ function Tile({ index, id, big }: { index: number; id: string | null; big: boole
 
   const state: PlayState | "idle" = player?.state.value ?? "idle";
   const frames = player?.frames.value ?? 0;
-  const why = player?.reason.value || (state === "waiting" || state === "failed" ? (camera?.reason ?? "") : "");
+  const why =
+    (player?.reason.value && tv("why", player.reason.value)) ||
+    (state === "waiting" || state === "failed" ? tv("why", camera?.reason ?? "") : "");
   const toggle = (): void => {
     if (id !== null) focused.value = focused.value === index ? null : index;
   };

@@ -16,7 +16,7 @@ function Row({ camera }: { camera: Camera }) {
       type="button"
       class={`cam c-${camera.state}${onPage.value.includes(camera.id) ? " on" : ""}`}
       data-tree-camera={camera.id}
-      title={`${camera.name} · ${tv("cam", camera.state)}${camera.reason ? ` · ${camera.reason}` : ""}`}
+      title={`${camera.name} · ${tv("cam", camera.state)}${camera.reason ? ` · ${tv("why", camera.reason)}` : ""}`}
       onPointerDown={(e) => {
         if (e.button === 0 && e.pointerType === "mouse") startDrag(e, camera);
       }}
@@ -32,6 +32,17 @@ function Row({ camera }: { camera: Camera }) {
       <span>{camera.name}</span>
       <small>{tv("cam", camera.state)}</small>
     </button>
+  );
+}
+
+/** How many there are, and how many are out of order: an idle camera is not broken, it is only not being watched. */
+function Health({ list }: { list: Camera[] }) {
+  const down = list.filter((c) => c.state === "down").length;
+  return (
+    <small>
+      {down > 0 && <em class="bad">✕{down} </em>}
+      {list.length}
+    </small>
   );
 }
 
@@ -59,7 +70,7 @@ export function Tree() {
     if (!next.delete(key)) next.add(key);
     setOpen(next);
   };
-  const live = (list: Camera[]): number => list.filter((c) => c.state === "live").length;
+  const count = (list: Camera[], state: string): number => list.filter((c) => c.state === state).length;
   return (
     <nav class="tree" aria-label={t("cameras")}>
       <input
@@ -91,9 +102,7 @@ export function Tree() {
                 <button type="button" class="street" aria-expanded={wide} onClick={() => toggle(street)}>
                   <i aria-hidden="true">{wide ? "▾" : "▸"}</i>
                   <span>{areaName(street || null) || t("other")}</span>
-                  <small>
-                    {live(list)}/{list.length}
-                  </small>
+                  <Health list={list} />
                 </button>
                 {wide &&
                   [...communities].map(([code, members]) => {
@@ -104,9 +113,7 @@ export function Tree() {
                         <button type="button" class="community" aria-expanded={shown} onClick={() => toggle(key)}>
                           <i aria-hidden="true">{shown ? "▾" : "▸"}</i>
                           <span>{areaName(code || null) || t("other")}</span>
-                          <small>
-                            {live(members)}/{members.length}
-                          </small>
+                          <Health list={members} />
                         </button>
                         {shown && members.map((c) => <Row key={c.id} camera={c} />)}
                       </div>
@@ -118,8 +125,11 @@ export function Tree() {
         )}
       </div>
       <footer class="counts">
-        <span>
-          {t("liveCams")} <b>{live([...all.values()])}</b>/{all.size}
+        <span class="health">
+          <b class="ok">● {count([...all.values()], "live")}</b> {t("cam.live")}
+          <b>○ {count([...all.values()], "idle") + count([...all.values()], "connecting")}</b> {t("cam.idle")}
+          <b class={count([...all.values()], "down") ? "bad" : ""}>✕ {count([...all.values()], "down")}</b>{" "}
+          {t("cam.down")}
         </span>
         <span>
           {t("workersOn")} <b>{[...workers.value.values()].filter((w) => w.duty !== "off").length}</b>/

@@ -3,8 +3,7 @@ import { effect, signal } from "@preact/signals";
 import { render, type ComponentType } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import {
-  AlarmDetail,
-  AlarmQueue,
+  AlarmList,
   dispatchIncident,
   markFalse,
   mergeInto,
@@ -16,8 +15,21 @@ import {
   severity,
   unhandled,
 } from "./alarms.tsx";
+import { AlarmDetail } from "./alarm-detail.tsx";
 import { api, openSession } from "./api.ts";
 import { callAbout, CallPanel } from "./callpanel.tsx";
+import {
+  applyIncident,
+  draft,
+  drawing,
+  incident,
+  incidentId,
+  loadIncidents,
+  openIncident,
+  openIncidents,
+} from "./incident-state.ts";
+import { DraftForm, IncidentDetail, incidentKey, IncidentList, listing } from "./incidents.tsx";
+import type { Incident } from "./model.ts";
 import {
   acknowledge,
   areaName,
@@ -29,6 +41,8 @@ import {
   needsSound,
   notice,
   onArrival,
+  onIncident,
+  onLoaded,
   queue,
   selected,
   selectedId,
@@ -37,7 +51,7 @@ import {
   tick,
 } from "./state.ts";
 import { sounding, unlock, unlocked, unlockOnGesture } from "./sound.ts";
-import { clock, t } from "./text.ts";
+import { announceLanguage, clock, language, setLanguage, t } from "./text.ts";
 import {
   current,
   dragging,
@@ -127,6 +141,14 @@ function Top() {
       <button
         type="button"
         class="link"
+        onClick={() => setLanguage(language === "zh" ? "en" : "zh")}
+        lang={t("otherLang")}
+      >
+        {t("otherLanguage")}
+      </button>
+      <button
+        type="button"
+        class="link"
         onClick={() =>
           void api("DELETE", "/api/v1/session")
             .catch(() => undefined)
@@ -139,6 +161,35 @@ function Top() {
   );
 }
 
+/** The queue of alarms and the list of incidents share a place. */
+function Lists() {
+  const hot = queue.value.some(unhandled);
+  return (
+    <section class="queue" aria-label={listing.value === "alarms" ? t("queue") : t("incidents")}>
+      <div class="lists" role="tablist">
+        {(["alarms", "incidents"] as const).map((name) => (
+          <button
+            type="button"
+            role="tab"
+            key={name}
+            aria-selected={listing.value === name}
+            data-list={name}
+            onClick={() => {
+              listing.value = name;
+            }}
+          >
+            {t(name === "alarms" ? "queue" : "incidents")}
+            <b class={name === "alarms" && hot ? "hot" : ""}>
+              {name === "alarms" ? queue.value.length : openIncidents.value.length}
+            </b>
+          </button>
+        ))}
+      </div>
+      {listing.value === "alarms" ? <AlarmList /> : <IncidentList />}
+    </section>
+  );
+}
+
 function onKey(event: KeyboardEvent): void {
   const element = event.target as HTMLElement;
   const typing = element.closest("input, textarea, select") !== null;
@@ -146,14 +197,17 @@ function onKey(event: KeyboardEvent): void {
     if (typing) {
       element.blur();
       searchText.value = "";
-    } else if (merging.value) merging.value = false;
+    } else if (drawing.value) drawing.value = false;
+    else if (draft.value) draft.value = null;
+    else if (merging.value) merging.value = false;
     else if (focused.value !== null) focused.value = null;
     else if (linked.value.size > 0) unlink();
+    else if (incidentId.value !== null) incidentId.value = null;
     else selectedId.value = null;
     return;
   }
   if (typing || event.ctrlKey || event.altKey || event.metaKey) return;
-  const alarm = selected.value;
+  const alarm = incident.value ? null : selected.value;
   const key = event.key.toLowerCase();
   const act = (work: () => void): void => {
     event.preventDefault();
@@ -188,7 +242,21 @@ function onKey(event: KeyboardEvent): void {
         if (wanted.id !== alarm?.id) void select(wanted, true);
       }
     });
+  if (key === "l")
+    return act(() => {
+      listing.value = listing.value === "alarms" ? "incidents" : "alarms";
+    });
+  if (key === "+" || key === "e")
+    return act(() => {
+      drawing.value = !drawing.value;
+      tab.value = "map";
+    });
+  if (incident.value) {
+    if (incidentKey(key)) event.preventDefault();
+    return;
+  }
   if (!alarm) return;
+  if (key === "i" && alarm.incident_id) return act(() => void openIncident(alarm.incident_id ?? ""));
   if (/^[1-9]$/.test(key) && merging.value) {
     const into = mergeTargets(alarm)[Number(key) - 1];
     if (into) act(() => void mergeInto(alarm, into));
@@ -234,20 +302,20 @@ function App() {
   const waiting = queue.value.filter(unhandled).length;
   const drag = dragging.value;
   return (
-    <div class={`app ${pageName} tab-${tab.value}${selected.value ? " working" : ""}`}>
+    <div class={`app ${pageName} tab-${tab.value}${selected.value || incident.value || draft.value ? " working" : ""}`}>
       <Top />
       <Banner />
       <Tree />
       <main class="stage">
         <TileBar />
         <Tiles />
-        <p class="keys">{t("keys")}</p>
+        <p class="keys">{incident.value ? t("keysIncident") : t("keys")}</p>
       </main>
       <aside class="side">
         <Map />
         <div class="work">
-          <AlarmQueue />
-          <AlarmDetail />
+          <Lists />
+          {draft.value ? <DraftForm /> : incident.value ? <IncidentDetail /> : <AlarmDetail />}
         </div>
       </aside>
       <CallPanel />
@@ -297,12 +365,17 @@ async function start(): Promise<void> {
     return;
   }
   if (!who) return;
+  announceLanguage(pageName);
   unlockOnGesture();
   session.value = who;
   startTiles();
+  onIncident((data) => applyIncident(data as Incident));
+  onLoaded(loadIncidents);
   onArrival((alarm) => {
     onNewAlarm(alarm);
-    if (unhandled(alarm)) tab.value = "alarms";
+    if (!unhandled(alarm)) return;
+    tab.value = "alarms";
+    listing.value = "alarms";
   });
   effect(() => sounding(needsSound.value && unlocked.value, "alarm"));
   const begun = startState(who);

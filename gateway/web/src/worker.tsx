@@ -186,7 +186,7 @@ function endCall(): void {
   const mine = own.value;
   own.value = null;
   call.value = null;
-  mine?.publisher?.close();
+  mine?.publisher?.close(true);
   mine?.stream?.getTracks().forEach((track) => track.stop());
 }
 
@@ -403,7 +403,7 @@ function Remote({ id, leg }: { id: string; leg: Leg }) {
     if (!video.current) return;
     const made = new Player(`/api/v1/calls/${seg(id)}/legs/${seg(leg.id)}/whep`, video.current, true);
     setPlayer(made);
-    return () => made.close();
+    return () => made.close(call.value?.id !== id); // the call has ended, and its sessions with it
   }, [id, leg.id]);
   const state = player?.state.value ?? "connecting";
   return (
@@ -634,7 +634,7 @@ function App() {
           <h1>{worker?.name ?? session.value?.name ?? ""}</h1>
           <span class="sub">
             {t("worker")}
-            {worker?.grid ? ` · ${t("grid")} ${worker.grid}` : ""}
+            {worker?.grid_name ? ` · ${worker.grid_name}` : ""}
           </span>
         </div>
         <span class={`conn${offline ? " bad" : ""}`}>
