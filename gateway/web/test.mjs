@@ -145,6 +145,60 @@ test("the event cursor drops repeats, resumes, and asks anew after a restart", a
   assert.equal(cursor.take({ type: "alarm", seq: 2 }), "deliver");
 });
 
+test("what could not be sent is kept in order, the newest duty only, and sent when the network is back", async () => {
+  const { Outbox } = await load("outbox");
+  const shelf = new Map();
+  const store = { getItem: (k) => shelf.get(k) ?? null, setItem: (k, v) => void shelf.set(k, v) };
+  let outcome = "later";
+  const sent = [];
+  const send = async (item) => {
+    if (outcome !== "later") sent.push(item.body);
+    return outcome;
+  };
+  const box = new Outbox(send, () => store);
+  box.open("k");
+  box.add({ kind: "duty", path: "/d", body: 1 });
+  box.add({ kind: "report", path: "/r", body: 2 });
+  box.add({ kind: "duty", path: "/d", body: 3 });
+  box.add({ kind: "report", path: "/r", body: 4 });
+  await box.flush();
+  assert.equal(box.size.value, 3);
+  const again = new Outbox(send, () => store); // the page was closed meanwhile
+  again.open("k");
+  outcome = "sent";
+  await again.flush();
+  assert.deepEqual(sent, [2, 3, 4]);
+  assert.equal(again.size.value, 0);
+  for (let i = 0; i < 60; i++) again.add({ kind: "report", path: "/r", body: i });
+  assert.equal(again.size.value, 50);
+  outcome = "refused"; // told to the user by `send`, and not tried for ever
+  await again.flush();
+  assert.equal(again.size.value, 0);
+});
+
+test("a camera that looks at the place stands before a nearer one that doesn't", async () => {
+  const { nearest, offset, metres, bearing } = await load("geo");
+  const at = { lat: 30.81, lon: 103.89 };
+  const camera = (id, from, away, heading) => ({
+    id,
+    name: id,
+    position: offset(at, from, away),
+    heading,
+    fov: 90,
+    range_m: 60,
+  });
+  const found = nearest(at, [camera("near", 0, 10, 0), camera("sees", 180, 50, 350), camera("far", 90, 400, 270)], 300);
+  assert.deepEqual(
+    found.map((c) => [c.id, c.in_view]),
+    [
+      ["sees", true],
+      ["near", false],
+    ],
+  );
+  assert.ok(Math.abs(metres(at, offset(at, 45, 100)) - 100) < 0.5);
+  assert.ok(Math.abs(bearing(at, offset(at, 45, 100)) - 45) < 0.1);
+});
+
 test("GCJ-02 shift in Pidu is the known ~355 m, and none abroad", async () => {
   const { toGcj02, offset } = await load("geo");
   const from = { lat: 30.81, lon: 103.89 };

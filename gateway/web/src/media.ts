@@ -50,14 +50,23 @@ async function exchange(pc: RTCPeerConnection, url: string, signalled: AbortSign
 const endedByPeer = (pc: RTCPeerConnection | null): boolean =>
   pc?.getTransceivers().some((t) => (t.sender.transport ?? t.receiver.transport)?.state === "closed") ?? false;
 
-function endSession(session: string | null): void {
-  if (session)
-    void fetch(session, {
-      method: "DELETE",
-      credentials: "same-origin",
-      keepalive: true,
-      headers: unsafeHeaders,
-    }).catch(() => undefined);
+/** Ends a session, then the connection: the other way round our close_notify ends it first, and the DELETE finds nothing. */
+async function end(session: string | null, pc: RTCPeerConnection | null): Promise<void> {
+  if (pc) pc.onconnectionstatechange = pc.ontrack = null;
+  try {
+    if (session)
+      await fetch(session, {
+        method: "DELETE",
+        credentials: "same-origin",
+        keepalive: true,
+        headers: unsafeHeaders,
+        signal: AbortSignal.timeout(3000),
+      });
+  } catch {
+    /* the gateway drops a silent session by itself (RFC 7675) */
+  } finally {
+    pc?.close();
+  }
 }
 
 abstract class Peer {
@@ -98,7 +107,7 @@ abstract class Peer {
       this.prepare(pc);
       const { session } = await exchange(pc, this.url, abort.signal);
       if (this.pc !== pc) {
-        endSession(session);
+        void end(session, pc);
         return;
       }
       this.session = session;
@@ -150,8 +159,7 @@ abstract class Peer {
     const pc = this.pc;
     const gone = this.sourceEnded || endedByPeer(pc);
     this.pc = null;
-    pc?.close();
-    if (!gone) endSession(this.session);
+    void end(gone ? null : this.session, pc);
     this.session = null;
   }
 

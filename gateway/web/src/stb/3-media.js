@@ -38,24 +38,35 @@ var BoxMedia = (function () {
     }
     function drop() {
       var gone = session,
+        old = pc,
         request;
+      function shut() {
+        if (old) {
+          try {
+            old.close();
+          } catch (ignored) {
+            /* closed already */
+          }
+          old = null;
+        }
+      }
       session = null;
       if (pc) {
         pc.onconnectionstatechange = pc.oniceconnectionstatechange = pc.ontrack = pc.onaddstream = null;
-        try {
-          pc.close();
-        } catch (ignored) {
-          /* closed already */
-        }
         pc = null;
       }
-      if (gone) {
-        request = new XMLHttpRequest();
-        request.open("DELETE", gone, true);
-        request.setRequestHeader("X-Requested-With", "gateway");
-        request.setRequestHeader("X-Gateway-Page", "stb");
-        request.send();
+      if (!gone) {
+        shut();
+        return;
       }
+      // The session first, then the connection: our close_notify would end it, and the DELETE would find nothing.
+      request = new XMLHttpRequest();
+      request.open("DELETE", gone, true);
+      request.setRequestHeader("X-Requested-With", "gateway");
+      request.setRequestHeader("X-Gateway-Page", "stb");
+      request.timeout = 3000;
+      request.onload = request.onerror = request.ontimeout = shut;
+      request.send();
     }
     function retry(afterS) {
       drop();
