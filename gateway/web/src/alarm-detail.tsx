@@ -14,7 +14,7 @@ import {
   severity,
   unhandled,
 } from "./alarms.tsx";
-import { callAbout, callOf } from "./callpanel.tsx";
+import { callAbout, callOf, isJoined } from "./callpanel.tsx";
 import { NearCameras, NearWorkers, Timeline } from "./cards.tsx";
 import { openIncident } from "./incident-state.ts";
 import { acknowledge, areaName, closeAlarm, selected, selectedId, tick, unacknowledge } from "./state.ts";
@@ -118,7 +118,7 @@ export function AlarmDetail() {
               class={call && call.state !== "ENDED" ? "live" : ""}
               onClick={() => void callAbout(alarm.id)}
             >
-              {call && call.state !== "ENDED" ? t("joinCall") : t("startCall")}
+              {isJoined(call) ? t("inCall") : call && call.state !== "ENDED" ? t("joinCall") : t("startCall")}
               <kbd>C</kbd>
             </button>
           )}

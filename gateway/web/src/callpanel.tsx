@@ -21,6 +21,12 @@ const muted = signal(false);
 const dark = signal(false);
 const dismissed = signal<ReadonlySet<string>>(new Set());
 
+/** The call the key C takes when no alarm or incident is open. */
+export const ringingCall = (): Call | undefined => openCalls.value.find((c) => c.state !== "ENDED");
+
+/** Whether this page takes part in a call about the alarm. */
+export const isJoined = (call: Call | undefined): boolean => call !== undefined && joined.value?.call === call.id;
+
 /** The newest call about an alarm. */
 export const callOf = (alarm: string): Call | undefined =>
   [...calls.value.values()].filter((c) => c.alarm_id === alarm).sort((a, b) => b.opened_at - a.opened_at)[0];
@@ -42,13 +48,19 @@ function keep(call: Call): void {
   calls.value = new Map(calls.value).set(call.id, call);
 }
 
+/** A gridworker rings the desks, and nobody has answered yet. */
+export const isInbound = (call: Call): boolean => call.kind === "inbound" && call.state === "RINGING";
+const caller = (call: Call): string => call.legs.find((leg) => leg.role === "worker")?.name ?? "";
+/** Desks are rung by sound as phones are. */
+export const inboundCalls = computed(() => openCalls.value.filter(isInbound));
+
 export async function joinCall(call: Call): Promise<void> {
   if (joining.value || joined.value?.call === call.id) return;
   joining.value = true;
   try {
     const [media, mine] = await Promise.all([
       capture(),
-      attempt(() => post<Call>(`/api/v1/calls/${seg(call.id)}/join`)),
+      attempt(() => post<Call>(`/api/v1/calls/${seg(call.id)}/${isInbound(call) ? "claim" : "join"}`)),
     ]);
     const stream = "stream" in media ? media.stream : null;
     if (!mine?.leg) {
@@ -172,7 +184,10 @@ export function CallPanel() {
   return (
     <section class={`call c-${call.state}`} data-call={call.id} data-state={call.state} aria-label={t("call")}>
       <header>
-        <h2>☎ {call.place_label || t("callFor")}</h2>
+        <h2>
+          ☎ {isInbound(call) ? `${t("inbound", { name: caller(call) })} · ` : ""}
+          {call.place_label || t("callFor")}
+        </h2>
         <em class={`callstate c-${call.state}`}>{tv("call", call.state)}</em>
         {call.recording && <em class="rec">● {t("recording")}</em>}
         <time>{span(tick.value - call.opened_at)}</time>
@@ -213,7 +228,7 @@ export function CallPanel() {
       )}
       {!(inIt && others.length > 0) && (
         <ul class="rung">
-          {call.rung.length === 0 && <li class="quiet">{t("noRung")}</li>}
+          {call.rung.length === 0 && !isInbound(call) && <li class="quiet">{t("noRung")}</li>}
           {call.rung.map((r) => (
             <li key={r.worker_id} class={`r-${r.outcome}`}>
               <b>{r.name}</b>
@@ -236,7 +251,7 @@ export function CallPanel() {
               disabled={joining.value}
               onClick={() => void joinCall(call)}
             >
-              {joining.value ? t("joining") : t("joinCall")}
+              {joining.value ? t("joining") : isInbound(call) ? t("answer") : t("joinCall")}
               <kbd>C</kbd>
             </button>
           )}

@@ -17,7 +17,7 @@ import {
 } from "./alarms.tsx";
 import { AlarmDetail } from "./alarm-detail.tsx";
 import { api, openSession } from "./api.ts";
-import { callAbout, CallPanel } from "./callpanel.tsx";
+import { callAbout, CallPanel, inboundCalls, joinCall, ringingCall } from "./callpanel.tsx";
 import {
   applyIncident,
   draft,
@@ -255,7 +255,11 @@ function onKey(event: KeyboardEvent): void {
     if (incidentKey(key)) event.preventDefault();
     return;
   }
-  if (!alarm) return;
+  if (!alarm) {
+    const ringing = key === "c" ? ringingCall() : undefined;
+    if (ringing) act(() => void joinCall(ringing));
+    return;
+  }
   if (key === "i" && alarm.incident_id) return act(() => void openIncident(alarm.incident_id ?? ""));
   if (/^[1-9]$/.test(key) && merging.value) {
     const into = mergeTargets(alarm)[Number(key) - 1];
@@ -377,7 +381,7 @@ async function start(): Promise<void> {
     tab.value = "alarms";
     listing.value = "alarms";
   });
-  effect(() => sounding(needsSound.value && unlocked.value, "alarm"));
+  effect(() => sounding((needsSound.value || inboundCalls.value.length > 0) && unlocked.value, "alarm"));
   const begun = startState(who);
   root.textContent = "";
   render(<App />, root);

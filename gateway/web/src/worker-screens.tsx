@@ -151,7 +151,7 @@ export function Calling({ of }: { of: Call }) {
         {others.length === 0 && (
           <div class="remote">
             <p class="note">
-              <b>{t("waitDesk")}</b>
+              <b>{t(of.kind === "inbound" ? "sosCalling" : "waitDesk")}</b>
               {mine?.publisher?.state.value === "live" && <span>✓ {t("publishing")}</span>}
             </p>
           </div>
