@@ -200,7 +200,7 @@ class _Stream:
         self.reason = ""
         self.since_ms = owner.clock_ms()
         self.logged = (State.IDLE, "")
-        self.last_frame_at: float | None = None
+        self._last_frame_at: float | None = None
         self.pull: Pull | None = None
         self.task: asyncio.Task[None] | None = None
         self.grace: asyncio.TimerHandle | None = None
@@ -226,6 +226,14 @@ class _Stream:
         return self.camera.pull_main == "always"
 
     @property
+    def last_frame_at(self) -> float | None:
+        """time.monotonic() of the last picture, built or not."""
+        depacketizer = self.pull.depacketizer if self.pull is not None else None
+        if depacketizer is not None and depacketizer.last_unit_at is not None:
+            self._last_frame_at = depacketizer.last_unit_at
+        return self._last_frame_at
+
+    @property
     def live(self) -> bool:
         return self.state is State.LIVE
 
@@ -239,7 +247,7 @@ class _Stream:
     # -- media -----------------------------------------------------------------------------------------------------
 
     def on_unit(self, unit: AccessUnit) -> None:
-        self.last_frame_at = unit.received_at
+        self._last_frame_at = unit.received_at
         if self.state is not State.LIVE:
             self.failures = 0
             self.silent = False
@@ -253,6 +261,12 @@ class _Stream:
     def on_audio(self, frame: AudioFrame) -> None:
         try:
             self.sink.on_audio(frame)
+        except Exception:
+            self.owner.sink_failed(self)
+
+    def on_skip(self) -> None:
+        try:
+            self.sink.on_skip()
         except Exception:
             self.owner.sink_failed(self)
 
@@ -589,6 +603,7 @@ class CameraSupervisor:
             spec,
             on_unit=stream.on_unit,
             on_audio=stream.on_audio,
+            on_skip=stream.on_skip,
             on_playing=dialled,
             on_closing=lambda: _add(self._past, pull),
             timeline=stream.timeline,
@@ -634,7 +649,7 @@ class CameraSupervisor:
     def _camera_state(self, camera_id: str, streams: dict[StreamName, _Stream]) -> CameraState:
         rank = {State.LIVE: 0, State.CONNECTING: 1, State.DOWN: 2, State.IDLE: 3}
         best = min(streams.values(), key=lambda stream: rank[stream.state])
-        frames = [stream.last_frame_at for stream in streams.values() if stream.last_frame_at is not None]
+        frames = [at for stream in streams.values() if (at := stream.last_frame_at) is not None]
         last_ms = None
         if frames:
             last_ms = self.clock_ms() - int((time.monotonic() - max(frames)) * 1000)

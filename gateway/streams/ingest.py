@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from gateway.errors import ProtocolError, Unavailable
 from gateway.streams import rtsp
+from gateway.streams.backlog import Backlog
 from gateway.streams.h264 import Depacketizer, Timeline
 from gateway.streams.media import AccessUnit, AudioFrame, Codec, StreamName
 from gateway.streams.reception import Reception, ReorderWindow
@@ -35,6 +36,7 @@ TICK_STARTING_S = 0.25
 TICK_PLAYING_S = 2.5
 REPORT_INTERVAL_S = 5.0
 MAX_REMEDIES = 4
+LOW_WATER_S = 0.3
 _LOW_WATER_CAP = {StreamName.SUB: 16 * 1024, StreamName.MAIN: 64 * 1024}
 _CODECS = {"PCMU": Codec.PCMU, "PCMA": Codec.PCMA, "OPUS": Codec.OPUS}
 
@@ -85,7 +87,9 @@ class ReceiveBuffer:
 class Pull:
     """One stream of one camera.
 
-    on_unit, on_audio: where media goes; they must not raise. on_playing: the camera accepted PLAY.
+    on_unit, on_audio: where media goes; they must not raise. While unwatched, pictures behind a keyframe may be held back
+    until watch(True), and of audio only one frame comes, to tell its codec. on_skip: of those held back some were dropped.
+    on_playing: the camera accepted PLAY.
     on_closing: a session ends; its counters can be read for the last time.
     timeline outlives the pull, so that a stream's time never runs backwards over reconnects.
     """
@@ -96,6 +100,7 @@ class Pull:
         *,
         on_unit: Callable[[AccessUnit], None],
         on_audio: Callable[[AudioFrame], None],
+        on_skip: Callable[[], None] = lambda: None,
         on_playing: Callable[[], None] = lambda: None,
         on_closing: Callable[[], None] = lambda: None,
         timeline: Timeline | None = None,
@@ -105,6 +110,7 @@ class Pull:
         self.spec = spec
         self._on_unit = on_unit
         self._on_audio = on_audio
+        self._on_skip = on_skip
         self._on_playing = on_playing
         self._on_closing = on_closing
         self._timeline = timeline or Timeline()
@@ -135,10 +141,11 @@ class Pull:
         return self._connection.session.ignored if self._connection is not None else ()
 
     def watch(self, watched: bool) -> None:
-        """Somebody looks: every packet counts at once. Nobody does: wake up seldom."""
+        """Somebody looks: every packet counts at once, and what was held back comes before this returns. Nobody does: wake
+        up seldom and build no pictures but keyframes."""
         self._watched = watched
         if self._connection is not None:
-            self._connection.set_low_water()
+            self._connection.watch(watched)
 
     async def run(self) -> None:
         """Pull until it fails. Always raises: PullFailed, or CancelledError after TEARDOWN."""
@@ -234,6 +241,11 @@ class Pull:
             timeline=self._timeline,
         )
 
+    def new_backlog(
+        self, depacketizer: Depacketizer, on_other: Callable[[int, int, int, float], None]
+    ) -> Backlog:
+        return Backlog(depacketizer, on_skip=self._on_skip, on_other=on_other, watched=self._watched)
+
     def audio(self, track: rtsp.Track, packet: bytes, now: float) -> None:
         payload = _rtp_payload(packet, track.payload_type)
         if payload:
@@ -266,6 +278,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._garbage = 0
         self._audio_channel = -1
         self._audio_track: rtsp.Track | None = None
+        self._audio_told = False
+        self._backlog: Backlog | None = None
         self._receptions: list[Reception] = []
         self._timer: asyncio.TimerHandle | None = None
         self._playing_since: float | None = None
@@ -308,7 +322,8 @@ class _Connection(asyncio.BufferedProtocol):
                     break
                 if isinstance(found, rtsp.Frame):
                     self._rubbish(found.start - 4 - before)
-                    self._frame(found, data, now)
+                    self._garbage = 0
+                    self._frame(found.channel, found.start, found.stop, now)
                 else:
                     self._garbage = 0
                     self._apply(self.session.receive(found, now), now)
@@ -323,20 +338,22 @@ class _Connection(asyncio.BufferedProtocol):
             if self._garbage > rtsp.MAX_GARBAGE_BYTES:
                 raise ProtocolError("garbage instead of RTSP")
 
-    def _frame(self, frame: rtsp.Frame, data: bytearray, now: float) -> None:
-        self._garbage = 0
-        channel = frame.channel
-        depacketizer = self.depacketizer
-        if depacketizer is None:
+    def _frame(self, channel: int, start: int, stop: int, now: float) -> None:
+        """An interleaved frame in the receive buffer that feed() did not take."""
+        backlog = self._backlog
+        if backlog is None:
             return
-        if channel == self.session.tracks[0].channel:
-            depacketizer.packet(data, frame.start, frame.stop, now)
-        elif self._audio_track is not None and channel == self._audio_channel:
-            self._pull.audio(self._audio_track, bytes(data[frame.start : frame.stop]), now)
+        data = self._buffer.data
+        if channel == self._audio_channel and self._audio_track is not None:
+            if self._pull.watched or not self._audio_told:
+                self._audio_told = True
+                self._pull.audio(self._audio_track, bytes(data[start:stop]), now)
+        elif channel == self.session.tracks[0].channel:
+            backlog.packet(data, start, stop, now)
         else:
             for active, reception in zip(self.session.tracks, self._receptions, strict=False):
                 if channel == active.channel + 1:
-                    reception.on_rtcp(bytes(data[frame.start : frame.stop]), now)
+                    reception.on_rtcp(bytes(data[start:stop]), now)
 
     # -- session ---------------------------------------------------------------------------------------------------
 
@@ -369,7 +386,8 @@ class _Connection(asyncio.BufferedProtocol):
             self._audio_track = tracks[1].track
             self._audio_channel = tracks[1].channel
         if not self._udp:
-            self._feed = self.depacketizer.feed
+            self._backlog = self._pull.new_backlog(self.depacketizer, self._frame)
+            self._feed = self._backlog.feed
             return
         host = self._peer()
         for index, (active, track) in enumerate(zip(tracks, self._udp, strict=False)):
@@ -391,8 +409,13 @@ class _Connection(asyncio.BufferedProtocol):
         self._report_at = now + REPORT_INTERVAL_S
         self._pull.playing()
 
+    def watch(self, watched: bool) -> None:
+        if self._backlog is not None:
+            self._backlog.watch(watched)
+        self.set_low_water()
+
     def set_low_water(self) -> None:
-        """Wake us for 0.3 s of data if nobody watches (plain TCP only: TLS records must be read to be decrypted)."""
+        """Wake us for LOW_WATER_S of data if nobody watches (plain TCP only: TLS records must be read to be decrypted)."""
         transport = self._transport
         if (
             transport is None
@@ -403,7 +426,7 @@ class _Connection(asyncio.BufferedProtocol):
             return
         wanted = 1
         if not self._pull.watched and self.rate > 0:
-            wanted = max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * 0.3)))
+            wanted = max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * LOW_WATER_S)))
         if wanted == self._low_water or (wanted > 1 and abs(wanted - self._low_water) < self._low_water / 4):
             return
         self._low_water = wanted

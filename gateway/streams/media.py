@@ -55,11 +55,18 @@ class AudioFrame:
 
 
 class MediaSink(Protocol):
-    """Where ingest puts what it pulled. Called from the event loop, must not block, must not raise."""
+    """Where ingest puts what it pulled. Called from the event loop, must not block, must not raise.
+
+    While nobody has acquired the stream only keyframes come as they are received; the pictures after the newest one come,
+    in order, before an acquire returns. Audio then consists of one frame, which tells its codec.
+    """
 
     def on_access_unit(self, access_unit: AccessUnit) -> None: ...
 
     def on_audio(self, frame: AudioFrame) -> None: ...
+
+    def on_skip(self) -> None:
+        """Pictures that came after the last keyframe were dropped unseen: nothing continues it before the next one."""
 
     def on_reset(self) -> None:
         """The source was cut: the cached group of pictures is no longer a prefix of what follows."""

@@ -355,6 +355,11 @@ class Track:
             sender.on_reset(self)
             self.wait(sender)
 
+    def skip(self) -> None:
+        """What follows does not continue the cached group of pictures; its keyframe stays as a still."""
+        self.gop_first = None
+        self._bare_units = []
+
     def timestamp_at(self, now: float) -> int | None:
         """The track's timestamp at a moment, extrapolated; None before anything came."""
         if self.base is None:
@@ -463,6 +468,9 @@ class Stream:
                 marker=False,
                 now=frame.received_at,
             )
+
+    def on_skip(self) -> None:
+        self.video.skip()
 
     def on_reset(self) -> None:
         self.video.reset()

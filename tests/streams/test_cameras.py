@@ -46,6 +46,9 @@ class Sink:
     def on_audio(self, frame: AudioFrame) -> None:
         pass
 
+    def on_skip(self) -> None:
+        pass
+
     def on_reset(self) -> None:
         self.resets += 1
 
