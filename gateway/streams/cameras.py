@@ -25,9 +25,10 @@ from urllib.parse import urlsplit
 
 from gateway.errors import NotFound, Unavailable
 from gateway.streams.h264 import Timeline
-from gateway.streams.ingest import Pull, PullFailed, PullSpec, ReceiveBuffer
+from gateway.streams.ingest import Pull, PullFailed, PullSpec
 from gateway.streams.media import AccessUnit, AudioFrame, MediaSink, StreamName
 from gateway.streams.rtsp import Remedy
+from gateway.streams.sweep import Sweep
 
 __all__ = [
     "CameraSource",
@@ -332,7 +333,7 @@ class CameraSupervisor:
         self._sink_of = sink_of
         self._on_state = on_state
         self._tls = tls
-        self._buffer = ReceiveBuffer()
+        self._sweep = Sweep()
         self._streams: dict[str, dict[StreamName, _Stream]] = {}
         self._connections: Counter[str] = Counter()
         self._group: asyncio.TaskGroup | None = None
@@ -608,7 +609,7 @@ class CameraSupervisor:
             on_closing=lambda: _add(self._past, pull),
             timeline=stream.timeline,
             audio_timeline=stream.audio_timeline,
-            buffer=self._buffer,
+            sweep=self._sweep,
         )
         return pull
 

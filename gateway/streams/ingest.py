@@ -1,8 +1,8 @@
 """One pull: the asyncio shell around rtsp.Session and h264.Depacketizer.
 
 All connections of a loop read into one ReceiveBuffer. That is safe because a selector loop calls get_buffer, recv_into and
-buffer_updated without anything in between; only the tail of an incomplete packet is kept per connection. Nobody watching, a
-TCP socket wakes us only every 0.3 s worth of data (SO_RCVLOWAT).
+buffer_updated without anything in between; only the tail of an incomplete packet is kept per connection. While nobody
+watches, a TCP socket is read by the Sweep, a good piece of data at a time (SO_RCVLOWAT), and Backlog keeps what it says.
 
 run() pulls until it fails and then raises PullFailed; whatever ends it, cancellation included, TEARDOWN is sent. What helps
 at once is tried at once: another transport after 461, a new session after 454, the other place after 3xx.
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import os
 import random
 import secrets
 import socket
@@ -29,15 +31,18 @@ from gateway.streams.h264 import Depacketizer, Timeline
 from gateway.streams.media import AccessUnit, AudioFrame, Codec, StreamName
 from gateway.streams.reception import Reception, ReorderWindow
 from gateway.streams.sps import parse_sprop
+from gateway.streams.sweep import ReceiveBuffer, Sweep
 
-__all__ = ["Pull", "PullFailed", "PullSpec", "ReceiveBuffer"]
+__all__ = ["Pull", "PullFailed", "PullSpec"]
+
+log = logging.getLogger(__name__)
 
 TICK_STARTING_S = 0.25
 TICK_PLAYING_S = 2.5
 REPORT_INTERVAL_S = 5.0
 MAX_REMEDIES = 4
-LOW_WATER_S = 0.3
-_LOW_WATER_CAP = {StreamName.SUB: 16 * 1024, StreamName.MAIN: 64 * 1024}
+LOW_WATER_S = 0.6
+_LOW_WATER_CAP = {StreamName.SUB: 32 * 1024, StreamName.MAIN: 128 * 1024}
 _CODECS = {"PCMU": Codec.PCMU, "PCMA": Codec.PCMA, "OPUS": Codec.OPUS}
 
 
@@ -74,16 +79,6 @@ class PullSpec:
         return f"PullSpec({self.url!r}, {self.name}, {self.transport})"
 
 
-class ReceiveBuffer:
-    """One receive buffer for all connections of one event loop."""
-
-    __slots__ = ("data", "view")
-
-    def __init__(self, size: int = 512 * 1024) -> None:
-        self.data = bytearray(size)
-        self.view = memoryview(self.data)
-
-
 class Pull:
     """One stream of one camera.
 
@@ -105,7 +100,7 @@ class Pull:
         on_closing: Callable[[], None] = lambda: None,
         timeline: Timeline | None = None,
         audio_timeline: Timeline | None = None,
-        buffer: ReceiveBuffer | None = None,
+        sweep: Sweep | None = None,
     ) -> None:
         self.spec = spec
         self._on_unit = on_unit
@@ -115,7 +110,7 @@ class Pull:
         self._on_closing = on_closing
         self._timeline = timeline or Timeline()
         self._audio_timeline = audio_timeline or Timeline(8000)
-        self._buffer = buffer or ReceiveBuffer()
+        self.sweep = sweep if sweep is not None else Sweep()
         self._connection: _Connection | None = None
         self._watched = False
 
@@ -228,10 +223,6 @@ class Pull:
     def watched(self) -> bool:
         return self._watched
 
-    @property
-    def receive_buffer(self) -> ReceiveBuffer:
-        return self._buffer
-
     def new_depacketizer(self, active: rtsp.ActiveTrack) -> Depacketizer:
         return Depacketizer(
             self._on_unit,
@@ -272,7 +263,9 @@ class _Connection(asyncio.BufferedProtocol):
         self._pull = pull
         self._udp = udp
         self._transport: asyncio.Transport | None = None
-        self._buffer = pull.receive_buffer
+        self._sweep = pull.sweep
+        self._buffer: ReceiveBuffer = pull.sweep.buffer
+        self._swept_fd = -1
         self._tail = b""
         self._feed: Callable[[bytearray, int, int, float], int] | None = None
         self._garbage = 0
@@ -293,6 +286,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._leave_sweep()
         self._end("connection closed by camera" if exc is None else _os_reason(exc))
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -410,29 +404,61 @@ class _Connection(asyncio.BufferedProtocol):
         self._pull.playing()
 
     def watch(self, watched: bool) -> None:
+        if watched and self._swept_fd >= 0:
+            self._read()  # what the kernel still holds is part of what a viewer starts with
         if self._backlog is not None:
             self._backlog.watch(watched)
-        self.set_low_water()
+        self._set_reading()
 
-    def set_low_water(self) -> None:
-        """Wake us for LOW_WATER_S of data if nobody watches (plain TCP only: TLS records must be read to be decrypted)."""
+    def _set_reading(self) -> None:
+        """Plain TCP that nobody watches is swept; TLS is not, whose records must be read to be decrypted."""
         transport = self._transport
-        if (
-            transport is None
-            or self._udp
-            or self._playing_since is None
-            or transport.get_extra_info("ssl_object")
-        ):
+        if transport is None or self._udp or self._playing_since is None or transport.is_closing():
             return
-        wanted = 1
-        if not self._pull.watched and self.rate > 0:
-            wanted = max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * LOW_WATER_S)))
-        if wanted == self._low_water or (wanted > 1 and abs(wanted - self._low_water) < self._low_water / 4):
+        if self._pull.watched or not self.rate or transport.get_extra_info("ssl_object"):
+            if self._swept_fd >= 0:
+                self._set_low_water(1)
+                self._leave_sweep()
+                transport.resume_reading()
+                self._schedule(TICK_PLAYING_S)
+            return
+        self._set_low_water(max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * LOW_WATER_S))))
+        if self._swept_fd < 0:
+            transport.pause_reading()
+            self._swept_fd = transport.get_extra_info("socket").fileno()
+            self._sweep.add(self._swept_fd, on_readable=self._read, on_turn=self._tick)
+
+    def _leave_sweep(self) -> None:
+        if self._swept_fd >= 0:
+            self._sweep.remove(self._swept_fd)
+            self._swept_fd = -1
+
+    def _read(self) -> None:
+        """Read what there is; called by the Sweep instead of the loop."""
+        try:
+            count = os.readv(self._swept_fd, [self.get_buffer(-1)])
+            if count:
+                self.buffer_updated(count)
+                return
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(_os_reason(error))
+        except Exception:
+            log.exception("reading from a camera failed")
+            self._end("internal error")
+        else:
+            self._end("connection closed by camera")
+        self._leave_sweep()
+
+    def _set_low_water(self, wanted: int) -> None:
+        if wanted > 1 and abs(wanted - self._low_water) < self._low_water / 4:
             return
         self._low_water = wanted
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.fileno() >= 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+        if self._transport is not None:
+            self._transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted
+            )
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -442,7 +468,7 @@ class _Connection(asyncio.BufferedProtocol):
     def _tick(self) -> None:
         self._timer = None
         if self.ended.done():
-            return
+            return  # also when the session ended but the Sweep has not been left yet
         now = time.monotonic()
         self._apply(self.session.on_time(now), now)
         if self._playing_since is not None:
@@ -451,7 +477,7 @@ class _Connection(asyncio.BufferedProtocol):
             if now >= self._report_at:
                 self._report_at = now + REPORT_INTERVAL_S
                 self._send_reports(now)
-        if not self.ended.done():
+        if not self.ended.done() and self._swept_fd < 0:
             starting = self._playing_since is None or now - self._playing_since < 1.0
             self._schedule(TICK_STARTING_S if starting else TICK_PLAYING_S)
 
@@ -477,7 +503,7 @@ class _Connection(asyncio.BufferedProtocol):
         self.rate = (self.received - received) / (now - since)
         self.fps = (depacketizer.units - units) / (now - since)
         self._counted = (now, self.received, depacketizer.units)
-        self.set_low_water()
+        self._set_reading()
 
     def _send_reports(self, now: float) -> None:
         depacketizer = self.depacketizer
@@ -517,6 +543,7 @@ class _Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._leave_sweep()
         self._feed = None
         if self.ended.done():
             if not self.ended.cancelled():
