@@ -26,6 +26,7 @@ MAX_BYTES = 1_000_000
 MAX_SECONDS = 3.5
 
 _HEAD = Struct("!HHHHQH").unpack_from  # as in h264: framing, RTP header and two bytes of payload
+_FRAGMENT = Struct("!Q10s").unpack_from  # the same, cut behind the sequence number
 
 
 class _Packet(IntEnum):
@@ -68,7 +69,7 @@ class Backlog:
     """
 
     __slots__ = (
-        "_depacketizer", "_expected", "_held", "_held_packets", "_held_units", "_marks", "_on_other", "_on_skip",
+        "_depacketizer", "_expected", "_flags", "_held", "_held_packets", "_held_units", "_marks", "_on_other", "_on_skip",
         "_resume_at", "_since", "_source", "_unit",
     )  # fmt: skip
 
@@ -89,7 +90,13 @@ class Backlog:
         self._since = 0.0
         self._resume_at = (-1, -1)  # position of the depacketizer before the first held packet
         self._expected = self._source = -1  # position of the walk
-        self._unit = (0, 0, -1, -1)  # the access unit under way: offset in _held, held packets and position before it
+        self._flags = 0  # of the last packet
+        self._unit = (
+            0,
+            0,
+            -1,
+            -1,
+        )  # the access unit under way: offset in _held, held packets and position before it
         depacketizer.pause_after_keyframe = not watched
 
     @property
@@ -126,6 +133,7 @@ class Backlog:
     def _begin(self, now: float) -> None:
         self._resume_at = self._expected, self._source = self._depacketizer.position
         self._unit = (0, 0, self._expected, self._source)
+        self._flags = self._depacketizer.framing[1] | 0x80
         self._held_packets = self._held_units = 0
         self._since = now
 
@@ -139,6 +147,8 @@ class Backlog:
         first = start
         base = len(self._held) - first  # offset in _held of the buffer's first byte
         count = units = 0
+        before = self._flags
+        unit_at = unit_count = unit_expected = unit_source = -1
         verdict = _Verdict.KEEP
         while start <= limit:
             magic, length, flags, sequence_number, source, fu = _HEAD(buffer, start)
@@ -158,18 +168,42 @@ class Backlog:
                 if (source ^ source_now) & 0xFFFFFFFF:
                     verdict = _Verdict.JUDGE_IN_FULL
                     break
-                self._unit = (base + start, self._held_packets + count, expected, source_now)
+                unit_at, unit_count, unit_expected, unit_source = start, count, expected, source_now
                 source_now = source
                 units += 1
-            kind = table[fu]
-            if kind != 1 and (kind == 0 or B_SLICE[buffer[start + 18]]):
-                verdict = self._judge(buffer, start + 16, stop)
-                if verdict:
-                    break
+            elif before == marked:  # the picture that the marker ended goes on
+                verdict = _Verdict.JUDGE_IN_FULL
+                break
+            before = flags
             expected = (expected + 1) & 0xFFFF
             count += 1
+            kind = table[fu]
+            if kind != 1:
+                if kind == 0 or B_SLICE[buffer[start + 18]]:
+                    verdict = self._judge(buffer, start + 16, stop)
+                    if verdict:
+                        expected = sequence_number
+                        count -= 1
+                        break
+                elif stop <= limit and buffer[stop + 17] == fu & 31:
+                    # Middle fragments of one size: all that may change from one to the next is the sequence number, so
+                    # that one comparison of numbers and one of bytes are the whole check.
+                    fragment = stop - start
+                    wanted = magic << 48 | length << 32 | plain << 16 | expected
+                    rest = bytes(buffer[start + 8 : start + 17]) + bytes((fu & 31,))
+                    start = stop
+                    whole = end - fragment
+                    while start <= whole and _FRAGMENT(buffer, start) == (wanted, rest):
+                        wanted += 1
+                        start += fragment
+                    repeated = (start - stop) // fragment
+                    expected = (expected + repeated) & 0xFFFF
+                    count += repeated
+                    continue
             start = stop
-        self._expected, self._source = expected, source_now
+        if unit_at >= 0:
+            self._unit = (base + unit_at, self._held_packets + unit_count, unit_expected, unit_source)
+        self._expected, self._source, self._flags = expected, source_now, before
         if start > first:
             self._marks.append((len(self._held), now))
             self._held += memoryview(buffer)[first:start]

@@ -456,9 +456,7 @@ class _Connection(asyncio.BufferedProtocol):
             return
         self._low_water = wanted
         if self._transport is not None:
-            self._transport.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted
-            )
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
 
     # -- time ------------------------------------------------------------------------------------------------------
 

@@ -54,14 +54,16 @@ class Collected:
                 await self.came.wait()
 
 
-def pull_of(spec: PullSpec) -> tuple[Pull, Collected]:
+def pull_of(spec: PullSpec, *, watched: bool = True) -> tuple[Pull, Collected]:
     collected = Collected()
 
     def audio(frame: AudioFrame) -> None:
         collected.audio.append(frame)
         collected.came.set()
 
-    return Pull(spec, on_unit=collected.unit, on_audio=audio), collected
+    pull = Pull(spec, on_unit=collected.unit, on_audio=audio)
+    pull.watch(watched)
+    return pull, collected
 
 
 @contextlib.asynccontextmanager
@@ -100,16 +102,47 @@ async def test_pictures_and_teardown(transport: str, algorithm: str | None) -> N
         await farm.saw("TEARDOWN")
 
 
-async def test_watching_and_not_watching_change_nothing_but_the_wakeups() -> None:
+async def test_unwatched_it_is_swept_and_builds_keyframes_only() -> None:
     async with Farm() as farm:
-        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp"))
+        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp"), watched=False)
         async with running(pull):
-            await collected.at_least(60)  # long enough for a low water mark to be set
-            pull.watch(True)
-            await collected.at_least(len(collected.units) + 5)
-            pull.watch(False)
-            await collected.at_least(len(collected.units) + 5)
+            await collected.at_least(15)
+            assert len(pull.sweep) == 1
+            assert all(unit.keyframe for unit in collected.units)
+            assert len(collected.audio) == 1, "to tell the codec"
+            assert pull.depacketizer is not None
+            assert pull.depacketizer.units > 100
             assert pull.kbps > 10
+            pull.watch(True)
+            assert len(pull.sweep) == 0
+            assert len(collected.units) == pull.depacketizer.units - 9 * (pull.depacketizer.keyframes - 1)
+            at_once = len(collected.units)
+            await collected.at_least(at_once + 30, audio=20)
+            stamps = [unit.timestamp for unit in collected.units[at_once - 1 :]]
+            assert {later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)} == {1800}
+            pull.watch(False)
+            await collected.at_least(len(collected.units) + 12)
+            assert collected.units[-1].keyframe
+            assert pull.depacketizer.lost_packets == 0
+        await farm.saw("TEARDOWN")
+        assert len(pull.sweep) == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("drop_later", "connection closed by camera"), ("stall_later", "no data for 1 s")]
+)
+async def test_the_end_of_a_swept_connection_is_noticed(fault: str, reason: str) -> None:
+    async with Farm() as farm:
+        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp", data_timeout_s=1.0), watched=False)
+        async with running(pull) as task:
+            await collected.at_least(15)
+            assert len(pull.sweep) == 1
+            farm.fault = fault
+            with pytest.raises(PullFailed) as caught:
+                async with asyncio.timeout(15):
+                    await task
+        assert caught.value.reason == reason
+        assert len(pull.sweep) == 0
 
 
 async def test_reordered_datagrams_are_put_in_order() -> None:
