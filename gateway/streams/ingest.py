@@ -113,6 +113,7 @@ class Pull:
         self.sweep = sweep if sweep is not None else Sweep()
         self._connection: _Connection | None = None
         self._watched = False
+        self._connecting: asyncio.Timeout | None = None
 
     @property
     def depacketizer(self) -> Depacketizer | None:
@@ -141,6 +142,13 @@ class Pull:
         self._watched = watched
         if self._connection is not None:
             self._connection.watch(watched)
+
+    def give_up_if_silent(self) -> None:
+        """Others wait for the place that this dial holds: end it now, unless the host has said something."""
+        if self._connection is not None:
+            self._connection.give_up_if_silent()
+        elif self._connecting is not None:
+            self._connecting.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Pull until it fails. Always raises: PullFailed, or CancelledError after TEARDOWN."""
@@ -191,7 +199,7 @@ class Pull:
                 ),
             )
             try:
-                async with asyncio.timeout(self.spec.connect_timeout_s):
+                async with asyncio.timeout(self.spec.connect_timeout_s) as self._connecting:
                     await loop.create_connection(
                         lambda: connection,
                         host,
@@ -204,6 +212,8 @@ class Pull:
                 raise PullFailed(f"TLS: {(error.reason or 'failed').lower().replace('_', ' ')}") from None
             except OSError as error:
                 raise PullFailed(_os_reason(error)) from None
+            finally:
+                self._connecting = None
             self._connection = connection
             connection.begin()
             await connection.ended
@@ -356,6 +366,10 @@ class _Connection(asyncio.BufferedProtocol):
         self._apply(self.session.start(now), now)
         self._schedule(TICK_STARTING_S)
 
+    def give_up_if_silent(self) -> None:
+        if not self.received:
+            self._end(f"no answer to {self.session.asked}")
+
     def _apply(self, effects: list[rtsp.Effect], now: float) -> None:
         for effect in effects:
             match effect:
@@ -422,7 +436,8 @@ class _Connection(asyncio.BufferedProtocol):
                 transport.resume_reading()
                 self._schedule(TICK_PLAYING_S)
             return
-        self._set_low_water(max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * LOW_WATER_S))))
+        piece_s = min(LOW_WATER_S, self._pull.spec.data_timeout_s / 4)
+        self._set_low_water(max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * piece_s))))
         if self._swept_fd < 0:
             transport.pause_reading()
             self._swept_fd = transport.get_extra_info("socket").fileno()
@@ -467,6 +482,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._timer = None
         if self.ended.done():
             return  # also when the session ended but the Sweep has not been left yet
+        if self._swept_fd >= 0:
+            self._read()  # a camera that sends less than before has not fallen silent
         now = time.monotonic()
         self._apply(self.session.on_time(now), now)
         if self._playing_since is not None:
@@ -485,7 +502,7 @@ class _Connection(asyncio.BufferedProtocol):
         if depacketizer is None or self._playing_since is None:
             return
         if depacketizer.reordering:
-            self._end("B-frames not supported", rtsp.Remedy.LONG_PAUSE)
+            self._end("B-frames not supported", rtsp.Remedy.OTHER_STREAM)
             return
         limit = self._pull.spec.data_timeout_s
         last = depacketizer.last_unit_at

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-__all__ = ["AccessUnit", "AudioFrame", "Codec", "MediaSink", "StreamName"]
+from gateway.errors import Unavailable
+
+__all__ = ["AccessUnit", "AudioFrame", "Codec", "MediaSink", "StreamName", "Undecodable"]
 
 
 class Codec(StrEnum):
@@ -19,6 +21,10 @@ class Codec(StrEnum):
     PCMU = "PCMU"
     PCMA = "PCMA"
     AAC = "MPEG4-GENERIC"
+
+
+class Undecodable(Unavailable):
+    """The stream is there, but its codec or its B-frames are beyond browsers. The camera's other stream may do."""
 
 
 class StreamName(StrEnum):

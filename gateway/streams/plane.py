@@ -23,7 +23,7 @@ from enum import StrEnum
 from gateway.errors import GatewayError, NotFound, ProtocolError, TooMany, Unavailable
 from gateway.streams import sdp
 from gateway.streams.link import MediaPort, RemoteTransport
-from gateway.streams.media import Codec, StreamName
+from gateway.streams.media import Codec, StreamName, Undecodable
 from gateway.streams.publisher import PublishedMedia, Publisher
 from gateway.streams.sender import PayloadTypes, TrackSender
 from gateway.streams.session import Session, SessionAnswer, SessionInfo, SessionKind, SessionState, new_etag
@@ -201,11 +201,17 @@ class MediaPlane:
         try:
             try:
                 await self._acquire(camera_id, name)
-            except Unavailable:
-                if choice is not StreamChoice.AUTO:
+            except Unavailable as error:
+                if name is StreamName.SUB or not (
+                    choice is StreamChoice.AUTO or isinstance(error, Undecodable)
+                ):
                     raise
+                # H.265 or B-frames on main: the sub-stream is what there is to see, whatever was asked for.
                 name = StreamName.SUB
-                await self._acquire(camera_id, name)
+                try:
+                    await self._acquire(camera_id, name)
+                except NotFound:
+                    raise error from None
         finally:
             self._reserved -= 1
         try:

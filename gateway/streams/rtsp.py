@@ -300,6 +300,7 @@ class Remedy(StrEnum):
     LONG_PAUSE = "long_pause"
     NEW_SESSION = "new_session"
     OTHER_TRANSPORT = "other_transport"
+    OTHER_STREAM = "other_stream"  # what this one sends no browser decodes; the camera's other stream may do
     REDIRECT = "redirect"
 
 
@@ -417,6 +418,11 @@ class Session:
     def cseq(self) -> int:
         return self._cseq
 
+    @property
+    def asked(self) -> str:
+        """The method whose answer is awaited."""
+        return self._request[0] if self._request is not None else "nothing"
+
     def next_deadline(self) -> float | None:
         """When on_time() wants to be called, in the clock of `now`."""
         return self._deadline
@@ -436,7 +442,7 @@ class Session:
             self._request = None
             self._deadline = now + self._keep_alive_s()
             return []
-        return self._fail(f"no answer to {self._request[0] if self._request else 'request'}", Remedy.PAUSE)
+        return self._fail(f"no answer to {self.asked}", Remedy.PAUSE)
 
     def teardown(self) -> bytes:
         """The last request; empty if the server holds no session of ours."""
@@ -522,7 +528,9 @@ class Session:
         video = next((track for track in videos if track.encoding == "H264"), None)
         if video is None:
             named = ", ".join(dict.fromkeys(track.encoding or "unknown" for track in videos))
-            return self._fail(f"codec {named} not supported" if named else "no video", Remedy.LONG_PAUSE)
+            if not named:
+                return self._fail("no video", Remedy.LONG_PAUSE)
+            return self._fail(f"codec {named} not supported", Remedy.OTHER_STREAM)
         self._wanted = [video]
         audios = [track for track in tracks if track.media == "audio"]
         if self._audio and (audio := next((track for track in audios if _passes_through(track)), None)):

@@ -251,10 +251,10 @@ class _Connection:
 
         for number in range(100_000):
             timestamp = 0xFFFFF000 + number * 1800
-            if number == 15 and farm.fault == "drop" or farm.fault == "drop_later":
+            if (number == 15 and farm.fault == "drop") or farm.fault == "drop_later":
                 self._writer.close()
                 return
-            if number == 15 and farm.fault == "stall" or farm.fault == "stall_later":
+            if (number == 15 and farm.fault == "stall") or farm.fault == "stall_later":
                 return
             if number % 10 == 0 and not (farm.fault == "no_keyframe" and number):
                 send(0, SPS_MAIN if farm.fault == "b_frames" else SPS, timestamp, False)

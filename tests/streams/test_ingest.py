@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import struct
 import subprocess
 import sys
@@ -119,7 +120,7 @@ async def test_unwatched_it_is_swept_and_builds_keyframes_only() -> None:
             at_once = len(collected.units)
             await collected.at_least(at_once + 30, audio=20)
             stamps = [unit.timestamp for unit in collected.units[at_once - 1 :]]
-            assert {later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)} == {1800}
+            assert {later - earlier for earlier, later in itertools.pairwise(stamps)} == {1800}
             pull.watch(False)
             await collected.at_least(len(collected.units) + 12)
             assert collected.units[-1].keyframe
@@ -173,12 +174,12 @@ async def test_receiver_reports_reach_the_camera() -> None:
     [
         ("401", "401 unauthorised", Remedy.LONG_PAUSE),
         ("404", "404 not found", Remedy.LONG_PAUSE),
-        ("h265", "codec H265 not supported", Remedy.LONG_PAUSE),
+        ("h265", "codec H265 not supported", Remedy.OTHER_STREAM),
         ("drop", "connection closed by camera", Remedy.PAUSE),
         ("stall", "no data for 1 s", Remedy.PAUSE),
         ("no_keyframe", "no decodable picture for 1 s", Remedy.PAUSE),
         ("garbage", "garbage instead of RTSP", Remedy.PAUSE),
-        ("b_frames", "B-frames not supported", Remedy.LONG_PAUSE),
+        ("b_frames", "B-frames not supported", Remedy.OTHER_STREAM),
         ("redirect_loop", "too many redirects or refusals", Remedy.PAUSE),
     ],
 )
