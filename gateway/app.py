@@ -27,8 +27,7 @@ from gateway.alarms import announce, records
 from gateway.alarms.broker import GATEWAY_USER, Broker, BrokerSettings
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
-from gateway.alarms.dispatch import DispatchSettings, Duty, WorkerChoice, rank_workers
-from gateway.alarms.escalation import EscalationSettings
+from gateway.alarms.dispatch import Duty, WorkerChoice, rank_workers
 from gateway.alarms.mqtt import Incoming, MqttClient, MqttSettings
 from gateway.alarms.policy import Actor, AlarmSettings
 from gateway.alarms.roster import Roster, WorkerView, parse_location
@@ -135,15 +134,15 @@ class Gateway:
         self.events = EventChannel(
             epoch=str(ULID()), now_ms=now_ms, lag_ms=lambda: self._lag_ms, presence=self._on_page
         )
-        dispatch = _dispatch_settings(self.settings)
-        self._dispatch = dispatch
-        self.roster = Roster(store, dispatch, on_change=self._on_worker)
+        alarms = AlarmSettings.of(self.settings.alarms, self.settings.dispatch)
+        self._dispatch = alarms.dispatch
+        self.roster = Roster(store, alarms.dispatch, on_change=self._on_worker)
         self.broker = self._make_broker()
         self.mqtt: MqttClient | None = None
         self.desk = AlarmDesk(
             store,
-            self.catalog,
-            _alarm_settings(self.settings, dispatch),
+            self.catalog.world,
+            alarms,
             roster=self.roster,
             camera_health=self._camera_healthy,
             publish_mqtt=self._publish_mqtt,
@@ -213,7 +212,7 @@ class Gateway:
     async def run(self, stopping: asyncio.Event) -> None:
         """Start in the order that matters, say so, and wait for `stopping`."""
         await self.sessions.load()
-        await self.roster.load(self.catalog.workers())
+        await self.roster.load(self.catalog.world.workers())
         if self.broker is not None:
             await self.broker.start()
         runner = await self._open_http()
@@ -502,14 +501,7 @@ class Gateway:
     def _on_denied(self, client: str, topic: str) -> None:
         """A device wrote where it may not (product.md section 6 row 5)."""
         log.warning("broker refused %s on %s", client, topic)
-        self._background(
-            self.store.write(
-                lambda c: audit(
-                    c, who=f"device/{client}", action="mqtt.denied", subject=f"topic/{topic}", detail={}, now_ms=now_ms()
-                )
-            ),
-            "audit-denied",
-        )  # fmt: skip
+        self._background(self.desk.on_denied(client, topic), "audit-denied")
 
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
@@ -542,7 +534,7 @@ class Gateway:
             self._dispatch,
             self.roster.states(),
             where,
-            grid=grid or self.catalog.area_at(where).grid,
+            grid=grid or self.catalog.world.area_at(where).grid,
             now_ms=now_ms(),
             exclude=exclude,
             busy_too=True,
@@ -550,7 +542,7 @@ class Gateway:
         )
 
     def _pick_for_call(self, worker_id: str, position: tuple[float, float] | None) -> WorkerChoice | None:
-        site = next((w for w in self.catalog.workers() if w.id == worker_id), None)
+        site = next((w for w in self.catalog.world.workers() if w.id == worker_id), None)
         if site is None:
             return None
         where = _position(position) or site.centroid
@@ -743,45 +735,11 @@ def _broker_url(url: str, ca: str) -> tuple[str, int, ssl.SSLContext | None]:
     return parts.hostname or "127.0.0.1", parts.port or (8883 if tls else 1883), tls
 
 
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _dispatch_settings(settings: Settings) -> DispatchSettings:
-    dispatch = settings.dispatch
-    return DispatchSettings(
-        fresh_ms=_ms(dispatch.fresh_s),
-        usable_ms=_ms(dispatch.usable_s),
-        last_resort_ms=_ms(dispatch.last_resort_s),
-        speed_mps=dispatch.travel_m_per_s,
-        camera_radius_m=dispatch.camera_radius_m,
-        camera_limit=dispatch.camera_count,
-    )
-
-
-def _alarm_settings(settings: Settings, dispatch: DispatchSettings) -> AlarmSettings:
-    alarms = settings.alarms
-    return AlarmSettings(
-        escalation=EscalationSettings(
-            shown_ms=_ms(alarms.shown_s),
-            street_ms=_ms(alarms.street_s),
-            district_ms=_ms(alarms.district_s),
-            leader_ms=_ms(alarms.leader_s),
-            triage_ms=_ms(alarms.triage_s),
-        ),
-        dispatch=dispatch,
-        group_radius_m=alarms.group_radius_m,
-        group_ms=_ms(alarms.group_window_s),
-        press_rate=alarms.press_rate_per_s,
-        press_burst=float(alarms.press_burst),
-    )
-
-
 def _dial_limits(settings: Settings) -> DialLimits:
     ingest = settings.ingest
     return DialLimits(
         dials=ingest.dial_limit,
-        connections_per_host=None,
+        connections_per_host=ingest.host_connections,
         backoff_first_s=ingest.backoff_first_s,
         backoff_most_s=ingest.backoff_max_s,
         connect_timeout_s=ingest.connect_timeout_s,

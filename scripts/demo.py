@@ -95,6 +95,7 @@ class Demo:
             "http": {"host": self.host, "port": self.http},
             "media": {"udp_port": self.media},
             "mqtt": {"port": self.mqtt},
+            "ingest": {"host_connections": 2 * len(rows)},  # all simulated cameras are one host
         }
         if self.lan:
             lan = ROOT / "config/lan"
@@ -194,12 +195,12 @@ class Demo:
             *("--district", "config/district", "--data", str(VAR)),
         )
         await self.until_ready()
+        story = await self.introduce()
         await self.start(
             "workers",
             *(PYTHON, "-m", "simulators", "workers", "run", "--count", "60", "--ignore", *secrets),
-            *("--mqtt", f"127.0.0.1:{self.mqtt}"),
+            *("--mqtt", f"127.0.0.1:{self.mqtt}", "--without", self.worker),
         )
-        story = await self.introduce()
         say(f"ready after {time.monotonic() - began:.1f} s\n\n{story}")
         stopped = asyncio.Event()
         for number_ in (signal.SIGINT, signal.SIGTERM):
@@ -238,6 +239,7 @@ class Demo:
         grid = households[box["household"]]["grid"]
         worker = next(w for w in load("gridworkers") if w["grid"] == grid)
         operator = next(u for u in load("users") if u["role"] == "operator")
+        self.worker = worker["id"]
         self.sid = box["sid"]
         self.camera = first["id"]
         wall = await self.link("wall", "operator", operator["sub"])
@@ -263,7 +265,7 @@ class Demo:
         output = await self.run(
             "boxes press",
             *(PYTHON, "-m", "simulators", "boxes", "press", "--sid", self.sid, "--cam", self.camera),
-            *("--mqtt", f"127.0.0.1:{self.mqtt}", "--secrets", "config/secrets.yaml", "--wait", "5"),
+            *("--mqtt", f"127.0.0.1:{self.mqtt}", "--secrets", "config/secrets.yaml", "--follow", "5"),
         )
         print(output, flush=True)
         health = self.get("/healthz")

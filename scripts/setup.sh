@@ -24,6 +24,12 @@ if [[ $goal == test ]]; then
     need chromium chromium
     need ffprobe ffmpeg
     need promtool prometheus
+    # A camera that is not ours, for the own-camera test: GStreamer's RTSP server under Debian's Python.
+    /usr/bin/python3 -c 'import gi; gi.require_version("GstRtspServer", "1.0")' 2>/dev/null ||
+        missing+=(gir1.2-gst-rtsp-server-1.0 python3-gi)
+    need gst-inspect-1.0 gstreamer1.0-tools
+    gst-inspect-1.0 x264enc >/dev/null 2>&1 ||
+        missing+=(gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly)
     need /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc fonts-noto-cjk
 fi
 if ((${#missing[@]})); then

@@ -85,6 +85,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("--count", type=int, default=589)
     run_.add_argument("--first", type=int, default=0, help="leave out that many of the list")
     run_.add_argument("--only", action="append", default=[], metavar="WID", help="just these")
+    run_.add_argument(
+        "--without", action="append", default=[], metavar="WID", help="not these: people play them"
+    )
     answer = run_.add_mutually_exclusive_group()
     answer.add_argument(
         "--answer", dest="reply", action="store_const", const="accept", help="take every call"
@@ -265,6 +268,7 @@ def load(district: Path) -> tuple[list[dict[str, Any]], dict[str, list[Point]]]:
 def run(options: argparse.Namespace) -> None:
     """`workers run`: prints what rings them, and one JSON report at the end."""
     rows, polygons = load(options.district)
+    rows = [row for row in rows if row["id"] not in options.without]
     if options.only:
         rows = [row for row in rows if row["id"] in options.only]
     rows = rows[options.first : options.first + options.count]

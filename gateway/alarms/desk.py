@@ -354,6 +354,15 @@ class AlarmDesk:
 
         await self._step(alarm_id, step)
 
+    async def on_denied(self, client: str, topic: str) -> None:
+        """The broker refused a PUBLISH: audited, as far as the client stays within the rate of a box."""
+        now_ms = self._clock()
+        if self._gate.spend(f"denied/{client}", now_ms):
+            who, detail = f"mqtt/{client}"[:80], {"topic": topic[:200]}
+            await self._store.write(
+                lambda c: audit(c, who=who, action="mqtt.denied", subject=who, detail=detail, now_ms=now_ms)
+            )
+
     async def on_no_answer(self, alarm_id: str, reason: str) -> None:
         """No gridworker came so far. reason: why, as the call says it (nobody_on_duty, no_answer ...)."""
 

@@ -159,11 +159,10 @@ def fire(
         deadlines.pop(DeadlineKind.SHOWN)
         if level is not Level.LEADER:
             deadlines[DeadlineKind.SHOWN] = now_ms + settings.shown_ms
-    if DeadlineKind.ESCALATE in due:
-        # By the time that has passed; after an un-acknowledge the clock starts anew but the level is kept.
-        for candidate in ORDER[ORDER.index(level) + 1 :]:
-            if progress.base_ms + settings.after(candidate) <= now_ms:
-                level = candidate
+    # By the time that has passed; after an un-acknowledge the clock starts anew but the level is kept.
+    for candidate in ORDER[ORDER.index(level) + 1 :]:
+        if progress.base_ms + settings.after(candidate) <= now_ms:
+            level = candidate
     if DeadlineKind.ESCALATE in due or level is not progress.level:
         deadlines.pop(DeadlineKind.ESCALATE, None)
         deadlines.update(_escalation(settings, level, progress.base_ms, now_ms))

@@ -86,7 +86,6 @@ def page_routes(
         get(
             "/static/{path:.+}", Action.STATIC_READ, pages.static, "Scripts, styles and pictures of the pages"
         ),
-        get("/favicon.ico", Action.STATIC_READ, pages.favicon, "The icon"),
         get("/ca.crt", Action.STATIC_READ, pages.ca, "The local certificate authority of `make demo LAN=1`"),
         get("/healthz", Action.HEALTH_READ, pages.healthz, "Whether the process lives; ignores cameras"),
         get("/readyz", Action.HEALTH_READ, pages.readyz, "Whether it accepts presses and viewers"),
@@ -134,10 +133,7 @@ class _Pages:
         return self._file(exchange.request.path.strip("/") + ".html", "no-cache")
 
     async def static(self, exchange: Exchange) -> web.StreamResponse:
-        return self._file(exchange.path("path"), IMMUTABLE)
-
-    async def favicon(self, exchange: Exchange) -> web.StreamResponse:
-        return self._file("icon.svg", "public, max-age=86400")
+        return self._file("static/" + exchange.path("path"), IMMUTABLE)
 
     def _file(self, name: str, cache: str) -> web.StreamResponse:
         path = (self._dist / name).resolve()

@@ -11,12 +11,12 @@ from aiohttp import web
 
 from gateway.access import Action, Resource, Visibility, authorize
 from gateway.alarms.dispatch import Duty, WorkerChoice
-from gateway.alarms.press import mqtt_password
 from gateway.alarms.roster import Roster, WorkerView, parse_location
 from gateway.catalog import Catalog
 from gateway.errors import NotFound, ProtocolError
 from gateway.geo import Datum, Position, from_datum
 from gateway.http.routes import Exchange, Route, json_response
+from gateway.identity import device_password
 
 __all__ = ["PeopleEdge", "worker_json"]
 
@@ -176,20 +176,20 @@ class PeopleEdge:
 
     async def _box(self, exchange: Exchange) -> web.StreamResponse:
         sid, catalog = exchange.who.sub, self._catalog()
-        key = catalog.box_key(sid)
+        key = catalog.world.box_key(sid)
         if key is None:
             raise NotFound(f"box {sid} has no key in secrets.yaml")
-        home = catalog.home_of(sid)
+        home = catalog.world.home_of(sid)
         place = catalog.district.home_of(sid)
         community = catalog.district.areas.get(place.community or "")
         grid = catalog.district.areas.get(place.grid or "")
         visible = [
             {"id": site.id, "name": site.name}
-            for site in catalog.cameras()
+            for site in catalog.world.cameras()
             if catalog.configs[site.id].visible_to is not Visibility.NONE
             and authorize(exchange.who, Action.CAMERA_VIEW, catalog.resource(site.id)).allowed
         ]
-        mqtt = {"path": "/mqtt", "client_id": sid, "username": sid, "password": mqtt_password(key, sid)}
+        mqtt = {"path": "/mqtt", "client_id": sid, "username": sid, "password": device_password(key, sid)}
         return json_response(
             {
                 "sid": sid,

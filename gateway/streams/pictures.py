@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import ProtocolError, TooMany, Unavailable
+from gateway.streams.media import AccessUnit
 
 __all__ = [
     "KeyframeSource",
@@ -28,6 +29,7 @@ __all__ = [
     "SnapshotLimits",
     "Snapshots",
     "decode_keyframe",
+    "freshest",
     "snapshot_jpeg",
 ]
 
@@ -79,6 +81,16 @@ def snapshot_jpeg(nal_units: Sequence[bytes], *, max_width: int | None = None, q
     if not encoded:
         raise ProtocolError("keyframe_unencodable", shape=picture.shape)
     return bytes(jpeg.data)
+
+
+def freshest(
+    preferred: AccessUnit | None, other: AccessUnit | None, *, within_s: float = 15.0
+) -> AccessUnit | None:
+    """Which of a camera's two keyframes to look at: the preferred one unless the other came over within_s
+    later. A stream that is pulled no more keeps its last keyframe, which may be of yesterday."""
+    if preferred is None or other is None:
+        return preferred or other
+    return other if other.received_at - preferred.received_at > within_s else preferred
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -201,13 +201,13 @@ class MediaPlane:
         try:
             try:
                 await self._acquire(camera_id, name)
-            except Unavailable as error:
-                if name is StreamName.SUB or not (
-                    choice is StreamChoice.AUTO or isinstance(error, Undecodable)
-                ):
+            except (Unavailable, NotFound) as error:
+                # A camera may have one picture only: whoever asks for a tile gets that. AUTO takes what there is, and
+                # if main is beyond browsers (H.265, B-frames), sub is what there is to see, whatever was asked for.
+                other = _other_picture(choice, name, error)
+                if other is None:
                     raise
-                # H.265 or B-frames on main: the sub-stream is what there is to see, whatever was asked for.
-                name = StreamName.SUB
+                name = other
                 try:
                     await self._acquire(camera_id, name)
                 except NotFound:
@@ -573,6 +573,15 @@ def _flat(types: Mapping[Codec, PayloadTypes]) -> tuple[int, ...]:
         for payload_type in (one.media, one.rtx)
         if payload_type is not None
     )
+
+
+def _other_picture(choice: StreamChoice, name: StreamName, error: GatewayError) -> StreamName | None:
+    """What to show instead of the picture that failed with `error`."""
+    if name is StreamName.SUB:
+        return StreamName.MAIN if isinstance(error, NotFound) else None
+    if choice is StreamChoice.AUTO or isinstance(error, Undecodable):
+        return StreamName.SUB
+    return None
 
 
 def _profile_of(stream: Stream) -> str | None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 from pathlib import Path
 
 import pytest
-from conftest import Bench, Clock, press_body, signed
+from conftest import CENTER, Bench, Clock, press_body, signed
 
 from gateway.alarms.alarm import Illegal, Outcome
 from gateway.alarms.policy import Actor, AlarmSettings
+from gateway.alarms.world import ConfiguredWorld
 from gateway.audit import verify_audit
+from gateway.config import CameraConfig
+from gateway.district import District
 from gateway.errors import Conflict, NotFound, ProtocolError
 from gateway.store import Store
 
@@ -328,3 +332,23 @@ async def test_broker_that_is_down_delays_acks_only(bench: Bench) -> None:
         bench.got.down = False
         await bench.settle()
     assert bench.got.stages("b0") == ["persisted"]
+
+
+async def test_refused_publishes_are_audited_within_a_rate(bench: Bench) -> None:
+    for _ in range(50):
+        await bench.desk.on_denied("b0", "pd/v1/stb/b1/press")
+    with contextlib.closing(sqlite3.connect(bench.store.path)) as raw:
+        rows = raw.execute("SELECT who, detail FROM audit WHERE action='mqtt.denied'").fetchall()
+    assert rows == [("mqtt/b0", '{"topic":"pd/v1/stb/b1/press"}')] * 10
+    assert verify_audit(bench.store.path).broken_at is None
+
+
+async def test_house_of_the_files_is_the_world_of_the_desk() -> None:
+    camera = CameraConfig(id="c1", main="rtsp://x/", position=CENTER, community="510117001001")
+    world = ConfiguredWorld(District.empty(), [camera], {"b0": b"k"})
+    site = world.camera("c1")
+    assert site is not None
+    assert (site.name, site.area.street, site.area.grid) == ("c1", "510117001", None)
+    assert world.box_key("b0") == b"k"
+    assert world.home_of("b0") is None
+    assert world.cameras() is world.cameras()

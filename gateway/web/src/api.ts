@@ -30,7 +30,13 @@ export async function errorOf(response: Response): Promise<ApiError> {
   return new ApiError(response.status, message, problem, wait);
 }
 
-export const unsafeHeaders: Record<string, string> = { "X-Requested-With": "gateway" };
+const ours = /^\/(wall|desk|stb|worker)$/;
+/** Which page this is: a browser holds one session a page. The log-in page acts for the page it leads to. */
+export const page = (ours.exec(location.pathname) ?? ours.exec(new URLSearchParams(location.search).get("next") ?? ""))?.[1] ?? "";
+/** For requests that can carry no header (WebSocket, pictures). `mark` is ? or &. */
+export const pageQuery = (mark: "?" | "&"): string => (page ? `${mark}page=${page}` : "");
+const pageHeaders: Record<string, string> = page ? { "X-Gateway-Page": page } : {};
+export const unsafeHeaders: Record<string, string> = { "X-Requested-With": "gateway", ...pageHeaders };
 
 /** One JSON exchange, given up after 15 s. 401 leads to the login page unless `anonymous`. */
 export async function api<T>(method: string, path: string, body?: unknown, anonymous = false): Promise<T> {
@@ -38,7 +44,7 @@ export async function api<T>(method: string, path: string, body?: unknown, anony
   try {
     response = await fetch(path, {
       method, credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(15000),
-      headers: { Accept: "application/json", ...(method === "GET" ? {} : { ...unsafeHeaders, "Content-Type": "application/json" }) },
+      headers: { Accept: "application/json", ...pageHeaders, ...(method === "GET" ? {} : { ...unsafeHeaders, "Content-Type": "application/json" }) },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
   } catch {

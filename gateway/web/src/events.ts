@@ -1,5 +1,6 @@
 /** The page's event channel: resumes by (epoch, seq), asks for everything again after a gap, and says when it has gone stale. */
 import { signal } from "@preact/signals";
+import { get, pageQuery } from "./api.ts";
 
 export interface Frame { seq?: number; epoch?: string; type: string; at?: number; data?: unknown }
 export type Step = "deliver" | "repeat" | "resync" | "hello";
@@ -52,6 +53,7 @@ export class Channel {
   private readonly cursor = new Cursor();
   private socket: WebSocket | null = null;
   private attempts = 0;
+  private dialledAt = 0;
   private closed = false;
 
   /** `onFrame` sees each event once; `onResync` must fetch the whole state; `onRevoked` is called at the session's end. */
@@ -66,22 +68,37 @@ export class Channel {
     if (this.closed || Date.now() - this.since.value <= STALE_MS) return;
     this.stale.value = true;
     // A half-open TCP connection never closes by itself: drop it and dial again.
-    if (this.socket && this.connected.value) this.socket.close();
+    // Nor does a dial into nowhere end in time.
+    if (this.socket && (this.connected.value || Date.now() - this.dialledAt > 8000)) this.abandon();
+  }
+
+  /** Gives the socket up at once: close() alone may wait a minute for a peer that is gone. */
+  private abandon(): void {
+    const socket = this.socket;
+    if (!socket) return;
+    this.connected.value = false;
+    socket.close();
+    socket.onclose?.(new CloseEvent("close"));
   }
 
   private open(): void {
     if (this.closed) return;
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}/api/v1/events${this.cursor.query()}`);
+    const query = this.cursor.query();
+    const socket = new WebSocket(`${scheme}://${location.host}/api/v1/events${query}${pageQuery(query ? "&" : "?")}`);
     this.socket = socket;
-    socket.onopen = () => { this.connected.value = true; this.reportVisibility(); };
+    this.dialledAt = Date.now();
+    let opened = false;
+    socket.onopen = () => { opened = true; this.connected.value = true; this.reportVisibility(); };
     socket.onmessage = (event: MessageEvent<string>) => this.take(event.data);
     socket.onclose = () => {
       if (this.socket !== socket) return;
       this.socket = null;
       this.connected.value = false;
       if (this.closed) return;
-      const limit = Math.min(10000, 500 * 2 ** this.attempts++);
+      const limit = Math.min(4000, 500 * 2 ** this.attempts++);
+      // A browser does not tell a refused upgrade from a dead server; if the session has ended, this leads to the log-in.
+      if (!opened && this.attempts % 3 === 0) void get("/api/v1/session").catch(() => undefined);
       setTimeout(() => { if (!this.socket) this.open(); }, 200 + Math.random() * limit); // full jitter
     };
   }
@@ -96,7 +113,7 @@ export class Channel {
     if (frame.type === "heartbeat") { this.lagMs.value = data.lag_ms ?? 0; return; }
     if (frame.type === "revoked") { this.closed = true; this.socket?.close(); this.onRevoked(); return; }
     const step = this.cursor.take(frame);
-    if (step === "hello") this.attempts = 0;
+    if (frame.type === "hello") this.attempts = 0;
     if (step === "resync") this.onResync();
     if (step === "deliver") this.onFrame(frame);
   }

@@ -2,7 +2,7 @@
 import { effect, signal } from "@preact/signals";
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, get, openSession, post, seg, toLogin } from "./api.ts";
+import { ApiError, get, openSession, pageQuery, post, seg, toLogin } from "./api.ts";
 import { Channel, serverNow, type Frame } from "./events.ts";
 import { capture, Player, Publisher, type CaptureFault } from "./media.ts";
 import type { Alarm, Call, CameraChoice, Duty, Leg, Rung, Session, Worker } from "./model.ts";
@@ -47,7 +47,7 @@ function miss(of: Call, why: string): void {
 let sequence = Math.floor(Date.now() / 1000);
 let lastSent = 0;
 async function sendFix(lat: number, lon: number, datum: "wgs84" | "gcj02", acc: number, spd: number | null, at: number): Promise<void> {
-  await post("/api/v1/workers/me/location", { lat, lon, datum, acc, spd: spd ?? 0, fix: Math.round(at), seq: ++sequence });
+  await post("/api/v1/workers/me/location", { lat, lon, datum, acc: Math.min(100000, Math.max(0, acc)), spd: Math.min(100, Math.max(0, spd ?? 0)), fix: Math.round(at), seq: ++sequence });
   lastSent = Date.now();
   fix.value = { state: "ok", text: t("fixOk", { n: Math.round(acc) }), at: Date.now() };
 }
@@ -214,7 +214,7 @@ function Still({ cameras }: { cameras: CameraChoice[] | undefined }) {
   const [bad, setBad] = useState(false);
   const best = cameras?.[0];
   useEffect(() => setBad(false), [best?.id]);
-  return <div class="still">{best && !bad ? <><img alt={best.name} src={`/api/v1/cameras/${seg(best.id)}/snapshot.jpg`} onError={() => setBad(true)} /><Watermark who={session.value?.name || session.value?.sub || ""} /></> : <p class="quiet">{t("noStill")}</p>}</div>;
+  return <div class="still">{best && !bad ? <><img alt={best.name} src={`/api/v1/cameras/${seg(best.id)}/snapshot.jpg${pageQuery("?")}`} onError={() => setBad(true)} /><Watermark who={session.value?.name || session.value?.sub || ""} /></> : <p class="quiet">{t("noStill")}</p>}</div>;
 }
 function Ringing({ of }: { of: Call }) {
   const rung = myRung(of);

@@ -15,7 +15,7 @@ var BoxMedia = (function () {
       var gone = session, request;
       session = null;
       if (pc) { pc.onconnectionstatechange = pc.oniceconnectionstatechange = pc.ontrack = pc.onaddstream = null; try { pc.close(); } catch (ignored) { /* closed already */ } pc = null; }
-      if (gone) { request = new XMLHttpRequest(); request.open("DELETE", gone, true); request.setRequestHeader("X-Requested-With", "gateway"); request.send(); }
+      if (gone) { request = new XMLHttpRequest(); request.open("DELETE", gone, true); request.setRequestHeader("X-Requested-With", "gateway"); request.setRequestHeader("X-Gateway-Page", "stb"); request.send(); }
     }
     function retry(afterS) {
       drop();
@@ -46,7 +46,7 @@ var BoxMedia = (function () {
           if (pc !== mine) { return; }
           request.open("POST", "/whep/" + encodeURIComponent(camera) + "?stream=" + stream, true);
           request.setRequestHeader("Content-Type", "application/sdp");
-          request.setRequestHeader("X-Requested-With", "gateway");
+          request.setRequestHeader("X-Requested-With", "gateway"); request.setRequestHeader("X-Gateway-Page", "stb");
           request.timeout = 15000;
           request.onload = function () {
             var Answer = window.RTCSessionDescription, after;
@@ -91,7 +91,7 @@ var BoxMedia = (function () {
         wait(STILL_MS, stills);
       };
       next.onerror = function () { tried++; if (!lastAt) { say("waiting"); } wait(Math.min(15000, 1000 * tried), stills); };
-      next.src = "/api/v1/cameras/" + encodeURIComponent(camera) + "/snapshot.jpg?t=" + new Date().getTime();
+      next.src = "/api/v1/cameras/" + encodeURIComponent(camera) + "/snapshot.jpg?page=stb&t=" + new Date().getTime();
     }
     poll = setInterval(measure, 500);
     if (mode === "webrtc") { dial(); } else { say("connecting"); stills(); }

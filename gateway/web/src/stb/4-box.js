@@ -22,7 +22,7 @@
     var r = new XMLHttpRequest(), ended = false;
     function end(status, data) { if (!ended) { ended = true; done(status, data); } }
     r.open(method, path, true);
-    r.setRequestHeader("Accept", "application/json");
+    r.setRequestHeader("Accept", "application/json"); r.setRequestHeader("X-Gateway-Page", "stb");
     if (method !== "GET") { r.setRequestHeader("Content-Type", "application/json"); r.setRequestHeader("X-Requested-With", "gateway"); }
     r.timeout = 10000;
     r.onload = function () { var data = null; try { data = JSON.parse(r.responseText); } catch (ignored) { /* a problem without a body */ } end(r.status, data); };
@@ -244,7 +244,7 @@
 
   // ---- MQTT over WebSocket ----
   function connect() {
-    var will, uri = (location.protocol === "https:" ? "wss://" : "ws://") + location.host + me.mqtt.path;
+    var will, uri = (location.protocol === "https:" ? "wss://" : "ws://") + location.host + me.mqtt.path + "?page=stb";
     if (!window.WebSocket || !me.mqtt) { return; }
     offline = offline || now();
     client = new Paho.Client(uri, me.mqtt.client_id);

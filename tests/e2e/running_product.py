@@ -1,0 +1,156 @@
+"""The running product for end-to-end tests: simulated cameras, broker, gateway, Chromium; all real, all stopped by their ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+CAMERAS = 24
+CHROMIUM = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+)
+
+
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Product:
+    """One running product. `folder` holds its configuration and data."""
+
+    folder: Path
+    http: int
+    mqtt: int
+    rtsp: int
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.http}"
+
+    # -- processes --------------------------------------------------------------------------------------------
+
+    def start(self, name: str, *command: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *command], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def start_gateway(self) -> None:
+        self.start(
+            "gateway",
+            *(
+                "gateway",
+                "serve",
+                "--config",
+                f"{self.folder}/gateway.yaml",
+                "--cameras",
+                f"{self.folder}/cameras.yaml",
+            ),
+            *("--district", "config/district", "--data", f"{self.folder}/data"),
+        )
+        self.until_ready()
+
+    def until_ready(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for name, process in self.processes.items():
+                assert process.poll() is None, f"{name} ended:\n{self.log(name)}"
+            try:
+                with urllib.request.urlopen(f"{self.base}/readyz", timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise AssertionError(f"not ready in 60 s:\n{self.log('gateway')}")
+
+    def kill(self, name: str) -> None:
+        """kill -9, as a power cut would."""
+        self.processes[name].kill()
+        self.processes.pop(name).wait()
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")[-4000:]
+
+    # -- what a person would do -------------------------------------------------------------------------------
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout.strip()
+
+    def link(self, page: str, role: str, sub: str) -> str:
+        return self.run(
+            *("gateway", "link", "--page", page, "--role", role, "--sub", sub),
+            *("--data", f"{self.folder}/data", "--base", self.base),
+        )
+
+    def token(self, role: str, sub: str, *more: str) -> str:
+        return self.run(
+            "gateway", "token", "--role", role, "--sub", sub, "--data", f"{self.folder}/data", *more
+        )
+
+    def get(self, path: str, token: str) -> Any:
+        request = urllib.request.Request(self.base + path, headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def signed_press(self, sid: str, *more: str) -> list[str]:
+        """The mosquitto_pub command line that `boxes press --print` gives."""
+        line = self.run(
+            *("simulators", "boxes", "press", "--sid", sid, "--print", *more),
+            *("--secrets", f"{self.folder}/secrets.yaml", "--mqtt", f"127.0.0.1:{self.mqtt}"),
+        )
+        return shlex.split(line)
+
+
+async def open_page(browser: Browser, link: str, width: int, height: int) -> tuple[Page, list[str]]:
+    """A page of its own browser profile, with what went wrong in it (script errors; not refused requests)."""
+    context = await browser.new_context(
+        viewport={"width": width, "height": height},
+        permissions=["camera", "microphone", "geolocation"],
+        geolocation={"latitude": 30.8169, "longitude": 103.8704, "accuracy": 10},
+        locale="zh-CN",
+    )
+    page = await context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    await page.goto(link)
+    return page, errors
