@@ -18,6 +18,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -281,6 +282,9 @@ class _Stream:
         except Exception:
             self.owner.sink_failed(self)
 
+    def listening(self) -> bool:
+        return self.sink.listening
+
     def on_skip(self) -> None:
         try:
             self.sink.on_skip()
@@ -350,6 +354,7 @@ class CameraSupervisor:
         self._on_state = on_state
         self._tls = tls
         self._sweep = Sweep()
+        self._audio_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audio")
         self._streams: dict[str, dict[StreamName, _Stream]] = {}
         self._connections: Counter[str] = Counter()
         self._group: asyncio.TaskGroup | None = None
@@ -372,6 +377,7 @@ class CameraSupervisor:
                 self._group = None
                 for stream in self._all():
                     self._cancel(stream)
+                self._audio_thread.shutdown(wait=False, cancel_futures=True)
 
     async def acquire(self, camera_id: str, name: StreamName) -> None:
         """Count a viewer in and return once there is a keyframe to start from.
@@ -641,6 +647,8 @@ class CameraSupervisor:
             timeline=stream.timeline,
             audio_timeline=stream.audio_timeline,
             sweep=self._sweep,
+            listening=stream.listening,
+            audio_thread=self._audio_thread,
         )
         return pull
 

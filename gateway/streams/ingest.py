@@ -20,15 +20,17 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
 from gateway.errors import ProtocolError, Unavailable
 from gateway.streams import rtsp
+from gateway.streams.audio import Sound, output_codec
 from gateway.streams.backlog import Backlog
 from gateway.streams.h264 import Depacketizer, Timeline
-from gateway.streams.media import AccessUnit, AudioFrame, Codec, StreamName
+from gateway.streams.media import AccessUnit, AudioFrame, StreamName
 from gateway.streams.reception import Reception, ReorderWindow
 from gateway.streams.sps import parse_sprop
 from gateway.streams.sweep import ReceiveBuffer, Sweep
@@ -43,7 +45,6 @@ REPORT_INTERVAL_S = 5.0
 MAX_REMEDIES = 4
 LOW_WATER_S = 0.6
 _LOW_WATER_CAP = {StreamName.SUB: 32 * 1024, StreamName.MAIN: 128 * 1024}
-_CODECS = {"PCMU": Codec.PCMU, "PCMA": Codec.PCMA, "OPUS": Codec.OPUS}
 
 
 class PullFailed(Unavailable):
@@ -83,7 +84,8 @@ class Pull:
     """One stream of one camera.
 
     on_unit, on_audio: where media goes; they must not raise. While unwatched, pictures behind a keyframe may be held back
-    until watch(True), and of audio only one frame comes, to tell its codec. on_skip: of those held back some were dropped.
+    until watch(True). on_skip: of those held back some were dropped. A first audio frame without payload tells the codec,
+    more come only while listening(). audio_thread: makes AAC into Opus; without it such sound is left out.
     on_playing: the camera accepted PLAY.
     on_closing: a session ends; its counters can be read for the last time.
     timeline outlives the pull, so that a stream's time never runs backwards over reconnects.
@@ -101,6 +103,8 @@ class Pull:
         timeline: Timeline | None = None,
         audio_timeline: Timeline | None = None,
         sweep: Sweep | None = None,
+        listening: Callable[[], bool] = lambda: True,
+        audio_thread: ThreadPoolExecutor | None = None,
     ) -> None:
         self.spec = spec
         self._on_unit = on_unit
@@ -112,6 +116,8 @@ class Pull:
         self._audio_timeline = audio_timeline or Timeline(8000)
         self.sweep = sweep if sweep is not None else Sweep()
         self._connection: _Connection | None = None
+        self._listening = listening
+        self._audio_thread = audio_thread
         self._watched = False
         self._connecting: asyncio.Timeout | None = None
 
@@ -183,8 +189,14 @@ class Pull:
         connection: _Connection | None = None
         udp: list[_UdpTrack] = []
         try:
+            family = 0
             if transport is rtsp.Transport.UDP:
-                udp = [await _UdpTrack.open(loop), await _UdpTrack.open(loop)]
+                try:
+                    family = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0][0]
+                except OSError as error:
+                    raise PullFailed(_os_reason(error)) from None
+                any_address = "::" if family == socket.AF_INET6 else "0.0.0.0"  # noqa: S104
+                udp = [await _UdpTrack.open(loop, any_address), await _UdpTrack.open(loop, any_address)]
             connection = _Connection(
                 pull=self,
                 udp=udp,
@@ -196,6 +208,7 @@ class Pull:
                     cnonce=secrets.token_hex(8),
                     udp_ports=[track.ports for track in udp],
                     audio=self.spec.audio,
+                    transcodable=lambda track: self._audio_thread is not None and output_codec(track) is not None,
                 ),
             )
             try:
@@ -204,6 +217,7 @@ class Pull:
                         lambda: connection,
                         host,
                         port,
+                        family=family,
                         ssl=(self.spec.tls or ssl.create_default_context()) if secure else None,
                     )
             except TimeoutError:
@@ -247,14 +261,14 @@ class Pull:
     ) -> Backlog:
         return Backlog(depacketizer, on_skip=self._on_skip, on_other=on_other, watched=self._watched)
 
-    def audio(self, track: rtsp.Track, packet: bytes, now: float) -> None:
-        payload = _rtp_payload(packet, track.payload_type)
-        if payload:
-            codec = _CODECS[track.encoding]
-            if codec is Codec.OPUS:
-                self._audio_timeline.clock_rate = 48_000
-            timestamp = self._audio_timeline.at(int.from_bytes(packet[4:8], "big"), now)
-            self._on_audio(AudioFrame(codec=codec, payload=payload, timestamp=timestamp, received_at=now))
+    def new_sound(self, active: rtsp.ActiveTrack) -> Sound:
+        return Sound(
+            active.track,
+            timeline=self._audio_timeline,
+            deliver=self._on_audio,
+            listening=self._listening,
+            thread=self._audio_thread,
+        )
 
     def playing(self) -> None:
         self._on_playing()
@@ -280,8 +294,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._feed: Callable[[bytearray, int, int, float], int] | None = None
         self._garbage = 0
         self._audio_channel = -1
-        self._audio_track: rtsp.Track | None = None
-        self._audio_told = False
+        self._sound: Sound | None = None
         self._backlog: Backlog | None = None
         self._receptions: list[Reception] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -348,10 +361,8 @@ class _Connection(asyncio.BufferedProtocol):
         if backlog is None:
             return
         data = self._buffer.data
-        if channel == self._audio_channel and self._audio_track is not None:
-            if self._pull.watched or not self._audio_told:
-                self._audio_told = True
-                self._pull.audio(self._audio_track, bytes(data[start:stop]), now)
+        if channel == self._audio_channel and self._sound is not None:
+            self._sound.packet(data, start, stop, now)
         elif channel == self.session.tracks[0].channel:
             backlog.packet(data, start, stop, now)
         else:
@@ -391,7 +402,7 @@ class _Connection(asyncio.BufferedProtocol):
                 Reception(own_ssrc=random.getrandbits(32), clock_rate=active.track.clock_rate or 90_000)
             )
         if len(tracks) > 1:
-            self._audio_track = tracks[1].track
+            self._sound = self._pull.new_sound(tracks[1])
             self._audio_channel = tracks[1].channel
         if not self._udp:
             self._backlog = self._pull.new_backlog(self.depacketizer, self._frame)
@@ -408,13 +419,15 @@ class _Connection(asyncio.BufferedProtocol):
             self.depacketizer.packet(packet, 0, len(packet), now)
 
     def _udp_audio(self, packet: bytes, now: float) -> None:
-        if self._audio_track is not None:
-            self._pull.audio(self._audio_track, packet, now)
+        if self._sound is not None:
+            self._sound.packet(packet, 0, len(packet), now)
 
     def _play(self, tracks: tuple[rtsp.ActiveTrack, ...], now: float) -> None:
         self._playing_since = now
         self._counted = (now, self.received, 0)
         self._report_at = now + REPORT_INTERVAL_S
+        if self._sound is not None:
+            self._sound.announce(now)
         self._pull.playing()
 
     def watch(self, watched: bool) -> None:
@@ -521,6 +534,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._set_reading()
 
     def _send_reports(self, now: float) -> None:
+        """A receiver report for each track that is being read (RFC 3550 section 6.4.2)."""
         depacketizer = self.depacketizer
         if depacketizer is None or not self._receptions:
             return
@@ -533,10 +547,20 @@ class _Connection(asyncio.BufferedProtocol):
             highest=depacketizer.highest_sequence_number,
             now=now,
         )
+        self._send_rtcp(0, report)
+        if self._sound is not None and (counted := self._sound.counted).packets:
+            reception = self._receptions[1]
+            reception.ssrc = self._sound.ssrc
+            report = reception.report(
+                packets=counted.packets, lost=counted.lost, highest=counted.highest, now=now
+            )
+            self._send_rtcp(1, report)
+
+    def _send_rtcp(self, index: int, report: bytes) -> None:
         if self._udp:
-            self._udp[0].send_rtcp(report)
+            self._udp[index].send_rtcp(report)
         else:
-            channel = self.session.tracks[0].channel + 1
+            channel = self.session.tracks[index].channel + 1
             self._write(bytes((0x24, channel)) + len(report).to_bytes(2, "big") + report)
 
     # -- end -------------------------------------------------------------------------------------------------------
@@ -559,6 +583,8 @@ class _Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
             self._timer = None
         self._leave_sweep()
+        if self._sound is not None:
+            self._sound.close()
         self._feed = None
         if self.ended.done():
             if not self.ended.cancelled():
@@ -590,16 +616,16 @@ class _UdpTrack:
         self._rtcp_peer: tuple[str, int] | None = None
 
     @classmethod
-    async def open(cls, loop: asyncio.AbstractEventLoop) -> _UdpTrack:
+    async def open(cls, loop: asyncio.AbstractEventLoop, address: str) -> _UdpTrack:
         """An even port and the next one (RFC 3550 section 11)."""
         for _ in range(50):
-            rtp, _protocol = await loop.create_datagram_endpoint(_Datagrams, local_addr=("0.0.0.0", 0))  # noqa: S104
+            rtp, _protocol = await loop.create_datagram_endpoint(_Datagrams, local_addr=(address, 0))
             port = rtp.get_extra_info("sockname")[1]
             if port % 2 == 0:
                 try:
                     rtcp, _protocol = await loop.create_datagram_endpoint(
                         _Datagrams,
-                        local_addr=("0.0.0.0", port + 1),  # noqa: S104
+                        local_addr=(address, port + 1),
                     )
                 except OSError:
                     pass
@@ -652,17 +678,6 @@ class _Datagrams(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if self.handler is not None and addr[0] == self.host:
             self.handler(data, time.monotonic())
-
-
-def _rtp_payload(packet: bytes, payload_type: int) -> bytes:
-    """Payload of an RTP packet, empty if it is none of that type (RFC 3550 section 5.1)."""
-    if len(packet) < 12 or packet[0] >> 6 != 2 or packet[1] & 0x7F != payload_type:
-        return b""
-    start = 12 + 4 * (packet[0] & 15)
-    end = len(packet) - (packet[-1] if packet[0] & 0x20 else 0)
-    if packet[0] & 0x10:
-        start += 4 + 4 * int.from_bytes(packet[start + 2 : start + 4], "big")
-    return packet[start:end] if start < end else b""
 
 
 def _os_reason(error: BaseException) -> str:

@@ -52,7 +52,7 @@ class AccessUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioFrame:
-    """One RTP audio payload, untouched. timestamp: in the codec's RTP clock, unwrapped, monotone."""
+    """One RTP audio payload, untouched or made into Opus. timestamp: in the codec's RTP clock, unwrapped, monotone."""
 
     codec: Codec
     payload: bytes
@@ -64,8 +64,11 @@ class MediaSink(Protocol):
     """Where ingest puts what it pulled. Called from the event loop, must not block, must not raise.
 
     While nobody has acquired the stream only keyframes come as they are received; the pictures after the newest one come,
-    in order, before an acquire returns. Audio then consists of one frame, which tells its codec.
+    in order, before an acquire returns. An audio frame without payload only tells the codec; others come while `listening`.
     """
+
+    @property
+    def listening(self) -> bool: ...
 
     def on_access_unit(self, access_unit: AccessUnit) -> None: ...
 

@@ -452,6 +452,11 @@ class Stream:
     def watchers(self) -> int:
         return max(self.video.watchers, self.audio.watchers)
 
+    @property
+    def listening(self) -> bool:
+        """Somebody takes the sound."""
+        return self.audio.watchers > 0
+
     def on_access_unit(self, access_unit: AccessUnit) -> None:
         self.video.push_access_unit(access_unit)
 
@@ -459,8 +464,7 @@ class Stream:
         track = self.audio
         if not track.watchers:
             track.codec = frame.codec if frame.codec in CLOCK_RATES else None
-            return
-        if frame.codec in CLOCK_RATES:
+        elif frame.payload and frame.codec in CLOCK_RATES:
             track.push_packet(
                 frame.codec,
                 frame.payload,

@@ -46,6 +46,10 @@ class Sink:
     def on_audio(self, frame: AudioFrame) -> None:
         pass
 
+    @property
+    def listening(self) -> bool:
+        return False
+
     def on_skip(self) -> None:
         pass
 
