@@ -108,6 +108,7 @@ async def _open_media_port(settings: Settings) -> MediaPort:
         certificate=Certificate(),
         announce=[(host, 0) for host in media.announce],
         tcp=media.tcp,
+        consent_s=media.ice_timeout_s,
     )
 
 
