@@ -174,7 +174,14 @@ def merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 def camera_row(camera_id: str, rtsp_port: int, **more: Any) -> dict[str, Any]:
     base = f"rtsp://127.0.0.1:{rtsp_port}/{camera_id}"
     place = {"community": COMMUNITY, "grid": GRID, "lat": 30.05, "lon": 103.05, "datum": "wgs84"}
-    return {"id": camera_id, "name": f"路口 {camera_id}", "main": f"{base}/main", "sub": f"{base}/sub", **place, **more}
+    return {
+        "id": camera_id,
+        "name": f"路口 {camera_id}",
+        "main": f"{base}/main",
+        "sub": f"{base}/sub",
+        **place,
+        **more,
+    }
 
 
 def write_district(directory: Path) -> None:
