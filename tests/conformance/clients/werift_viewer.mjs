@@ -1,15 +1,29 @@
 // An independent WebRTC stack (werift) as WHEP client: node werift_viewer.mjs URL TOKEN SECONDS
 // Prints one JSON line of what came. It decodes nothing: RTP (RFC 3550) and H.264 payloads (RFC 6184) are read by hand.
+import { createSocket } from "node:dgram";
 import { RTCPeerConnection, RTCRtpCodecParameters } from "werift";
 
 const [url, token, seconds] = process.argv.slice(2);
 const authorization = { Authorization: `Bearer ${token}` };
 
+// werift always asks a STUN server, by default one on the internet, and waits for it. This one is here (RFC 8489: a success
+// response with XOR-MAPPED-ADDRESS).
+const stun = createSocket("udp4");
+stun.on("message", (request, from) => {
+    const reply = Buffer.concat([Buffer.from("0101000c2112a442", "hex"), request.subarray(8, 20), Buffer.alloc(12)]);
+    reply.writeUInt32BE(0x00200008, 20);
+    reply.writeUInt16BE(1, 24);
+    reply.writeUInt16BE(from.port ^ 0x2112, 26);
+    from.address.split(".").forEach((octet, at) => reply.writeUInt8(Number(octet) ^ reply[4 + at], 28 + at));
+    stun.send(reply, from.port, from.address);
+});
+await new Promise((resolve) => stun.bind(0, resolve));
+
 const codec = (mimeType, clockRate, payloadType, more) =>
     new RTCRtpCodecParameters({ mimeType, clockRate, payloadType, ...more });
 const pc = new RTCPeerConnection({
     bundlePolicy: "max-bundle",
-    iceServers: [],
+    iceServers: [{ urls: `stun:127.0.0.1:${stun.address().port}` }],
     codecs: {
         video: [
             codec("video/H264", 90000, 102, {
