@@ -106,6 +106,7 @@ def _make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaServic
         binds=tuple((address, media.udp_port) for address in media.addresses or (settings.http.host,)),
         announce=media.announce,
         tcp=media.tcp,
+        consent_s=media.ice_timeout_s,
         plane=PlaneLimits(sessions=media.sessions),
         dial=_dial_limits(settings),
     )

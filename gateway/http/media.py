@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -13,7 +14,7 @@ from gateway.errors import NotFound, TooMany, Unavailable
 from gateway.http.routes import Exchange, Handler, Route, json_response
 from gateway.streams.cameras import CameraState
 from gateway.streams.media import StreamName
-from gateway.streams.whep import EdgeRequest, EdgeResponse, IceServer, SessionEndpoint
+from gateway.streams.whep import CORS_HEADERS, EdgeRequest, EdgeResponse, IceServer, SessionEndpoint
 
 __all__ = ["WHEP_SESSIONS", "WHIP_SESSIONS", "CameraDirectory", "LiveCameras", "MediaEdge"]
 
@@ -200,9 +201,9 @@ class MediaEdge:
             )  # fmt: skip
 
         leg = "/api/v1/calls/{call_id}/legs/{leg_id}"
-        rows += [
-            preflight(path, self._preflight) for path in ("/whep/{camera_id}", f"{leg}/whip", f"{leg}/whep")
-        ]
+        endpoints = ("/whep/{camera_id}", f"{leg}/whip", f"{leg}/whep")
+        rows += [preflight(path, self._preflight) for path in endpoints]
+        open_paths = {*endpoints, *(base + "/{session_id}" for base in (WHEP_SESSIONS, WHIP_SESSIONS))}
         for base, handler in ((WHEP_SESSIONS, self._whep_session), (WHIP_SESSIONS, self._whip_session)):
             path = base + "/{session_id}"
             rows.append(preflight(path, handler))
@@ -211,9 +212,9 @@ class MediaEdge:
                     method=method, path=path, action=Action.MEDIA_SESSION, handler=handler, resource=session,
                     summary=f"{method} a media session", media=fragment,
                 )
-                for method in ("GET", "PATCH", "DELETE")
+                for method in ("GET", "HEAD", "PATCH", "DELETE")
             ]  # fmt: skip
-        return rows
+        return [replace(row, answer_headers=CORS_HEADERS) if row.path in open_paths else row for row in rows]
 
     # -- cameras ------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -83,7 +83,7 @@ Resolver = Callable[[web.Request], Resource | Awaitable[Resource]]
 class Route:
     """One row of the table. `request` is the shape of the body for OpenAPI, `media` its media type.
 
-    `token_only`: cookies do not count here, so CSRF can't happen (used by what no page calls).
+    `answer_headers` stand in every answer of the path, refusals too: with CORS, a page of another origin can read why.
     """
 
     method: str
@@ -96,6 +96,7 @@ class Route:
     media: str = "application/json"
     success: int = 200
     csrf: bool = True
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = field(default=())
 
 
@@ -117,11 +118,14 @@ class Edge:
         self.routes: list[Route] = []
         self.app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._frame])
         self.counts: dict[tuple[str, int], int] = {}
+        self._answer_headers: dict[str, Mapping[str, str]] = {}
 
     def add(self, routes: Iterable[Route]) -> None:
         for route in routes:
             self.routes.append(route)
-            self.app.router.add_route(route.method, route.path, self._bind(route))
+            added = self.app.router.add_route(route.method, route.path, self._bind(route))
+            if route.answer_headers and added.resource is not None:
+                self._answer_headers[added.resource.canonical] = route.answer_headers
 
     def principal_of(self, request: web.Request) -> tuple[Principal | None, bool]:
         """Who asks, and whether by cookie. A broken token is an error, not an anonymous request."""
@@ -165,6 +169,9 @@ class Edge:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Errors to problem documents, security headers on everything, one counter."""
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource is not None else "unmatched"
+        own = self._answer_headers.get(path, {})
         try:
             response = await handler(request)
         except NotAllowed as error:
@@ -186,10 +193,9 @@ class Edge:
             log.exception("unhandled error in %s %s", request.method, request.path)
             response = problem(500, "internal error; the log says more")
         if not response.prepared:
-            for name, value in self._security_headers.items():
+            for name, value in (*self._security_headers.items(), *own.items()):
                 response.headers.setdefault(name, value)
-        resource = request.match_info.route.resource
-        key = (resource.canonical if resource is not None else "unmatched", response.status)
+        key = (path, response.status)
         self.counts[key] = self.counts.get(key, 0) + 1
         return response
 
