@@ -47,6 +47,7 @@ class Load:
         self.alarms: set[str] = set()
         self.opened: dict[str, int] = {}
         self.refused = 0
+        self.answered = asyncio.Event()
 
     async def connect(self) -> None:
         began = time.monotonic()
@@ -94,6 +95,7 @@ class Load:
         sent = self.sent.pop(ack["pid"], None)
         if sent is None:
             return
+        self.answered.set()
         if stage == "refused":
             self.refused += 1
             return
@@ -102,8 +104,8 @@ class Load:
 
     def _on_ring(self, topic: str, payload: bytes) -> None:
         message = json.loads(payload)
-        if message.get("act") == "ring" and message.get("alarm_id"):
-            self.ring_ms.setdefault(message["alarm_id"], time.time() * 1000)
+        if message.get("act") == "ring" and message.get("alarm"):
+            self.ring_ms.setdefault(message["alarm"], time.time() * 1000)
 
     async def press(self, *, rate: float, seconds: float, new: float) -> float:
         """Presses at the rate; returns how long it took until the last one was sent."""
@@ -129,7 +131,8 @@ class Load:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(30):
                 while self.sent:
-                    await asyncio.sleep(0.05)
+                    self.answered.clear()
+                    await self.answered.wait()
         return took
 
 
