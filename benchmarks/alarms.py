@@ -63,7 +63,9 @@ class Load:
 
     async def _connect(self, device: str, key: str, heard: Any) -> None:
         client = mqtt.Client(device, on_message=heard)
-        await client.connect("127.0.0.1", self.site.mqtt, password=hmac_hex(key, f"mqtt|{device}"), keepalive_s=600)
+        await client.connect(
+            "127.0.0.1", self.site.mqtt, password=hmac_hex(key, f"mqtt|{device}"), keepalive_s=600
+        )
         branch = "stb" if device in self.site.boxes else "w"
         await client.subscribe(f"{ROOT_TOPIC}/{branch}/{device}/{'ack' if branch == 'stb' else 'call'}")
         if branch == "w":

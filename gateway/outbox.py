@@ -44,6 +44,8 @@ outbox_table = Table(
 BATCH = 512
 MAX_IN_MEMORY = 10_000
 """Messages of a kind in memory. More stay on the disk until there is room."""
+AT_ONCE = 64
+"""Messages of a kind that are being delivered at one time."""
 MARK_AFTER_S = 0.1
 """How long delivered rows wait to be deleted together. A crash meanwhile delivers them again."""
 BACK_OFF_S = 0.25
@@ -97,7 +99,7 @@ class _Lane:
     behind: newer rows are on disk only; missed: some were committed since the disk was read last.
     """
 
-    __slots__ = ("behind", "deliver", "keys", "kind", "missed", "room", "size", "taken")
+    __slots__ = ("behind", "deliver", "keys", "kind", "missed", "room", "size", "slots", "taken")
 
     def __init__(self, kind: str, deliver: Callable[[Message], Awaitable[None]]) -> None:
         self.kind = kind
@@ -106,6 +108,7 @@ class _Lane:
         self.size = 0
         self.taken = 0
         self.behind = self.missed = True
+        self.slots = asyncio.Semaphore(AT_ONCE)
         self.room = asyncio.Event()
         self.room.set()
 
@@ -188,7 +191,8 @@ class Courier:
         while queue:
             message = queue[0]
             try:
-                await lane.deliver(message)
+                async with lane.slots:
+                    await lane.deliver(message)
             except Exception as exc:  # a lane supervises whatever the receiver does
                 if attempts in (0, 5):
                     logger.warning("outbox %s %s is not delivered yet: %s", lane.kind, key, exc)

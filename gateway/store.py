@@ -59,9 +59,11 @@ metadata = MetaData(
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MAX_BATCH = 512
-"""Writes in one transaction. More would delay the first of them for no gain: the fsync is shared long
+"""Urgent writes in one transaction. More would delay the first of them for no gain: the fsync is shared long
 before.
 """
+MAX_ORDINARY = 24
+"""Other writes in one transaction: an urgent one that comes meanwhile waits for no more than these."""
 MAX_WAITING = 20_000
 """Writes that may wait. Beyond it a write is refused with Unavailable; a press is then not acknowledged
 and comes again.
@@ -259,6 +261,7 @@ class Store:
         self._loop = asyncio.get_running_loop()
         self._busy_deadline_s = busy_deadline_s
         self._waiting: deque[_Write[Any]] = deque()
+        self._urgent: deque[_Write[Any]] = deque()
         self._wake = threading.Condition()
         self._closing = False
         self._trouble = ""
@@ -291,21 +294,22 @@ class Store:
         store._thread.start()
         return store
 
-    async def write(self, fn: Callable[[Connection], T]) -> T:
+    async def write(self, fn: Callable[[Connection], T], *, urgent: bool = False) -> T:
         """Runs `fn(connection)` on the writer thread and returns its result once it is on disk.
 
         `fn` may run more than once and must touch nothing but the connection. What it raises is raised here
         and its changes alone are undone. Raises Unavailable when the database is locked for too long, full,
-        broken or overloaded.
+        broken or overloaded. `urgent` (a press) goes before what waits; those that are not stay in order.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         write = _Write(fn, future)
         with self._wake:
             if self._closing:
                 raise Unavailable("the database is closed")
-            if len(self._waiting) >= MAX_WAITING:
+            queue = self._urgent if urgent else self._waiting
+            if len(queue) >= MAX_WAITING:
                 raise Unavailable("cannot process: too many writes are waiting", retry_after_s=2.0)
-            self._waiting.append(write)
+            queue.append(write)
             self._wake.notify()
         return await future
 
@@ -334,7 +338,7 @@ class Store:
         return StoreHealth(
             writable=not self._trouble,
             reason=self._trouble,
-            waiting=len(self._waiting),
+            waiting=len(self._waiting) + len(self._urgent),
             commits=self._commits,
             writes=self._writes,
         )
@@ -362,11 +366,12 @@ class Store:
         try:
             while True:
                 with self._wake:
-                    while not self._waiting and not self._closing:
+                    while not (self._waiting or self._urgent or self._closing):
                         self._wake.wait()
-                    if not self._waiting:
+                    batch = [self._urgent.popleft() for _ in range(min(len(self._urgent), MAX_BATCH))]
+                    batch += [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_ORDINARY))]
+                    if not batch:
                         return
-                    batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
                 self._commit(connection, batch)
                 with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to be told
                     self._loop.call_soon_threadsafe(self._resolve, batch, waiting.inserted)

@@ -182,7 +182,9 @@ _INSERT_DEADLINE = Prepared(insert(deadline_table))
 _INSERT_PRESS = Prepared(insert(press_table))
 _DELETE_DEADLINES = Prepared(delete(deadline_table).where(deadline_table.c.alarm_id == bindparam("of_alarm")))
 _DEADLINES = Prepared(
-    select(deadline_table.c.kind, deadline_table.c.at).where(deadline_table.c.alarm_id == bindparam("of_alarm"))
+    select(deadline_table.c.kind, deadline_table.c.at).where(
+        deadline_table.c.alarm_id == bindparam("of_alarm")
+    )
 )
 _LOAD = Prepared(select(alarm_table).where(alarm_table.c.id == bindparam("of_alarm")))
 _NEIGHBOURS = Prepared(
