@@ -202,6 +202,10 @@ class Gateway:
             revoked=self._on_revoked,
         )
         self.media_edge: MediaEdge | None = None
+        self.edge = Edge(
+            authenticate=self.sessions.authenticate,
+            security_headers=security_headers(tls=bool(self.settings.http.tls_cert)),
+        )
 
     @property
     def lag_ms(self) -> float:
@@ -338,11 +342,7 @@ class Gateway:
         )
 
     async def _open_http(self) -> web.AppRunner:
-        http = self.settings.http
-        edge = Edge(
-            authenticate=self.sessions.authenticate,
-            security_headers=security_headers(tls=bool(http.tls_cert)),
-        )
+        http, edge = self.settings.http, self.edge
         alarms = AlarmsEdge(
             self.desk,
             self.cases,

@@ -130,4 +130,4 @@ class Catalog:
 
 
 def _area(place: Place) -> Area:
-    return Area(street=place.street, community=place.community, grid=place.grid)
+    return Area(district=place.district, street=place.street, community=place.community, grid=place.grid)
