@@ -127,7 +127,7 @@ def write_files(folder: Path, *, live_url: str, settings: dict[str, Any] | None 
     })  # fmt: skip
     secrets.chmod(0o600)
     chosen: dict[str, Any] = {
-        "http": {"port": 0}, "media": {"udp_port": 0}, "mqtt": {"port": 0}, "ingest": {"first_keyframe_s": 2},
+        "http": {"port": 0}, "media": {"udp_port": 0}, "mqtt": {"port": 0}, "calls": {"publish_s": 120}, "ingest": {"first_keyframe_s": 2},
     }  # fmt: skip
     for section, values in (settings or {}).items():
         chosen[section] = {**chosen.get(section, {}), **values}
@@ -160,7 +160,9 @@ class Bench:
     ) -> tuple[int, Any]:
         """Status and JSON (or text) of the answer."""
         headers = {**(who or {}), **more.pop("headers", {})}
-        async with self.client.request(method, path, headers=headers, allow_redirects=False, **more) as answer:
+        async with self.client.request(
+            method, path, headers=headers, allow_redirects=False, **more
+        ) as answer:
             body = await answer.read()
             if answer.content_type.endswith("json"):
                 return answer.status, json.loads(body)
@@ -169,7 +171,15 @@ class Bench:
     async def press(self, place: str, *, pid: str = "p1", camera: str = "", key: str = KEY) -> dict[str, Any]:
         sid = f"box-{place}"
         text = f"press|{sid}|{pid}|1|1700000000000|help|{camera}|0"
-        press = {"v": 1, "sid": sid, "pid": pid, "seq": 1, "ts": 1_700_000_000_000, "kind": "help", "sig": sign(key, text)}
+        press = {
+            "v": 1,
+            "sid": sid,
+            "pid": pid,
+            "seq": 1,
+            "ts": 1_700_000_000_000,
+            "kind": "help",
+            "sig": sign(key, text),
+        }
         if camera:
             press["cam"] = camera
         _, ack = await self.call("POST", "/api/v1/alarms", json=press)
@@ -180,7 +190,13 @@ class Bench:
         status, said = await self.call("POST", "/api/v1/workers/me/duty", who, json={"duty": duty})
         assert status == 200, said
         lat, lon = CORNERS[place]
-        fix = {"lat": lat + 0.011, "lon": lon + 0.011, "datum": "wgs84", "acc": 5, "seq": time.time_ns() // 1_000_000}
+        fix = {
+            "lat": lat + 0.011,
+            "lon": lon + 0.011,
+            "datum": "wgs84",
+            "acc": 5,
+            "seq": time.time_ns() // 1_000_000,
+        }
         if duty == "on":
             status, said = await self.call("POST", "/api/v1/workers/me/location", who, json=fix)
             assert status == 200, said
