@@ -32,10 +32,12 @@ from gateway.callout import Callout
 from gateway.catalog import Catalog
 from gateway.config import ServeOptions
 from gateway.devices import Devices, handlers_of
-from gateway.errors import GatewayError, NotFound, ProtocolError
+from gateway.errors import GatewayError, NotAllowed, NotFound
 from gateway.http.alarms import AlarmsEdge
 from gateway.http.calls import CallsEdge
+from gateway.http.door import Door
 from gateway.http.events import EventChannel
+from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
 from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
 from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
@@ -62,6 +64,7 @@ __all__ = ["serve"]
 log = logging.getLogger(__name__)
 
 LAG_PROBE_S = 0.5
+RIGHTS_CHECK_S = 1.0
 LAG_LIMIT_MS = 1_000.0
 """Above it /readyz fails: a front door should send viewers elsewhere."""
 EVENT_ACTIONS = {
@@ -186,25 +189,37 @@ class Gateway:
             ),
         )
         self.snapshots = Snapshots(self.media.keyframe)
+        self.grants = CameraGrants(store, now_ms=now_ms)
+        near_calls = CallCameras(self.switchboard.open_calls, self.desk.cameras_at)
         self.cameras = LiveCameras(
             catalog=lambda: self.catalog,
             state=self.media.state,
             watchers=self.media.watchers,
             jpeg=self._snapshot,
+            guests=lambda camera_id: self.grants.holders(camera_id) | near_calls.claimants(camera_id),
         )
         self.sessions = SessionsEdge(
             Keyring(options.data.secret("signing.key"), leeway_s=self.settings.access.leeway_s),
             store,
             lambda: self.catalog,
             LoginThrottle(
-                failures=self.settings.access.login_failures, lockout_s=self.settings.access.login_lockout_s
+                failures=self.settings.access.login_failures,
+                lockout_s=self.settings.access.login_lockout_s,
+                patience={"sub": 4, "address": 10},
             ),
             now_s=time.time,
             session_s=self.settings.access.session_s,
             secure=bool(self.settings.http.tls_cert),
             revoked=self._on_revoked,
+            trusted_proxies=self.settings.http.trusted_proxies,
         )
         self.media_edge: MediaEdge | None = None
+        self.edge = Edge(
+            authenticate=self.sessions.authenticate,
+            security_headers=security_headers(tls=bool(self.settings.http.tls_cert)),
+            body_limit_bytes=self.settings.http.body_limit_bytes,
+            body_timeout_s=self.settings.http.request_timeout_s,
+        )
 
     @property
     def lag_ms(self) -> float:
@@ -216,6 +231,7 @@ class Gateway:
     async def run(self, stopping: asyncio.Event) -> None:
         """Start in the order that matters, say so, and wait for `stopping`."""
         await self.sessions.load()
+        await self.grants.load()
         await self.roster.load(self.catalog.world.workers())
         await self.devices.start()
         runner = await self._open_http()
@@ -224,6 +240,7 @@ class Gateway:
                 self._tasks = tasks
                 running = [
                     tasks.create_task(self._watch_lag(), name="loop-lag"),
+                    tasks.create_task(self._watch_rights(runner), name="rights"),
                     tasks.create_task(self.desk.run(), name="alarm-desk"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
                 ]
@@ -263,6 +280,18 @@ class Gateway:
             await asyncio.sleep(LAG_PROBE_S)
             self._lag_ms = max(0.0, (time.monotonic() - due) * 1000)
 
+    async def _watch_rights(self, runner: web.AppRunner) -> None:
+        """What is still open from an earlier request must still be allowed: log-outs and revocations end things at once,
+        this ends what ends by time (tokens, grants, calls), and what was just being opened meanwhile."""
+        door = Door(self.settings.http.request_timeout_s)
+        while True:
+            await asyncio.sleep(RIGHTS_CHECK_S)
+            self._on_revoked(lambda principal: not self.sessions.is_valid(principal), "expired")
+            if self.media_edge is not None:
+                for session_id in self.media_edge.sessions_without_right():
+                    self._background(self.media.close_session(session_id, reason="revoked"), "close-revoked")
+            door.close_idle(runner, time.monotonic())
+
     def _background(self, work: Any, name: str) -> None:
         """Work that nobody waits for, owned by the gateway. Its failure is logged, never silent."""
         if self._tasks is None:
@@ -280,11 +309,7 @@ class Gateway:
     # -- parts --------------------------------------------------------------------------------------------------
 
     async def _open_http(self) -> web.AppRunner:
-        http = self.settings.http
-        edge = Edge(
-            authenticate=self.sessions.authenticate,
-            security_headers=security_headers(tls=bool(http.tls_cert)),
-        )
+        http, edge = self.settings.http, self.edge
         alarms = AlarmsEdge(
             self.desk,
             self.cases,
@@ -330,7 +355,8 @@ class Gateway:
             mqtt_on=not self.devices.is_off,
         )
         metrics = Metrics(self)
-        for routes in (self.sessions, alarms, calls, self.media_edge, people):
+        grants = GrantsEdge(self.grants, camera=self.catalog.resource)
+        for routes in (self.sessions, grants, alarms, calls, self.media_edge, people):
             edge.add(routes.routes())
         edge.add(
             page_routes(
@@ -362,13 +388,14 @@ class Gateway:
 
     def _events_route(self) -> Route:
         async def events(exchange: Exchange) -> web.StreamResponse:
-            if not same_origin(exchange.request):
-                raise ProtocolError("this WebSocket is for pages of this server")
+            if not same_origin(exchange.request, self.settings.http.allowed_origins):
+                raise NotAllowed("this WebSocket is for pages of this server")
             return await self.events.serve(exchange.request, exchange.who)
 
         return Route(
             method="GET", path="/api/v1/events", action=Action.EVENTS_OPEN, handler=events,
             resource=lambda _: Resource(kind="events", id="channel"), summary="The event channel (WebSocket)",
+            channel=True,
         )  # fmt: skip
 
     # -- health -------------------------------------------------------------------------------------------------
@@ -484,6 +511,7 @@ class Gateway:
 
     def _on_revoked(self, concerned: Callable[[Principal], bool], reason: str) -> None:
         self.events.revoke(concerned, reason)
+        self.edge.end_channels("/mqtt", concerned)  # the event channel says why and closes by itself
         if self.media_edge is not None:
             for session_id in self.media_edge.sessions_where(concerned):
                 self._background(self.media.close_session(session_id, reason="revoked"), "close-revoked")

@@ -204,7 +204,7 @@ def _decode(payload: bytes) -> dict[str, Any]:
     """A small JSON object from a device. Raises ProtocolError."""
     try:
         said = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError("malformed", detail=str(error)[:200]) from None
     if not isinstance(said, dict):
         raise ProtocolError("malformed", detail="an object is expected")

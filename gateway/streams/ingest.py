@@ -208,7 +208,9 @@ class Pull:
                     cnonce=secrets.token_hex(8),
                     udp_ports=[track.ports for track in udp],
                     audio=self.spec.audio,
-                    transcodable=lambda track: self._audio_thread is not None and output_codec(track) is not None,
+                    transcodable=lambda track: (
+                        self._audio_thread is not None and output_codec(track) is not None
+                    ),
                 ),
             )
             try:

@@ -234,7 +234,9 @@ async def test_a_mute_camera_gives_up_its_place_to_those_who_wait() -> None:
             await one.until(lambda: all(one.state(f"good{number}") is State.LIVE for number in range(4)))
             assert one.supervisor.gate.peak == 1
             assert one.supervisor.counters().failures["no answer to OPTIONS"] == 4
-            assert asyncio.get_running_loop().time() - started < 5.0, "one answer's time limit, for four mute ones"
+            assert asyncio.get_running_loop().time() - started < 5.0, (
+                "one answer's time limit, for four mute ones"
+            )
 
 
 async def test_a_sink_that_raises_is_contained() -> None:
