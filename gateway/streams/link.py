@@ -31,7 +31,7 @@ from gateway.streams.carrier import (
     expand_binds,
 )
 from gateway.streams.dtls import Certificate, DtlsServer, DtlsState
-from gateway.streams.ice import IceCredentials, IceSession
+from gateway.streams.ice import CONSENT_S, IceCredentials, IceSession
 from gateway.streams.sdp import Candidate
 from gateway.streams.srtp import Buffers, SrtpReceiver, SrtpSender
 
@@ -313,11 +313,13 @@ class MediaPort:
         announce: Sequence[tuple[str, int]],
         clock: Callable[[], float],
         compiled: bool,
+        consent_s: float,
     ) -> None:
         self.compiled = compiled
         self.certificate = certificate
         self.counters: Counter[str] = Counter()
         self.clock = clock
+        self._consent_s = consent_s
         self._announce = tuple(announce)
         self._sockets: list[UdpSocket] = []
         self._servers: list[asyncio.Server] = []
@@ -338,18 +340,21 @@ class MediaPort:
         announce: Sequence[tuple[str, int]] = (),
         tcp: bool = True,
         use_compiled: bool = True,
+        consent_s: float = CONSENT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> MediaPort:
         """Bind every address of `binds` (host, port; port 0 takes a free one; a wildcard means each address
         of this machine).
 
         announce: further addresses under which the port is reachable (1:1 NAT); port 0 there means the local
-        one; use_compiled: the compiled loop if it was built. Raises ConfigError naming the address that can't be bound.
+        one; consent_s: silence that ends a session (RFC 7675); use_compiled: the compiled loop if it was built.
+        Raises ConfigError naming the address that can't be bound.
         """
         port = cls(
             certificate=certificate,
             announce=announce,
             clock=clock,
+            consent_s=consent_s,
             compiled=use_compiled and compiled.available(),
         )
         try:
@@ -408,7 +413,9 @@ class MediaPort:
             fingerprint_algorithm=remote.fingerprint_algorithm,
             fingerprint=remote.fingerprint,
         )
-        ice: IceSession[Path] = IceSession(local=new_credentials(), remote_ufrag=remote.ufrag, now=now)
+        ice: IceSession[Path] = IceSession(
+            local=new_credentials(), remote_ufrag=remote.ufrag, now=now, consent_s=self._consent_s
+        )
         link = Link(self, ice, dtls, handlers)
         self._links.add(link)
         self._by_ufrag[link.local.ufrag] = link

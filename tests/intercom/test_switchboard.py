@@ -139,7 +139,7 @@ class Bench:
 
 
 def _undelivered(connection: Any) -> int:
-    query = "SELECT count(*) FROM outbox WHERE delivered_at IS NULL"
+    query = "SELECT count(*) FROM outbox"
     return int(connection.exec_driver_sql(query).scalar())
 
 
