@@ -25,4 +25,4 @@ bench: setup  ## the figures in the README
 	@$(PY) -m benchmarks $(ARGS)
 
 clean:  ## forget set-up and build results (not var/)
-	rm -rf .venv .setup gateway/web/node_modules gateway/web/dist build *.egg-info
+	rm -rf .venv .setup gateway/web/node_modules gateway/web/dist gateway/streams/*.so build *.egg-info
