@@ -408,6 +408,7 @@ async def test_without_gso_segments_are_sent_one_by_one(port: link.MediaPort, cl
     assert client.link.send_segments(segments, 20, 130)
     assert [await client.receive() for _ in segments] == segments
     assert port.counters["gso_refused"] == 1
+    assert carrier.gate is None or not carrier.gate.open
     await media_arrives(client, 1)
 
 
@@ -427,6 +428,7 @@ async def test_a_full_kernel_queue_keeps_one_batch_and_drops_the_rest(
         assert carrier.send_segments([accepted.to_bytes(4, "big")], 4, 1, address)
         accepted += 1
     assert port.counters["send_blocked"] == 1
+    assert carrier.gate is None or not carrier.gate.open  # the compiled loop must not overtake
     assert not carrier.send(b"dropped", address)
     assert port.counters["send_dropped"] == 1
     received = []
@@ -434,9 +436,11 @@ async def test_a_full_kernel_queue_keeps_one_batch_and_drops_the_rest(
         while len(received) < accepted:
             received.append(await asyncio.get_running_loop().sock_recv(receiver, 100))
     assert received == [n.to_bytes(4, "big") for n in range(accepted)]  # nothing lost, nothing overtaken
+    assert carrier.gate is None or carrier.gate.open
     assert carrier.send(b"again", address)
     assert await asyncio.get_running_loop().sock_recv(receiver, 100) == b"again"
     carrier.close()
+    assert carrier.gate is None or not carrier.gate.open
     receiver.close()
 
 
