@@ -141,9 +141,10 @@ class Metrics:
         yield _counter("gateway_store_writes_total", "Writes in them", store.writes)
         for name, count in parts.desk.counters.items():
             yield _counter(f"gateway_alarm_{name}_total", f"Alarm path: {name}", count)
-        if parts.mqtt is not None:
-            yield _gauge("gateway_mqtt_up", "Whether the broker is connected", float(parts.mqtt.is_up))
-            for name, count in parts.mqtt.counters.items():
+        mqtt = parts.devices.client
+        if mqtt is not None:
+            yield _gauge("gateway_mqtt_up", "Whether the broker is connected", float(mqtt.is_up))
+            for name, count in mqtt.counters.items():
                 yield _counter(f"gateway_mqtt_{name}_total", f"MQTT messages {name}", count)
         yield _gauge("gateway_event_pages", "Pages on the event channel", parts.events.readers())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.alarms.desk import AlarmDesk
-from gateway.alarms.mqtt import MqttClient
+from gateway.devices import Devices
 from gateway.http.events import EventChannel
 from gateway.http.pages import Health
 from gateway.store import Store
@@ -20,7 +20,7 @@ class Parts(Protocol):
     store: Store
     desk: AlarmDesk
     events: EventChannel
-    mqtt: MqttClient | None
+    devices: Devices
     media: MediaService
 
     @property

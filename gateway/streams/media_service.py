@@ -15,6 +15,7 @@ from typing import Protocol
 
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, CameraSupervisor, Counters, DialLimits
+from gateway.streams.ice import CONSENT_S
 from gateway.streams.link import Certificate, MediaPort
 from gateway.streams.media import StreamName
 from gateway.streams.plane import MediaPlane, PlaneLimits, StreamChoice
@@ -39,12 +40,13 @@ class MediaSpec:
     """What one media process is told at its start.
 
     binds: (host, port), port 0 takes a free one. announce: hosts of further candidates (1:1 NAT). tcp: ICE-TCP on the
-    same port number.
+    same port number. consent_s: silence of a viewer that ends its session (RFC 7675).
     """
 
     binds: tuple[tuple[str, int], ...]
     announce: tuple[str, ...] = ()
     tcp: bool = True
+    consent_s: float = CONSENT_S
     plane: PlaneLimits = field(default_factory=PlaneLimits)
     dial: DialLimits = field(default_factory=DialLimits)
 
@@ -162,6 +164,7 @@ class LocalMedia:
             certificate=Certificate(),
             announce=[(host, 0) for host in spec.announce],
             tcp=spec.tcp,
+            consent_s=spec.consent_s,
         )
         plane = MediaPlane(
             port,

@@ -355,6 +355,11 @@ class Track:
             sender.on_reset(self)
             self.wait(sender)
 
+    def skip(self) -> None:
+        """What follows does not continue the cached group of pictures; its keyframe stays as a still."""
+        self.gop_first = None
+        self._bare_units = []
+
     def timestamp_at(self, now: float) -> int | None:
         """The track's timestamp at a moment, extrapolated; None before anything came."""
         if self.base is None:
@@ -447,6 +452,11 @@ class Stream:
     def watchers(self) -> int:
         return max(self.video.watchers, self.audio.watchers)
 
+    @property
+    def listening(self) -> bool:
+        """Somebody takes the sound."""
+        return self.audio.watchers > 0
+
     def on_access_unit(self, access_unit: AccessUnit) -> None:
         self.video.push_access_unit(access_unit)
 
@@ -454,8 +464,7 @@ class Stream:
         track = self.audio
         if not track.watchers:
             track.codec = frame.codec if frame.codec in CLOCK_RATES else None
-            return
-        if frame.codec in CLOCK_RATES:
+        elif frame.payload and frame.codec in CLOCK_RATES:
             track.push_packet(
                 frame.codec,
                 frame.payload,
@@ -463,6 +472,9 @@ class Stream:
                 marker=False,
                 now=frame.received_at,
             )
+
+    def on_skip(self) -> None:
+        self.video.skip()
 
     def on_reset(self) -> None:
         self.video.reset()

@@ -24,17 +24,25 @@ from gateway.streams import sdp
 from gateway.streams.plane import NotAcceptable
 from gateway.streams.session import SessionAnswer, SessionInfo, SessionKind
 
-__all__ = ["EdgeRequest", "EdgeResponse", "IceServer", "SessionEndpoint", "problem"]
+__all__ = ["CORS_HEADERS", "EdgeRequest", "EdgeResponse", "IceServer", "SessionEndpoint", "problem"]
 
 SDP_TYPE = "application/sdp"
 FRAGMENT_TYPE = "application/trickle-ice-sdpfrag"
 MAX_BODY = 64 * 1024
 
+# RFC 9110 section 13.1.1 has the bare asterisk, the examples of RFC 9725 quote it, and clients do as either says.
+_ANY_TAG = frozenset({"*", '"*"'})
 _RESERVED = {"type", "title", "status", "detail", "headers"}
 _ENDPOINT_METHODS = "OPTIONS, POST"
 _SESSION_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH"
 _EXPOSED = "Accept-Patch, Accept-Post, ETag, Link, Location, Retry-After"
 _REQUEST_HEADERS = "Authorization, Content-Type, If-Match, X-Requested-With"
+
+CORS_HEADERS: Mapping[str, str] = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": _EXPOSED,
+}
+"""What a page of any origin needs to read an answer or a refusal. With `*` browsers send no cookie: only a bearer counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,8 +239,9 @@ class SessionEndpoint:
         condition = request.headers.get("if-match", "").strip()
         if not condition:
             return problem(428, "Precondition required", "name the ICE session by If-Match")
+        any_tag = condition in _ANY_TAG
         tags = [tag.strip() for tag in condition.split(",")]
-        if condition != "*" and session.etag not in tags:
+        if not any_tag and session.etag not in tags:
             return problem(412, "Precondition failed", "the ICE session was restarted since")
         if len(request.body) > MAX_BODY:
             return problem(413, "Content too large", f"a fragment has at most {MAX_BODY} bytes")
@@ -241,7 +250,7 @@ class SessionEndpoint:
             # A lite agent learns the client's addresses from its checks, so candidates of any kind are
             # taken and need not be kept.
             return EdgeResponse(status=204, headers={"ETag": session.etag})
-        if condition != "*":
+        if not any_tag:
             # Section 4.3.3: a restart is asked for with "*"; new credentials under a tag are a mix-up.
             return problem(422, "Unprocessable content", 'an ICE restart needs If-Match: "*"')
         answer = await self._plane.restart_session(session.session_id, fragment)

@@ -31,7 +31,13 @@ def bare_gateway(tmp_path: Path) -> Iterator[Product]:
     )
     try:
         running.start(
-            "gateway", "gateway", "serve", "--cameras", f"{tmp_path}/cameras.yaml", "--data", f"{tmp_path}/data"
+            "gateway",
+            "gateway",
+            "serve",
+            "--cameras",
+            f"{tmp_path}/cameras.yaml",
+            "--data",
+            f"{tmp_path}/data",
         )
         running.until_ready()
         yield running

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.errors import NotFound, Unavailable
 from gateway.streams.cameras import CameraState, CameraSupervisor, DialGate, DialLimits, State
-from gateway.streams.media import AccessUnit, AudioFrame, StreamName
+from gateway.streams.media import AccessUnit, AudioFrame, StreamName, Undecodable
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rtsp_farm import Farm
@@ -44,6 +44,13 @@ class Sink:
         self.units += 1
 
     def on_audio(self, frame: AudioFrame) -> None:
+        pass
+
+    @property
+    def listening(self) -> bool:
+        return False
+
+    def on_skip(self) -> None:
         pass
 
     def on_reset(self) -> None:
@@ -192,6 +199,44 @@ async def test_viewers_of_a_broken_camera_hear_why() -> None:
             await one.supervisor.acquire("a", SUB)
         with pytest.raises(NotFound):
             one.supervisor.state("b")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("h265", "codec H265 not supported"), ("b_frames", "B-frames not supported")]
+)
+async def test_what_no_browser_decodes_is_named_and_stays_named(fault: str, reason: str) -> None:
+    """media.md section 4, item 6: the viewer of main is told that the sub-stream may do; asking again costs no dial."""
+    async with (
+        Farm(fault=fault) as main,
+        Farm() as sub,
+        house(Camera(id="a", main=main.url, sub=sub.url, pull="always")) as one,
+    ):
+        await one.until(lambda: one.state() is State.LIVE)
+        for _ in range(3):
+            with pytest.raises(Undecodable, match=reason):
+                await one.supervisor.acquire("a", MAIN)
+        await asyncio.sleep(QUICK.grace_s * 2)
+        state = one.supervisor.state("a")
+        assert (state.state, state.streams[MAIN].state) == (State.LIVE, State.DOWN)
+        assert (state.streams[MAIN].reason, state.streams[MAIN].viewers) == (reason, 0)
+        assert main.methods.count("DESCRIBE") == 1
+        await one.supervisor.acquire("a", SUB)
+
+
+async def test_a_mute_camera_gives_up_its_place_to_those_who_wait() -> None:
+    """media.md section 4, item 1: one dial at a time, half of the hosts accept and say nothing."""
+    limits = DialLimits(dials=1, patience_s=0.2, backoff_first_s=2.0, backoff_most_s=4.0)
+    async with Farm(fault="mute") as mute, Farm() as good:
+        cameras = [Camera(id=f"mute{number}", main=mute.url, pull="always") for number in range(4)]
+        cameras += [Camera(id=f"good{number}", main=good.url, pull="always") for number in range(4)]
+        started = asyncio.get_running_loop().time()
+        async with house(*cameras, limits=limits) as one:
+            await one.until(lambda: all(one.state(f"good{number}") is State.LIVE for number in range(4)))
+            assert one.supervisor.gate.peak == 1
+            assert one.supervisor.counters().failures["no answer to OPTIONS"] == 4
+            assert asyncio.get_running_loop().time() - started < 5.0, (
+                "one answer's time limit, for four mute ones"
+            )
 
 
 async def test_a_sink_that_raises_is_contained() -> None:
