@@ -49,7 +49,7 @@ from gateway.identity import Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.outbox import Courier
-from gateway.settings import Settings
+from gateway.settings import CompiledLoop, Settings
 from gateway.store import Store
 from gateway.streams.cameras import CameraState, DialLimits, State
 from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaService, MediaSpec
@@ -109,6 +109,7 @@ def _make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaServic
         binds=tuple((address, media.udp_port) for address in media.addresses or (settings.http.host,)),
         announce=media.announce,
         tcp=media.tcp,
+        use_compiled=media.compiled is CompiledLoop.AUTO,
         consent_s=media.ice_timeout_s,
         plane=PlaneLimits(sessions=media.sessions),
         dial=_dial_limits(settings),

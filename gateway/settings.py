@@ -14,6 +14,7 @@ __all__ = [
     "AccessSettings",
     "AlarmSettings",
     "CallSettings",
+    "CompiledLoop",
     "DispatchSettings",
     "HttpSettings",
     "IceServer",
@@ -34,6 +35,13 @@ def ranged(default: float, low: float, high: float) -> Any:
 def checked(default: Any, what: str) -> Any:
     """A text (or list of texts) that must be a `host`, `network`, `file`, `origin` or `url`."""
     return field(default=default, metadata={"check": what})
+
+
+class CompiledLoop(StrEnum):
+    """Whether video is sent by the compiled loop."""
+
+    AUTO = "auto"  # where it was built
+    OFF = "off"
 
 
 class MqttMode(StrEnum):
@@ -84,6 +92,7 @@ class MediaSettings:
     addresses: tuple[str, ...] = checked((), "address")  # none: the interface of http.host
     announce: tuple[str, ...] = checked((), "host")
     workers: int = ranged(0, 0, 64)  # processes; 0: one for each core, but no more than cameras
+    compiled: CompiledLoop = CompiledLoop.AUTO
     ice_servers: tuple[IceServer, ...] = ()
     sessions: int = ranged(5_000, 1, 100_000)  # in all
     history_packets: int = ranged(2_048, 64, 65_536)  # a stream, for retransmission

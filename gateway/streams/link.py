@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.errors import ConfigError, ProtocolError, TooMany
-from gateway.streams import stun
+from gateway.streams import compiled, stun
 from gateway.streams.carrier import (
     Address,
     Carrier,
@@ -159,6 +159,7 @@ class Link:
         self._send_all(self._dtls.close())
         self._port.remove_link(self)
         self._carrier = None
+        self._aim()
         self.srtp = None
         self._receiver = None
         self._dtls.release()
@@ -231,6 +232,12 @@ class Link:
             self._carrier = None
         else:
             self._carrier, self._address = selected
+        self._aim()
+
+    def _aim(self) -> None:
+        """Tell the compiled loop where packets go now."""
+        if isinstance(self.srtp, compiled.CompiledSender):
+            self.srtp.aim(None if self._carrier is None else self._carrier.gate, self._address)
 
     def next_deadline(self) -> float | None:
         if self.closed_reason is not None:
@@ -268,7 +275,9 @@ class Link:
             self.close(dtls.failure or "DTLS closed")
         elif not self.connected and dtls.keys is not None:
             self.connected = True
-            self.srtp = SrtpSender.create(dtls.keys.local)
+            keys = dtls.keys.local
+            self.srtp = compiled.CompiledSender(keys) if self._port.compiled else SrtpSender.create(keys)
+            self._aim()
             self._receiver = SrtpReceiver(dtls.keys.remote)
             try:
                 self._handlers.on_connected()
@@ -293,7 +302,8 @@ class _Timed(Protocol):
 class MediaPort:
     """The sockets of one process and every link on them. All deadlines share one timer.
 
-    counters: faults and drops by name, monotone. clock: monotonic seconds.
+    counters: faults and drops by name, monotone. clock: monotonic seconds. compiled: whether the compiled loop
+    is used.
     """
 
     def __init__(
@@ -302,8 +312,10 @@ class MediaPort:
         certificate: Certificate,
         announce: Sequence[tuple[str, int]],
         clock: Callable[[], float],
+        compiled: bool,
         consent_s: float,
     ) -> None:
+        self.compiled = compiled
         self.certificate = certificate
         self.counters: Counter[str] = Counter()
         self.clock = clock
@@ -327,6 +339,7 @@ class MediaPort:
         certificate: Certificate,
         announce: Sequence[tuple[str, int]] = (),
         tcp: bool = True,
+        use_compiled: bool = True,
         consent_s: float = CONSENT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> MediaPort:
@@ -334,9 +347,16 @@ class MediaPort:
         of this machine).
 
         announce: further addresses under which the port is reachable (1:1 NAT); port 0 there means the local
-        one. consent_s: silence that ends a session (RFC 7675). Raises ConfigError naming the address that can't be bound.
+        one; consent_s: silence that ends a session (RFC 7675); use_compiled: the compiled loop if it was built.
+        Raises ConfigError naming the address that can't be bound.
         """
-        port = cls(certificate=certificate, announce=announce, clock=clock, consent_s=consent_s)
+        port = cls(
+            certificate=certificate,
+            announce=announce,
+            clock=clock,
+            consent_s=consent_s,
+            compiled=use_compiled and compiled.available(),
+        )
         try:
             for host, number in expand_binds(binds):
                 await port._bind(host, number, tcp)

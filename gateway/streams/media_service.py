@@ -40,12 +40,14 @@ class MediaSpec:
     """What one media process is told at its start.
 
     binds: (host, port), port 0 takes a free one. announce: hosts of further candidates (1:1 NAT). tcp: ICE-TCP on the
-    same port number. consent_s: silence of a viewer that ends its session (RFC 7675).
+    same port number. consent_s: silence of a viewer that ends its session (RFC 7675). use_compiled: the compiled send
+    loop, where it was built.
     """
 
     binds: tuple[tuple[str, int], ...]
     announce: tuple[str, ...] = ()
     tcp: bool = True
+    use_compiled: bool = True
     consent_s: float = CONSENT_S
     plane: PlaneLimits = field(default_factory=PlaneLimits)
     dial: DialLimits = field(default_factory=DialLimits)
@@ -164,6 +166,7 @@ class LocalMedia:
             certificate=Certificate(),
             announce=[(host, 0) for host in spec.announce],
             tcp=spec.tcp,
+            use_compiled=spec.use_compiled,
             consent_s=spec.consent_s,
         )
         plane = MediaPlane(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.streams import compiled
 from gateway.streams.media import AccessUnit, AudioFrame, Codec
 from gateway.streams.packets import (
     PacketGroup,
@@ -102,6 +103,7 @@ class SealGroup(Protocol):
 class Sender(Protocol):
     """One viewer's end of one track, as far as the track and `fan_out` must know it."""
 
+    lane: object | None
     seal: SealGroup
     send: Callable[[Buffers, int, int], bool]
     overhead: int
@@ -123,23 +125,35 @@ class Sender(Protocol):
         """What comes next on the track does not continue what was sent: wait for a keyframe."""
 
 
-def fan_out(groups: Sequence[PacketGroup], senders: Iterable[Sender]) -> list[Sender]:
-    """Sends groups to every sender: the one hot loop of the process (a compiled one may take its place).
+Shot = tuple[tuple[bytes, ...], int, int, bool, int]
+"""What `fan_out` needs of a group: payloads, first packet number, timestamp, marker, octets."""
+
+
+def fan_out(groups: Sequence[PacketGroup], senders: Sequence[Sender]) -> list[Sender]:
+    """Sends groups to every sender: the one hot loop of the process, compiled or here.
 
     Returns the senders of which a group was dropped. Their indices are spent all the same: a nonce is never
     used twice.
     """
+    shots = tuple(
+        (group.payloads, group.first, group.timestamp, group.marker, group.octets) for group in groups
+    )
+    if senders[0].lane is None:
+        return _fan_out(shots, senders)
     dropped: list[Sender] = []
-    end = groups[-1].first + len(groups[-1].payloads)
-    shots = [
-        (group.payloads, group.first, group.timestamp, group.marker, len(group.payloads), group.octets)
-        for group in groups
-    ]
+    for sender, missing in compiled.fan(shots, senders):
+        dropped += _fan_out(shots[missing:], (sender,))
+    return dropped
+
+
+def _fan_out(shots: Sequence[Shot], senders: Iterable[Sender]) -> list[Sender]:
+    dropped: list[Sender] = []
+    end = shots[-1][1] + len(shots[-1][0])
     for sender in senders:
         seal = sender.seal
         send = sender.send
         overhead = sender.overhead
-        for payloads, first, timestamp, marker, count, octets in shots:
+        for payloads, first, timestamp, marker, octets in shots:
             buffers = seal(
                 payloads,
                 first_index=first + sender.index_offset,
@@ -148,6 +162,7 @@ def fan_out(groups: Sequence[PacketGroup], senders: Iterable[Sender]) -> list[Se
                 payload_type=sender.payload_type,
                 marker=marker,
             )
+            count = len(payloads)
             if send(buffers, len(payloads[0]) + overhead, count):
                 sender.packets += count
                 sender.octets += octets

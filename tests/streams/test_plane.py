@@ -13,6 +13,8 @@ from gateway.streams import sdp
 from gateway.streams.media import StreamName, Undecodable
 from gateway.streams.plane import PlaneLimits
 
+pytestmark = pytest.mark.usefixtures("send_loop")
+
 
 async def test_viewer_starts_from_the_cached_keyframe():
     async with running_plane("cam001") as plane:
