@@ -69,7 +69,9 @@ def aac_config(track: Track) -> AacConfig | None:
     parameters = track.parameters
     try:
         config = bytes.fromhex(parameters.get("config", ""))
-        lengths = [int(parameters.get(name, "0")) for name in ("sizelength", "indexlength", "indexdeltalength")]
+        lengths = [
+            int(parameters.get(name, "0")) for name in ("sizelength", "indexlength", "indexdeltalength")
+        ]
     except ValueError:
         return None
     if not 2 <= len(config) <= 64 or not 6 <= lengths[0] <= 16 or not all(0 <= n <= 8 for n in lengths[1:]):
@@ -232,7 +234,11 @@ class Transcoder:
         if self._closed or working.cancelled():
             return
         if (error := working.exception()) is not None:
-            log.error("sound of a camera can't be made into Opus: %s", error, extra={"encoding": self._track.encoding})
+            log.error(
+                "sound of a camera can't be made into Opus: %s",
+                error,
+                extra={"encoding": self._track.encoding},
+            )
             self.close()
             return
         for frame in working.result():

@@ -203,7 +203,9 @@ def self_signed(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         .serial_number(1)
         .not_valid_before(today - datetime.timedelta(days=1))
         .not_valid_after(today + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
         .sign(key, hashes.SHA256())
     )
     pem = folder / "camera.pem"
@@ -224,9 +226,7 @@ async def test_rtsps_with_a_certificate_that_is_trusted_and_one_that_is_not(tmp_
     camera, ours = self_signed(tmp_path)
     async with Farm(tls=camera, algorithm="MD5") as farm:
         assert farm.url.startswith("rtsps://")
-        pull, collected = pull_of(
-            PullSpec(url=farm.url, username="u", password="p", tls=ours), watched=False
-        )
+        pull, collected = pull_of(PullSpec(url=farm.url, username="u", password="p", tls=ours), watched=False)
         async with running(pull):
             await collected.at_least(3)
             assert len(pull.sweep) == 0, "TLS is not swept"
