@@ -67,10 +67,9 @@ def test_whatever_comes_nothing_is_given_on_twice_in_a_row_and_little_is_held(
     script: list[tuple[int, float]],
 ) -> None:
     window = ReorderWindow(capacity=8)
-    now, given_on, pushed = 0.0, 0, 0
-    for number, step in script:
+    now, given_on = 0.0, 0
+    for pushed, (number, step) in enumerate(script, 1):
         now += step
-        pushed += 1
         given_on += len(window.push(packet(number), now))
         assert given_on <= pushed
         assert pushed - given_on - window.late <= 8
