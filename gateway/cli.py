@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import socket
 import sys
 import time
@@ -58,7 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run the gateway")
     _add_files(serve)
     _add_data(serve)
-    serve.add_argument("--workers", type=_at_least_1, metavar="N", help="worker processes for video")
+    serve.add_argument(
+        "--workers",
+        type=_at_least_1,
+        metavar="N",
+        help="worker processes for video (default: one for each core)",
+    )
     serve.add_argument("--verbose", action="store_true", help="log details")
     serve.set_defaults(run=_serve)
 
@@ -150,12 +156,14 @@ def _serve(options: argparse.Namespace) -> int:
     files = _files(options)
     configuration = load_configuration(files)
     with DataDir.open(options.data) as data:
-        if taken := taken_ports(configuration.settings):
+        workers = options.workers or configuration.settings.media.workers
+        if not workers:
+            workers = max(1, min(len(os.sched_getaffinity(0)), len(configuration.cameras)))
+        if taken := taken_ports(configuration.settings, workers):
             raise GatewayError("; ".join(taken))
         # Late: the other commands need nothing of the whole gateway.
         from gateway import app
 
-        workers = options.workers or configuration.settings.media.workers
         app.serve(ServeOptions(files=files, configuration=configuration, data=data, workers=workers))
     return 0
 
@@ -196,17 +204,18 @@ def _link(options: argparse.Namespace) -> int:
     return 0
 
 
-def taken_ports(settings: Settings) -> list[str]:
+def taken_ports(settings: Settings, workers: int = 1) -> list[str]:
     """One line for each port that somebody else holds, saying what it is for and where to change it.
 
     Only a courtesy before starting: whoever binds the port later still handles its failure.
     """
     wanted = [("HTTP", "http.port", settings.http.host, settings.http.port, socket.SOCK_STREAM)]
     for address in settings.media.addresses or (settings.http.host,):
-        port = settings.media.udp_port
-        wanted.append(("media", "media.udp_port", address, port, socket.SOCK_DGRAM))
-        if settings.media.tcp:
-            wanted.append(("media", "media.udp_port", address, port, socket.SOCK_STREAM))
+        first = settings.media.udp_port
+        for port in range(first, first + workers) if first else ():
+            wanted.append(("media", "media.udp_port", address, port, socket.SOCK_DGRAM))
+            if settings.media.tcp:
+                wanted.append(("media", "media.udp_port", address, port, socket.SOCK_STREAM))
     if settings.mqtt.mode is MqttMode.SUPERVISED:
         wanted.append(("MQTT", "mqtt.port", settings.mqtt.host, settings.mqtt.port, socket.SOCK_STREAM))
     return [

@@ -83,7 +83,7 @@ class MediaSettings:
     tcp: bool = True  # ICE-TCP on the same port number, for networks without UDP
     addresses: tuple[str, ...] = checked((), "address")  # none: the interface of http.host
     announce: tuple[str, ...] = checked((), "host")
-    workers: int = ranged(1, 1, 64)
+    workers: int = ranged(0, 0, 64)  # processes; 0: one for each core, but no more than cameras
     ice_servers: tuple[IceServer, ...] = ()
     sessions: int = ranged(5_000, 1, 100_000)  # in all
     history_packets: int = ranged(2_048, 64, 65_536)  # a stream, for retransmission

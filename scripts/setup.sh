@@ -69,3 +69,13 @@ if [[ -e gateway/web/package-lock.json ]]; then
         rm -f .setup/web-*; touch "$done_web"
     fi
 fi
+
+clients=tests/conformance/clients
+if [[ $goal == test && -e $clients/package-lock.json ]]; then
+    done_clients=$(stamp clients "$clients/package-lock.json")
+    if [[ ! -e $done_clients || ! -d $clients/node_modules ]]; then
+        say "installing the WHEP and WHIP clients that the tests play with"
+        npm --prefix "$clients" ci --silent --no-audit --no-fund --ignore-scripts
+        rm -f .setup/clients-*; touch "$done_clients"
+    fi
+fi

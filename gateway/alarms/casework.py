@@ -23,7 +23,7 @@ from gateway.alarms.records import Row, alarm_table, incident_table
 from gateway.audit import audit, audit_table
 from gateway.errors import NotFound
 from gateway.geo import Position
-from gateway.store import Store
+from gateway.store import Store, flush
 
 __all__ = ["CaseDesk", "announce_incident", "incident_view", "open_incident"]
 
@@ -259,6 +259,7 @@ def _load(connection: Connection, incident_id: str) -> Row:
 
 def _handlers(connection: Connection, incident_id: str) -> frozenset[str]:
     """Who handled it, by the audit trail, which nobody can change."""
+    flush(connection)
     a = audit_table.c
     rows = connection.execute(
         select(a.who, a.action, a.detail).where(

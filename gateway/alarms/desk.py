@@ -512,19 +512,12 @@ class AlarmDesk:
                 continue
 
     async def _run_flush(self) -> None:
-        rounds = 0
         while True:
             await asyncio.sleep(self._settings.flush_ms / 1000)
             try:
-                now_ms = self._clock()
-                await self._roster.flush(now_ms)
-                if rounds % 720 == 0:
-                    await self._store.write(
-                        lambda c: outbox.prune(c, self._clock() - self._settings.keep_outbox_ms)
-                    )
+                await self._roster.flush(self._clock(), keep_track_ms=self._settings.keep_track_ms)
             except Unavailable as exc:
                 logger.warning("positions wait for the database: %s", exc)
-            rounds += 1
 
     def _fire(self, c: Connection, alarm_id: str, now_ms: int) -> None:
         row = records.load(c, alarm_id)

@@ -28,7 +28,7 @@ class Actor:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlarmSettings:
     """press_rate: presses a second of one box before it is throttled, press_burst: how many at once.
-    keep_outbox_ms: of delivered rows.
+    keep_track_ms: of gridworkers' tracks.
     """
 
     escalation: EscalationSettings = field(default_factory=EscalationSettings)
@@ -40,7 +40,7 @@ class AlarmSettings:
     throttle_ms: int = 1_000
     throttle_bound: int = 500
     flush_ms: int = 5_000
-    keep_outbox_ms: int = 7 * 86_400_000
+    keep_track_ms: int = 30 * 86_400_000
 
     @classmethod
     def of(
@@ -68,4 +68,5 @@ class AlarmSettings:
             group_ms=round(alarms.group_window_s * 1000),
             press_rate=alarms.press_rate_per_s,
             press_burst=float(alarms.press_burst),
+            keep_track_ms=where.track_days * 86_400_000,
         )

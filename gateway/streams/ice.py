@@ -7,7 +7,7 @@ peer's nomination. The rules below were learned from browsers:
   ClientHello on the first pair that answered, ahead of USE-CANDIDATE; waiting for that costs a second.
 - After nomination the last USE-CANDIDATE wins (re-nomination, mobility). A selected pair that fell silent
   gives way to one that is being checked, because rebinding shows itself by checks alone.
-- An authenticated request renews consent (RFC 7675); CONSENT_S of silence ends the session.
+- An authenticated request renews consent (RFC 7675); `consent_s` of silence ends the session.
 - A restart keeps both generations of credentials until the first check of the new one; DTLS and SRTP are
   untouched by it.
 
@@ -106,7 +106,10 @@ def _generation(local: IceCredentials, remote_ufrag: str) -> _Generation:
 class IceSession(Generic[PathT]):
     """One controlled ICE-lite agent with one component."""
 
-    def __init__(self, *, local: IceCredentials, remote_ufrag: str, now: float) -> None:
+    def __init__(
+        self, *, local: IceCredentials, remote_ufrag: str, now: float, consent_s: float = CONSENT_S
+    ) -> None:
+        """consent_s: silence after which the peer's consent is lost (RFC 7675 section 5.1 has 30 s)."""
         self.state = IceState.WAITING
         self.selected: PathT | None = None
         self.failure: str | None = None
@@ -115,6 +118,7 @@ class IceSession(Generic[PathT]):
         self._next: _Generation | None = None
         self._paths: dict[PathT, float] = {}
         self._heard = now
+        self._consent_s = consent_s
 
     @property
     def local(self) -> IceCredentials:
@@ -197,7 +201,7 @@ class IceSession(Generic[PathT]):
         """Monotonic seconds at which handle_timeout() has something to decide."""
         if self.state is IceState.FAILED:
             return None
-        return self._heard + (CHECK_TIMEOUT_S if self.state is IceState.WAITING else CONSENT_S)
+        return self._heard + (CHECK_TIMEOUT_S if self.state is IceState.WAITING else self._consent_s)
 
     def handle_timeout(self, now: float) -> None:
         """End the session if its time is over; `failure` says why."""
@@ -209,7 +213,7 @@ class IceSession(Generic[PathT]):
                 f"no connectivity check came within {CHECK_TIMEOUT_S:.0f} s (is the media port reachable?)"
             )
         else:
-            self.failure = f"consent lost: no connectivity check for {CONSENT_S:.0f} s"
+            self.failure = f"consent lost: no connectivity check for {self._consent_s:.0f} s"
         self._step(_Input.EXPIRED)
 
     def _find(self, request: stun.BindingRequest) -> _Generation | None:

@@ -31,7 +31,7 @@ from gateway.streams.carrier import (
     expand_binds,
 )
 from gateway.streams.dtls import Certificate, DtlsServer, DtlsState
-from gateway.streams.ice import IceCredentials, IceSession
+from gateway.streams.ice import CONSENT_S, IceCredentials, IceSession
 from gateway.streams.sdp import Candidate
 from gateway.streams.srtp import Buffers, SrtpReceiver, SrtpSender
 
@@ -297,11 +297,17 @@ class MediaPort:
     """
 
     def __init__(
-        self, *, certificate: Certificate, announce: Sequence[tuple[str, int]], clock: Callable[[], float]
+        self,
+        *,
+        certificate: Certificate,
+        announce: Sequence[tuple[str, int]],
+        clock: Callable[[], float],
+        consent_s: float,
     ) -> None:
         self.certificate = certificate
         self.counters: Counter[str] = Counter()
         self.clock = clock
+        self._consent_s = consent_s
         self._announce = tuple(announce)
         self._sockets: list[UdpSocket] = []
         self._servers: list[asyncio.Server] = []
@@ -321,15 +327,16 @@ class MediaPort:
         certificate: Certificate,
         announce: Sequence[tuple[str, int]] = (),
         tcp: bool = True,
+        consent_s: float = CONSENT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> MediaPort:
         """Bind every address of `binds` (host, port; port 0 takes a free one; a wildcard means each address
         of this machine).
 
         announce: further addresses under which the port is reachable (1:1 NAT); port 0 there means the local
-        one. Raises ConfigError naming the address that can't be bound.
+        one. consent_s: silence that ends a session (RFC 7675). Raises ConfigError naming the address that can't be bound.
         """
-        port = cls(certificate=certificate, announce=announce, clock=clock)
+        port = cls(certificate=certificate, announce=announce, clock=clock, consent_s=consent_s)
         try:
             for host, number in expand_binds(binds):
                 await port._bind(host, number, tcp)
@@ -386,7 +393,9 @@ class MediaPort:
             fingerprint_algorithm=remote.fingerprint_algorithm,
             fingerprint=remote.fingerprint,
         )
-        ice: IceSession[Path] = IceSession(local=new_credentials(), remote_ufrag=remote.ufrag, now=now)
+        ice: IceSession[Path] = IceSession(
+            local=new_credentials(), remote_ufrag=remote.ufrag, now=now, consent_s=self._consent_s
+        )
         link = Link(self, ice, dtls, handlers)
         self._links.add(link)
         self._by_ufrag[link.local.ufrag] = link

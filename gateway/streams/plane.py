@@ -421,6 +421,14 @@ class MediaPlane:
             self.close(session_id, reason=reason)
         return len(mine)
 
+    async def restart_session(self, session_id: str, fragment: sdp.Fragment) -> SessionAnswer:
+        """`restart` for those who must be able to ask a plane in another process."""
+        return self.restart(session_id, fragment)
+
+    async def close_session(self, session_id: str, *, reason: str = "closed") -> None:
+        """`close` for the same."""
+        self.close(session_id, reason=reason)
+
     def session(self, session_id: str) -> SessionInfo:
         """Raises NotFound."""
         return self._session(session_id).info()
@@ -429,6 +437,10 @@ class MediaPlane:
         """The sessions of now; with `closed` the last ended ones too, with the reason."""
         current = [session.info() for session in self._sessions.values()]
         return current + list(self._closed) if closed else current
+
+    def session_ids(self) -> list[str]:
+        """Of the sessions of now, in the order in which they came."""
+        return list(self._sessions)
 
     def __len__(self) -> int:
         return len(self._sessions)

@@ -32,31 +32,52 @@ await rm(dist, { recursive: true, force: true });
 await mkdir(assets, { recursive: true });
 
 const shared = {
-  bundle: true, minify: true, legalComments: "none", target: "es2020", logLevel: "warning",
-  outdir: assets, entryNames: "[name]-[hash]", chunkNames: "chunk-[hash]", assetNames: "[name]-[hash]", metafile: true, write: true,
+  bundle: true,
+  minify: true,
+  legalComments: "none",
+  target: "es2020",
+  logLevel: "warning",
+  outdir: assets,
+  entryNames: "[name]-[hash]",
+  chunkNames: "chunk-[hash]",
+  assetNames: "[name]-[hash]",
+  metafile: true,
+  write: true,
 };
 
 // MapLibre's worker is served from our own origin (no blob: worker, so the CSP can stay at 'self').
 const worker = await build({
-  ...shared, format: "iife",
+  ...shared,
+  format: "iife",
   entryPoints: { "map-worker": path.join(root, "node_modules/maplibre-gl/dist/maplibre-gl-worker.mjs") },
 });
 const workerUrl = `/static/${path.basename(Object.keys(worker.metafile.outputs)[0])}`;
 
 const app = await build({
-  ...shared, format: "esm", splitting: true, jsx: "automatic", jsxImportSource: "preact",
+  ...shared,
+  format: "esm",
+  splitting: true,
+  jsx: "automatic",
+  jsxImportSource: "preact",
   define: { MAP_WORKER_URL: JSON.stringify(workerUrl) },
   entryPoints: { wall: source("wall.tsx"), login: source("login.tsx"), worker: source("worker.tsx") },
 });
 const styles = await build({
   ...shared,
-  entryPoints: { map: path.join(root, "node_modules/maplibre-gl/dist/maplibre-gl.css"), ...Object.fromEntries(
-    ["wall", "login", "worker", "stb"].map((name) => [`${name}-style`, source(`${name}.css`)])) },
+  entryPoints: {
+    map: path.join(root, "node_modules/maplibre-gl/dist/maplibre-gl.css"),
+    ...Object.fromEntries(["wall", "login", "worker", "stb"].map((name) => [`${name}-style`, source(`${name}.css`)])),
+  },
 });
 const url = (result, name, extension) => {
   const file = Object.keys(result.metafile.outputs)
     .map((output) => path.basename(output))
-    .find((output) => output.startsWith(`${name}-`) && output.endsWith(extension) && output.length === name.length + 9 + extension.length);
+    .find(
+      (output) =>
+        output.startsWith(`${name}-`) &&
+        output.endsWith(extension) &&
+        output.length === name.length + 9 + extension.length,
+    );
   if (!file) throw new Error(`the build made no ${name}*${extension}`);
   return `/static/${file}`;
 };
@@ -70,22 +91,47 @@ const boxScript = await hashed("stb", "js", box.code);
 const icons = {};
 for (const file of await readdir(source("icons"))) {
   const [name, extension] = file.split(".");
-  icons[`icon_${name.replace(/\W/g, "_")}`] = await hashed(`icon-${name}`, extension, await readFile(source("icons", file)));
+  icons[`icon_${name.replace(/\W/g, "_")}`] = await hashed(
+    `icon-${name}`,
+    extension,
+    await readFile(source("icons", file)),
+  );
 }
 await writeFile(path.join(dist, "icon.svg"), await readFile(source("icons", "app.svg"))); // for /favicon.ico
-const manifest = await hashed("worker", "webmanifest", JSON.stringify({
-  name: "网格员值守", short_name: "网格员", lang: "zh-CN", start_url: "/worker", scope: "/", display: "standalone",
-  orientation: "portrait", background_color: "#0a1019", theme_color: "#0a1019",
-  icons: [
-    { src: icons.icon_app192, sizes: "192x192", type: "image/png" },
-    { src: icons.icon_app512, sizes: "512x512", type: "image/png" },
-    { src: icons.icon_app, sizes: "any", type: "image/svg+xml", purpose: "any" },
-  ],
-}));
+const manifest = await hashed(
+  "worker",
+  "webmanifest",
+  JSON.stringify({
+    name: "网格员值守",
+    short_name: "网格员",
+    lang: "zh-CN",
+    start_url: "/worker",
+    scope: "/",
+    display: "standalone",
+    orientation: "portrait",
+    background_color: "#0a1019",
+    theme_color: "#0a1019",
+    icons: [
+      { src: icons.icon_app192, sizes: "192x192", type: "image/png" },
+      { src: icons.icon_app512, sizes: "512x512", type: "image/png" },
+      { src: icons.icon_app, sizes: "any", type: "image/svg+xml", purpose: "any" },
+    ],
+  }),
+);
 
 const mapCss = url(styles, "map", ".css");
 for (const name of ["wall", "desk"])
-  await page(name, { script: url(app, "wall", ".js"), style: url(styles, "wall-style", ".css"), map_style: mapCss, ...icons });
+  await page(name, {
+    script: url(app, "wall", ".js"),
+    style: url(styles, "wall-style", ".css"),
+    map_style: mapCss,
+    ...icons,
+  });
 await page("login", { script: url(app, "login", ".js"), style: url(styles, "login-style", ".css"), ...icons });
-await page("worker", { script: url(app, "worker", ".js"), style: url(styles, "worker-style", ".css"), manifest, ...icons });
+await page("worker", {
+  script: url(app, "worker", ".js"),
+  style: url(styles, "worker-style", ".css"),
+  manifest,
+  ...icons,
+});
 await page("stb", { script: boxScript, style: url(styles, "stb-style", ".css"), ...icons });

@@ -10,6 +10,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { parse } from "acorn";
 import { build } from "esbuild";
 
+globalThis.location = new URL("http://x/wall"); // the modules ask which page they are in
 const root = path.dirname(fileURLToPath(import.meta.url));
 const scratch = await mkdtemp(path.join(os.tmpdir(), "web-unit-"));
 after(() => rm(scratch, { recursive: true, force: true }));
@@ -17,7 +18,14 @@ after(() => rm(scratch, { recursive: true, force: true }));
 /** Loads a TypeScript module as node sees it. */
 async function load(name) {
   const outfile = path.join(scratch, `${name}.mjs`);
-  await build({ entryPoints: [path.join(root, "src", `${name}.ts`)], outfile, bundle: true, format: "esm", platform: "node", logLevel: "error" });
+  await build({
+    entryPoints: [path.join(root, "src", `${name}.ts`)],
+    outfile,
+    bundle: true,
+    format: "esm",
+    platform: "node",
+    logLevel: "error",
+  });
   return import(pathToFileURL(outfile).href);
 }
 /** Loads one ES5 part of the box page as a CommonJS module. */
@@ -51,10 +59,24 @@ test("a press signs what the contract says", async () => {
   const key = "00112233445566778899aabbccddeeff";
   const press = box.create(1700000000000, "p1", 7, "cam001", true);
   const body = box.payload(crypto, key, "stb9", press);
-  const sig = createHmac("sha256", Buffer.from(key, "hex")).update("press|stb9|p1|7|1700000000000|help|cam001|1").digest("hex");
-  assert.deepEqual(body, { v: 1, pid: "p1", seq: 7, ts: 1700000000000, kind: "help", sig, cam: "cam001", silent: true });
+  const sig = createHmac("sha256", Buffer.from(key, "hex"))
+    .update("press|stb9|p1|7|1700000000000|help|cam001|1")
+    .digest("hex");
+  assert.deepEqual(body, {
+    v: 1,
+    pid: "p1",
+    seq: 7,
+    ts: 1700000000000,
+    kind: "help",
+    sig,
+    cam: "cam001",
+    silent: true,
+  });
   const plain = box.payload(crypto, key, "stb9", box.create(5, "p2", 8, null, false));
-  assert.equal(plain.sig, createHmac("sha256", Buffer.from(key, "hex")).update("press|stb9|p2|8|5|help||0").digest("hex"));
+  assert.equal(
+    plain.sig,
+    createHmac("sha256", Buffer.from(key, "hex")).update("press|stb9|p2|8|5|help||0").digest("hex"),
+  );
   assert.ok(!("cam" in plain) && !("silent" in plain));
 });
 
@@ -66,7 +88,15 @@ test("the same press is resent at 2, 4, 8, 16, 30 s and after 5 s by HTTP too", 
     const what = box.due(press, now, true);
     if (what.mqtt || what.http) sent.push([now / 1000, what.mqtt, what.http]);
   }
-  assert.deepEqual(sent, [[0, true, false], [2, true, false], [4, true, false], [8, true, true], [16, true, true], [30, true, true], [60, true, true]]);
+  assert.deepEqual(sent, [
+    [0, true, false],
+    [2, true, false],
+    [4, true, false],
+    [8, true, true],
+    [16, true, true],
+    [30, true, true],
+    [60, true, true],
+  ]);
 });
 
 test("without the broker HTTP goes out at once; the resident is sent to 110 after 15 s", async () => {
@@ -115,14 +145,71 @@ test("the event cursor drops repeats, resumes, and asks anew after a restart", a
   assert.equal(cursor.take({ type: "alarm", seq: 2 }), "deliver");
 });
 
+test("what could not be sent is kept in order, the newest duty only, and sent when the network is back", async () => {
+  const { Outbox } = await load("outbox");
+  const shelf = new Map();
+  const store = { getItem: (k) => shelf.get(k) ?? null, setItem: (k, v) => void shelf.set(k, v) };
+  let outcome = "later";
+  const sent = [];
+  const send = async (item) => {
+    if (outcome !== "later") sent.push(item.body);
+    return outcome;
+  };
+  const box = new Outbox(send, () => store);
+  box.open("k");
+  box.add({ kind: "duty", path: "/d", body: 1 });
+  box.add({ kind: "report", path: "/r", body: 2 });
+  box.add({ kind: "duty", path: "/d", body: 3 });
+  box.add({ kind: "report", path: "/r", body: 4 });
+  await box.flush();
+  assert.equal(box.size.value, 3);
+  const again = new Outbox(send, () => store); // the page was closed meanwhile
+  again.open("k");
+  outcome = "sent";
+  await again.flush();
+  assert.deepEqual(sent, [2, 3, 4]);
+  assert.equal(again.size.value, 0);
+  for (let i = 0; i < 60; i++) again.add({ kind: "report", path: "/r", body: i });
+  assert.equal(again.size.value, 50);
+  outcome = "refused"; // told to the user by `send`, and not tried for ever
+  await again.flush();
+  assert.equal(again.size.value, 0);
+});
+
+test("a camera that looks at the place stands before a nearer one that doesn't", async () => {
+  const { nearest, offset, metres, bearing } = await load("geo");
+  const at = { lat: 30.81, lon: 103.89 };
+  const camera = (id, from, away, heading) => ({
+    id,
+    name: id,
+    position: offset(at, from, away),
+    heading,
+    fov: 90,
+    range_m: 60,
+  });
+  const found = nearest(at, [camera("near", 0, 10, 0), camera("sees", 180, 50, 350), camera("far", 90, 400, 270)], 300);
+  assert.deepEqual(
+    found.map((c) => [c.id, c.in_view]),
+    [
+      ["sees", true],
+      ["near", false],
+    ],
+  );
+  assert.ok(Math.abs(metres(at, offset(at, 45, 100)) - 100) < 0.5);
+  assert.ok(Math.abs(bearing(at, offset(at, 45, 100)) - 45) < 0.1);
+});
+
 test("GCJ-02 shift in Pidu is the known ~355 m, and none abroad", async () => {
   const { toGcj02, offset } = await load("geo");
   const from = { lat: 30.81, lon: 103.89 };
   const to = toGcj02(from);
-  const metres = Math.hypot((to.lat - from.lat) * 111320, (to.lon - from.lon) * 111320 * Math.cos(from.lat * Math.PI / 180));
+  const metres = Math.hypot(
+    (to.lat - from.lat) * 111320,
+    (to.lon - from.lon) * 111320 * Math.cos((from.lat * Math.PI) / 180),
+  );
   assert.ok(Math.abs(metres - 355) < 10, `${metres}`);
   assert.deepEqual(toGcj02({ lat: 48.2, lon: 16.4 }), { lat: 48.2, lon: 16.4 });
-  assert.ok(Math.abs((offset(from, 0, 111.32).lat - from.lat) - 0.001) < 1e-9);
+  assert.ok(Math.abs(offset(from, 0, 111.32).lat - from.lat - 0.001) < 1e-9);
 });
 
 test("back-off grows, keeps within its cap and honours full jitter; Retry-After in both forms", async () => {

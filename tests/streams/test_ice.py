@@ -154,3 +154,12 @@ def test_a_lost_path_gives_way_to_the_latest_checked() -> None:
     assert agent.selected == "a"
     agent.forget("a")
     assert agent.selected is None
+
+
+def test_consent_lasts_as_long_as_is_configured() -> None:
+    agent: IceSession[str] = IceSession(local=LOCAL, remote_ufrag="them", now=0.0, consent_s=5.0)
+    assert agent.next_deadline() == CHECK_TIMEOUT_S
+    check(agent, "a", 10.0)
+    assert agent.next_deadline() == 15.0
+    agent.handle_timeout(15.0)
+    assert agent.failure == "consent lost: no connectivity check for 5 s"

@@ -4,7 +4,12 @@ import { t } from "./text.ts";
 
 /** A refused request. `problem` is the whole problem document, so a caller may read its extension members. */
 export class ApiError extends Error {
-  constructor(readonly status: number, message: string, readonly problem: Record<string, unknown>, readonly retryAfterS: number | null) {
+  constructor(
+    readonly status: number,
+    message: string,
+    readonly problem: Record<string, unknown>,
+    readonly retryAfterS: number | null,
+  ) {
     super(message);
   }
 }
@@ -20,9 +25,18 @@ export function retryAfter(headers: Headers, now: number = Date.now()): number |
 
 export async function errorOf(response: Response): Promise<ApiError> {
   let problem: Record<string, unknown> = {};
-  try { problem = await response.json() as Record<string, unknown>; } catch { /* not JSON: the status must do */ }
+  try {
+    problem = (await response.json()) as Record<string, unknown>;
+  } catch {
+    /* not JSON: the status must do */
+  }
   const wait = retryAfter(response.headers);
-  const said = typeof problem.detail === "string" && problem.detail ? problem.detail : typeof problem.title === "string" ? problem.title : "";
+  const said =
+    typeof problem.detail === "string" && problem.detail
+      ? problem.detail
+      : typeof problem.title === "string"
+        ? problem.title
+        : "";
   let message = said || t("unknownError", { n: response.status });
   if (response.status === 403) message = said || t("noRight");
   if (response.status === 429) message = t("tooMany", { s: Math.ceil(wait ?? 1) });
@@ -32,7 +46,8 @@ export async function errorOf(response: Response): Promise<ApiError> {
 
 const ours = /^\/(wall|desk|stb|worker)$/;
 /** Which page this is: a browser holds one session a page. The log-in page acts for the page it leads to. */
-export const page = (ours.exec(location.pathname) ?? ours.exec(new URLSearchParams(location.search).get("next") ?? ""))?.[1] ?? "";
+export const page =
+  (ours.exec(location.pathname) ?? ours.exec(new URLSearchParams(location.search).get("next") ?? ""))?.[1] ?? "";
 /** For requests that can carry no header (WebSocket, pictures). `mark` is ? or &. */
 export const pageQuery = (mark: "?" | "&"): string => (page ? `${mark}page=${page}` : "");
 const pageHeaders: Record<string, string> = page ? { "X-Gateway-Page": page } : {};
@@ -43,8 +58,15 @@ export async function api<T>(method: string, path: string, body?: unknown, anony
   let response: Response;
   try {
     response = await fetch(path, {
-      method, credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(15000),
-      headers: { Accept: "application/json", ...pageHeaders, ...(method === "GET" ? {} : { ...unsafeHeaders, "Content-Type": "application/json" }) },
+      method,
+      credentials: "same-origin",
+      cache: "no-store",
+      signal: AbortSignal.timeout(15000),
+      headers: {
+        Accept: "application/json",
+        ...pageHeaders,
+        ...(method === "GET" ? {} : { ...unsafeHeaders, "Content-Type": "application/json" }),
+      },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
   } catch {
@@ -76,13 +98,21 @@ export async function openSession(): Promise<Session | null> {
     } catch (error) {
       if (error instanceof ApiError && error.status === 0) throw error;
       // A spent code may belong to a session that is still open (the page was opened twice): fall through and ask.
-      try { return await api<Session>("GET", "/api/v1/session", undefined, true); } catch { toLogin("code"); return null; }
+      try {
+        return await api<Session>("GET", "/api/v1/session", undefined, true);
+      } catch {
+        toLogin("code");
+        return null;
+      }
     }
   }
   try {
     return await api<Session>("GET", "/api/v1/session", undefined, true);
   } catch (error) {
-    if (error instanceof ApiError && (error.status === 401 || error.status === 403)) { toLogin(); return null; }
+    if (error instanceof ApiError && (error.status === 401 || error.status === 403)) {
+      toLogin();
+      return null;
+    }
     throw error;
   }
 }

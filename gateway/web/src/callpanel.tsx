@@ -8,12 +8,24 @@ import { attempt, calls, openCalls, selectedId, session, tick } from "./state.ts
 import { clock, distance, span, t, tv } from "./text.ts";
 import { Watermark } from "./watermark.tsx";
 
-interface Joined { call: string; leg: string; stream: MediaStream | null; publisher: Publisher | null; fault: CaptureFault | null }
+interface Joined {
+  call: string;
+  leg: string;
+  stream: MediaStream | null;
+  publisher: Publisher | null;
+  fault: CaptureFault | null;
+}
 const joined = signal<Joined | null>(null);
 const joining = signal(false);
 const muted = signal(false);
 const dark = signal(false);
 const dismissed = signal<ReadonlySet<string>>(new Set());
+
+/** The call the key C takes when no alarm or incident is open. */
+export const ringingCall = (): Call | undefined => openCalls.value.find((c) => c.state !== "ENDED");
+
+/** Whether this page takes part in a call about the alarm. */
+export const isJoined = (call: Call | undefined): boolean => call !== undefined && joined.value?.call === call.id;
 
 /** The newest call about an alarm. */
 export const callOf = (alarm: string): Call | undefined =>
@@ -23,30 +35,52 @@ export const callOf = (alarm: string): Call | undefined =>
 const shownCall = computed<Call | null>(() => {
   const own = joined.value && calls.value.get(joined.value.call);
   if (own) return own;
-  const recent = (c: Call | undefined): c is Call => c !== undefined && !dismissed.value.has(c.id) && (c.state !== "ENDED" || c.end_reason === "no_answer" || c.end_reason === "media_failed");
+  const recent = (c: Call | undefined): c is Call =>
+    c !== undefined &&
+    !dismissed.value.has(c.id) &&
+    (c.state !== "ENDED" || c.end_reason === "no_answer" || c.end_reason === "media_failed");
   const about = selectedId.value === null ? undefined : callOf(selectedId.value);
   if (recent(about)) return about;
   return openCalls.value.filter((c) => !dismissed.value.has(c.id)).sort((a, b) => b.opened_at - a.opened_at)[0] ?? null;
 });
 
-function keep(call: Call): void { calls.value = new Map(calls.value).set(call.id, call); }
+function keep(call: Call): void {
+  calls.value = new Map(calls.value).set(call.id, call);
+}
+
+/** A gridworker rings the desks, and nobody has answered yet. */
+export const isInbound = (call: Call): boolean => call.kind === "inbound" && call.state === "RINGING";
+const caller = (call: Call): string => call.legs.find((leg) => leg.role === "worker")?.name ?? "";
+/** Desks are rung by sound as phones are. */
+export const inboundCalls = computed(() => openCalls.value.filter(isInbound));
 
 export async function joinCall(call: Call): Promise<void> {
   if (joining.value || joined.value?.call === call.id) return;
   joining.value = true;
   try {
-    const [media, mine] = await Promise.all([capture(), attempt(() => post<Call>(`/api/v1/calls/${seg(call.id)}/join`))]);
+    const [media, mine] = await Promise.all([
+      capture(),
+      attempt(() => post<Call>(`/api/v1/calls/${seg(call.id)}/${isInbound(call) ? "claim" : "join"}`)),
+    ]);
     const stream = "stream" in media ? media.stream : null;
-    if (!mine?.leg) { stream?.getTracks().forEach((track) => track.stop()); return; }
+    if (!mine?.leg) {
+      stream?.getTracks().forEach((track) => track.stop());
+      return;
+    }
     leave();
     muted.value = false;
     dark.value = false;
     keep(mine);
     joined.value = {
-      call: call.id, leg: mine.leg, stream, fault: "fault" in media ? media.fault : null,
+      call: call.id,
+      leg: mine.leg,
+      stream,
+      fault: "fault" in media ? media.fault : null,
       publisher: stream && new Publisher(`/api/v1/calls/${seg(call.id)}/legs/${seg(mine.leg)}/whip`, stream),
     };
-  } finally { joining.value = false; }
+  } finally {
+    joining.value = false;
+  }
 }
 
 /** Joins the alarm's open call, or opens one and joins that. */
@@ -54,19 +88,28 @@ export async function callAbout(alarm: string): Promise<void> {
   const open = callOf(alarm);
   if (open && open.state !== "ENDED") return joinCall(open);
   const made = await attempt(() => post<Call>("/api/v1/calls", { alarm_id: alarm }));
-  if (made) { keep(made); await joinCall(made); }
+  if (made) await adopt(made);
+}
+
+/** Takes a call in that this page has opened, and joins it. */
+export async function adopt(made: Call): Promise<void> {
+  keep(made);
+  await joinCall(made);
 }
 
 function leave(): void {
   const own = joined.value;
   joined.value = null;
-  own?.publisher?.close();
+  own?.publisher?.close((calls.value.get(own.call)?.state ?? "ENDED") === "ENDED");
   own?.stream?.getTracks().forEach((track) => track.stop());
 }
 export async function hangUp(): Promise<void> {
   const call = shownCall.value;
   leave();
-  if (call && call.state !== "ENDED") { const ended = await attempt(() => post<Call>(`/api/v1/calls/${seg(call.id)}/hangup`)); if (ended) keep(ended); }
+  if (call && call.state !== "ENDED") {
+    const ended = await attempt(() => post<Call>(`/api/v1/calls/${seg(call.id)}/hangup`));
+    if (ended) keep(ended);
+  }
 }
 
 function Remote({ call, leg }: { call: string; leg: Leg }) {
@@ -76,15 +119,30 @@ function Remote({ call, leg }: { call: string; leg: Leg }) {
     if (!video.current) return;
     const made = new Player(`/api/v1/calls/${seg(call)}/legs/${seg(leg.id)}/whep`, video.current, true);
     setPlayer(made);
-    return () => made.close();
+    return () => made.close((calls.value.get(call)?.state ?? "ENDED") === "ENDED");
   }, [call, leg.id]);
   const state = player?.state.value ?? "connecting";
   return (
-    <div class={`remote s-${state}`} data-leg={leg.id} data-remote-frames={player?.frames.value ?? 0} data-remote-audio={player?.audioBytes.value ?? 0} data-remote-state={state}>
+    <div
+      class={`remote s-${state}`}
+      data-leg={leg.id}
+      data-remote-frames={player?.frames.value ?? 0}
+      data-remote-audio={player?.audioBytes.value ?? 0}
+      data-remote-state={state}
+    >
       <video ref={video} autoplay playsInline />
       <Watermark who={session.value?.name || session.value?.sub || ""} />
-      {state !== "live" && <p class="tile-note"><b>{state === "connecting" ? t("remoteWaiting") : tv("tile", state)}</b><span>{player?.reason.value}</span></p>}
-      {state === "live" && player?.hasVideo.value === false && <p class="tile-note"><b>{t("audioOnly")}</b></p>}
+      {state !== "live" && (
+        <p class="tile-note">
+          <b>{state === "connecting" ? t("remoteWaiting") : tv("tile", state)}</b>
+          <span>{player?.reason.value}</span>
+        </p>
+      )}
+      {state === "live" && player?.hasVideo.value === false && (
+        <p class="tile-note">
+          <b>{t("audioOnly")}</b>
+        </p>
+      )}
       <span class="name">{leg.name}</span>
     </div>
   );
@@ -92,47 +150,142 @@ function Remote({ call, leg }: { call: string; leg: Leg }) {
 
 function Local({ stream }: { stream: MediaStream }) {
   const video = useRef<HTMLVideoElement>(null);
-  useEffect(() => { if (video.current) { video.current.srcObject = stream; void video.current.play().catch(() => undefined); } }, [stream]);
-  return <div class="local"><video ref={video} muted autoplay playsInline /><span class="name">{t("you")}</span></div>;
+  useEffect(() => {
+    if (video.current) {
+      video.current.srcObject = stream;
+      void video.current.play().catch(() => undefined);
+    }
+  }, [stream]);
+  return (
+    <div class="local">
+      <video ref={video} muted autoplay playsInline />
+      <span class="name">{t("you")}</span>
+    </div>
+  );
 }
 
 export function CallPanel() {
   const call = shownCall.value;
   const own = joined.value;
   const ended = call?.state === "ENDED";
-  useEffect(() => { if (ended && own && call?.id === own.call) leave(); }, [ended, own, call]);
+  useEffect(() => {
+    if (ended && own && call?.id === own.call) leave();
+  }, [ended, own, call]);
   if (!call) return null;
   const inIt = own?.call === call.id;
   const others = call.legs.filter((leg) => leg.publishing && leg.left_at === null && leg.id !== own?.leg);
-  const toggle = (kind: "audio" | "video", off: boolean): void => own?.stream?.getTracks().filter((track) => track.kind === kind).forEach((track) => { track.enabled = !off; });
+  const toggle = (kind: "audio" | "video", off: boolean): void =>
+    own?.stream
+      ?.getTracks()
+      .filter((track) => track.kind === kind)
+      .forEach((track) => {
+        track.enabled = !off;
+      });
   return (
     <section class={`call c-${call.state}`} data-call={call.id} data-state={call.state} aria-label={t("call")}>
       <header>
-        <h2>☎ {call.place_label || t("callFor")}</h2>
+        <h2>
+          ☎ {isInbound(call) ? `${t("inbound", { name: caller(call) })} · ` : ""}
+          {call.place_label || t("callFor")}
+        </h2>
         <em class={`callstate c-${call.state}`}>{tv("call", call.state)}</em>
         {call.recording && <em class="rec">● {t("recording")}</em>}
         <time>{span(tick.value - call.opened_at)}</time>
-        {!inIt && <button type="button" class="x" aria-label={t("close")} onClick={() => { dismissed.value = new Set([...dismissed.value].slice(-50)).add(call.id); }}>✕</button>}
+        {!inIt && (
+          <button
+            type="button"
+            class="x"
+            aria-label={t("close")}
+            onClick={() => {
+              dismissed.value = new Set([...dismissed.value].slice(-50)).add(call.id);
+            }}
+          >
+            ✕
+          </button>
+        )}
       </header>
       {call.answered_by && <p class="answered">✓ {t("answeredBy", { name: call.answered_by.name })}</p>}
       {ended && <p class="ended">{tv("end", call.end_reason ?? "hangup")}</p>}
-      {inIt && !ended && <div class={`videos v${Math.min(4, others.length)}`}>
-        {others.length === 0 && <div class="remote"><p class="tile-note"><b>{t("remoteWaiting")}</b><span>{tv("call", call.state)}</span></p></div>}
-        {others.map((leg) => <Remote key={leg.id} call={call.id} leg={leg} />)}
-        {own.stream && <Local stream={own.stream} />}
-      </div>}
+      {inIt && !ended && (
+        <div class={`videos v${Math.min(4, others.length)}`}>
+          {others.length === 0 && (
+            <div class="remote">
+              <p class="tile-note">
+                <b>{t("remoteWaiting")}</b>
+                <span>{tv("call", call.state)}</span>
+              </p>
+            </div>
+          )}
+          {others.map((leg) => (
+            <Remote key={leg.id} call={call.id} leg={leg} />
+          ))}
+          {own.stream && <Local stream={own.stream} />}
+        </div>
+      )}
       {inIt && own.fault && <p class="warn pad">{t(own.fault)}</p>}
-      {inIt && own.publisher && own.publisher.state.value !== "live" && own.publisher.reason.value && <p class="warn pad">{t("publishFailed", { why: own.publisher.reason.value })}</p>}
-      {!(inIt && others.length > 0) && <ul class="rung">
-        {call.rung.length === 0 && <li class="quiet">{t("noRung")}</li>}
-        {call.rung.map((r) => <li key={r.worker_id} class={`r-${r.outcome}`}><b>{r.name}</b><span>{r.distance_m !== null ? distance(r.distance_m) : ""}</span><em>{tv("rung", r.outcome)}</em><small>{r.reason} · {clock(r.rung_at)}</small></li>)}
-      </ul>}
-      {!ended && <footer>
-        {!inIt && <button type="button" class="primary" data-act="join" disabled={joining.value} onClick={() => void joinCall(call)}>{joining.value ? t("joining") : t("joinCall")}<kbd>C</kbd></button>}
-        {inIt && own.stream && <button type="button" aria-pressed={muted.value} onClick={() => { muted.value = !muted.value; toggle("audio", muted.value); }}>{muted.value ? t("unmute") : t("mute")}</button>}
-        {inIt && own.stream && <button type="button" aria-pressed={dark.value} onClick={() => { dark.value = !dark.value; toggle("video", dark.value); }}>{dark.value ? t("camOn") : t("camOff")}</button>}
-        {inIt && <button type="button" class="danger" data-act="hangup" onClick={() => void hangUp()}>{t("hangup")}</button>}
-      </footer>}
+      {inIt && own.publisher && own.publisher.state.value !== "live" && own.publisher.reason.value && (
+        <p class="warn pad">{t("publishFailed", { why: own.publisher.reason.value })}</p>
+      )}
+      {!(inIt && others.length > 0) && (
+        <ul class="rung">
+          {call.rung.length === 0 && !isInbound(call) && <li class="quiet">{t("noRung")}</li>}
+          {call.rung.map((r) => (
+            <li key={r.worker_id} class={`r-${r.outcome}`}>
+              <b>{r.name}</b>
+              <span>{r.distance_m !== null ? distance(r.distance_m) : ""}</span>
+              <em>{tv("rung", r.outcome)}</em>
+              <small>
+                {r.reason} · {clock(r.rung_at)}
+              </small>
+            </li>
+          ))}
+        </ul>
+      )}
+      {!ended && (
+        <footer>
+          {!inIt && (
+            <button
+              type="button"
+              class="primary"
+              data-act="join"
+              disabled={joining.value}
+              onClick={() => void joinCall(call)}
+            >
+              {joining.value ? t("joining") : isInbound(call) ? t("answer") : t("joinCall")}
+              <kbd>C</kbd>
+            </button>
+          )}
+          {inIt && own.stream && (
+            <button
+              type="button"
+              aria-pressed={muted.value}
+              onClick={() => {
+                muted.value = !muted.value;
+                toggle("audio", muted.value);
+              }}
+            >
+              {muted.value ? t("unmute") : t("mute")}
+            </button>
+          )}
+          {inIt && own.stream && (
+            <button
+              type="button"
+              aria-pressed={dark.value}
+              onClick={() => {
+                dark.value = !dark.value;
+                toggle("video", dark.value);
+              }}
+            >
+              {dark.value ? t("camOn") : t("camOff")}
+            </button>
+          )}
+          {inIt && (
+            <button type="button" class="danger" data-act="hangup" onClick={() => void hangUp()}>
+              {t("hangup")}
+            </button>
+          )}
+        </footer>
+      )}
     </section>
   );
 }

@@ -2,7 +2,13 @@
 import { signal } from "@preact/signals";
 import { get, pageQuery } from "./api.ts";
 
-export interface Frame { seq?: number; epoch?: string; type: string; at?: number; data?: unknown }
+export interface Frame {
+  seq?: number;
+  epoch?: string;
+  type: string;
+  at?: number;
+  data?: unknown;
+}
 export type Step = "deliver" | "repeat" | "resync" | "hello";
 
 /** What the channel knows of its place in the stream; pure, so that resumption can be tested without a socket. */
@@ -57,9 +63,15 @@ export class Channel {
   private closed = false;
 
   /** `onFrame` sees each event once; `onResync` must fetch the whole state; `onRevoked` is called at the session's end. */
-  constructor(private readonly onFrame: (frame: Frame) => void, private readonly onResync: () => void, private readonly onRevoked: () => void) {
+  constructor(
+    private readonly onFrame: (frame: Frame) => void,
+    private readonly onResync: () => void,
+    private readonly onRevoked: () => void,
+  ) {
     document.addEventListener("visibilitychange", () => this.reportVisibility());
-    addEventListener("online", () => { if (!this.socket) this.open(); });
+    addEventListener("online", () => {
+      if (!this.socket) this.open();
+    });
     setInterval(() => this.watch(), 1000);
     this.open();
   }
@@ -89,7 +101,11 @@ export class Channel {
     this.socket = socket;
     this.dialledAt = Date.now();
     let opened = false;
-    socket.onopen = () => { opened = true; this.connected.value = true; this.reportVisibility(); };
+    socket.onopen = () => {
+      opened = true;
+      this.connected.value = true;
+      this.reportVisibility();
+    };
     socket.onmessage = (event: MessageEvent<string>) => this.take(event.data);
     socket.onclose = () => {
       if (this.socket !== socket) return;
@@ -99,19 +115,37 @@ export class Channel {
       const limit = Math.min(4000, 500 * 2 ** this.attempts++);
       // A browser does not tell a refused upgrade from a dead server; if the session has ended, this leads to the log-in.
       if (!opened && this.attempts % 3 === 0) void get("/api/v1/session").catch(() => undefined);
-      setTimeout(() => { if (!this.socket) this.open(); }, 200 + Math.random() * limit); // full jitter
+      setTimeout(
+        () => {
+          if (!this.socket) this.open();
+        },
+        200 + Math.random() * limit,
+      ); // full jitter
     };
   }
 
   private take(text: string): void {
     let frame: Frame;
-    try { frame = JSON.parse(text) as Frame; } catch { return; }
+    try {
+      frame = JSON.parse(text) as Frame;
+    } catch {
+      return;
+    }
     this.since.value = Date.now();
     this.stale.value = false;
     const data = (frame.data ?? {}) as { now?: number; lag_ms?: number };
-    if ((frame.type === "hello" || frame.type === "heartbeat") && typeof data.now === "number") clockSkew.value = data.now - Date.now();
-    if (frame.type === "heartbeat") { this.lagMs.value = data.lag_ms ?? 0; return; }
-    if (frame.type === "revoked") { this.closed = true; this.socket?.close(); this.onRevoked(); return; }
+    if ((frame.type === "hello" || frame.type === "heartbeat") && typeof data.now === "number")
+      clockSkew.value = data.now - Date.now();
+    if (frame.type === "heartbeat") {
+      this.lagMs.value = data.lag_ms ?? 0;
+      return;
+    }
+    if (frame.type === "revoked") {
+      this.closed = true;
+      this.socket?.close();
+      this.onRevoked();
+      return;
+    }
     const step = this.cursor.take(frame);
     if (frame.type === "hello") this.attempts = 0;
     if (step === "resync") this.onResync();

@@ -1,38 +1,198 @@
 /** The JSON shapes of docs/contract.md section 3. Times are UTC milliseconds, positions WGS-84. */
 
-export interface Position { lat: number; lon: number }
-export interface Session { sub: string; role: string; area: string | null; name: string; supervisor: boolean; expires_at: number }
-export interface Area { code: string; name: string; level: "district" | "street" | "community" | "grid"; parent: string | null; kind?: string | null; phone?: string | null }
-export interface District { code: string; name: string; center: Position | null; areas: Area[]; map?: { tile_url?: string; datum?: string } }
-export interface StreamInfo { state: string; reason: string | null; codec: string | null; width: number | null; height: number | null; fps: number | null; kbps: number | null; viewers: number }
+export interface Position {
+  lat: number;
+  lon: number;
+}
+export interface Session {
+  sub: string;
+  role: string;
+  area: string | null;
+  name: string;
+  supervisor: boolean;
+  expires_at: number;
+}
+export interface Area {
+  code: string;
+  name: string;
+  level: "district" | "street" | "community" | "grid";
+  parent: string | null;
+  kind?: string | null;
+  phone?: string | null;
+}
+export interface District {
+  code: string;
+  name: string;
+  center: Position | null;
+  areas: Area[];
+  map?: { tile_url?: string; datum?: string };
+}
+export interface StreamInfo {
+  state: string;
+  reason: string | null;
+  codec: string | null;
+  width: number | null;
+  height: number | null;
+  fps: number | null;
+  kbps: number | null;
+  viewers: number;
+}
 export type CameraState = "idle" | "connecting" | "live" | "down";
 export interface Camera {
-  id: string; name: string; community: string | null; grid: string | null; position: Position | null; heading: number | null; fov: number | null;
-  range_m: number | null; state: CameraState; reason: string | null; since: number | null; last_frame_at: number | null;
+  id: string;
+  name: string;
+  community: string | null;
+  grid: string | null;
+  position: Position | null;
+  heading: number | null;
+  fov: number | null;
+  range_m: number | null;
+  state: CameraState;
+  reason: string | null;
+  since: number | null;
+  last_frame_at: number | null;
   streams: { main: StreamInfo; sub: StreamInfo | null };
 }
-export interface CameraChoice { id: string; name: string; distance_m: number; bearing_deg: number; in_view: boolean; score: number; reason: string }
+export interface CameraChoice {
+  id: string;
+  name: string;
+  distance_m: number;
+  bearing_deg: number;
+  in_view: boolean;
+  score: number;
+  reason: string;
+}
 export interface WorkerChoice {
-  id: string; name: string; grid: string; distance_m: number; eta_s: number | null;
-  freshness: "fresh" | "usable" | "last_resort" | "centroid"; fix_age_s: number | null; accuracy_m: number | null; reason: string;
+  id: string;
+  name: string;
+  grid: string;
+  distance_m: number;
+  eta_s: number | null;
+  freshness: "fresh" | "usable" | "last_resort" | "centroid";
+  fix_age_s: number | null;
+  accuracy_m: number | null;
+  reason: string;
 }
 export type Duty = "off" | "on" | "busy" | "break" | "sos";
-export interface Worker { id: string; name: string; grid: string; duty: Duty; online: boolean; position: Position | null; fix_at: number | null; accuracy_m: number | null; freshness: string | null }
-export type Handling = "NEW" | "SHOWN" | "ACKNOWLEDGED" | "TRIAGED" | "CLOSED";
-export interface TimelineEntry { at: number; event: string; by: string | { sub: string; name: string } | null; detail: unknown }
-export interface Household { address: string; contacts: { name: string; phone: string }[]; notes: string | null }
-export interface Alarm {
-  id: string; source: string; kind: string; silent: boolean; handling: Handling; condition: "ACTIVE" | "CLEARED"; verified: boolean;
-  place: { kind: string; ref: string | null; label: string; position: Position | null }; street: string | null; community: string | null; grid: string | null;
-  received_at: number; device_time: number | null; skew_ms: number | null; repeats: number; shown_at: number | null; acknowledged_at: number | null;
-  acknowledged_by: { sub: string; name: string } | null; outcome: string | null; incident_id: string | null; call_id: string | null; level: string;
-  deadlines: { kind: string; at: number }[];
-  cameras?: CameraChoice[]; workers?: WorkerChoice[]; household?: Household | null; timeline?: TimelineEntry[];
+export interface Worker {
+  id: string;
+  name: string;
+  grid: string;
+  duty: Duty;
+  online: boolean;
+  position: Position | null;
+  fix_at: number | null;
+  accuracy_m: number | null;
+  freshness: string | null;
+  /** Only of oneself. */
+  grid_name?: string | null;
+  role?: string;
 }
-export interface Leg { id: string; participant: string; name: string; role: string; publishing: boolean; tracks: ("audio" | "video")[]; joined_at: number; left_at: number | null }
+export type Handling = "NEW" | "SHOWN" | "ACKNOWLEDGED" | "TRIAGED" | "CLOSED";
+export interface TimelineEntry {
+  at: number;
+  event: string;
+  by: string | { sub: string; name: string } | null;
+  detail: unknown;
+}
+export interface Household {
+  address: string;
+  contacts: { name: string; phone: string }[];
+  notes: string | null;
+}
+export interface Alarm {
+  id: string;
+  source: string;
+  kind: string;
+  silent: boolean;
+  handling: Handling;
+  condition: "ACTIVE" | "CLEARED";
+  verified: boolean;
+  place: { kind: string; ref: string | null; label: string; position: Position | null };
+  street: string | null;
+  community: string | null;
+  grid: string | null;
+  received_at: number;
+  device_time: number | null;
+  skew_ms: number | null;
+  repeats: number;
+  shown_at: number | null;
+  acknowledged_at: number | null;
+  acknowledged_by: { sub: string; name: string } | null;
+  outcome: string | null;
+  dispatched: { id: string; name: string; eta_s: number | null } | null;
+  incident_id: string | null;
+  call_id: string | null;
+  level: string;
+  deadlines: { kind: string; at: number }[];
+  cameras?: CameraChoice[];
+  workers?: WorkerChoice[];
+  household?: Household | null;
+  timeline?: TimelineEntry[];
+}
+export type IncidentState =
+  | "REPORTED"
+  | "DISPATCHED"
+  | "HANDLING"
+  | "VERIFYING"
+  | "RATED"
+  | "ARCHIVED"
+  | "TRANSFERRED"
+  | "SUSPENDED"
+  | "MERGED"
+  | "CANCELLED";
+export interface Incident {
+  id: string;
+  number: string;
+  type: string;
+  severity: number;
+  police: string;
+  state: IncidentState;
+  alarm_id: string | null;
+  place_label: string;
+  position: Position | null;
+  street: string | null;
+  community: string | null;
+  grid: string | null;
+  reported_by: string;
+  reported_at: number;
+  changed_at: number;
+  reopened: number;
+  note: string;
+  timeline?: TimelineEntry[];
+}
+export interface Leg {
+  id: string;
+  participant: string;
+  name: string;
+  role: string;
+  publishing: boolean;
+  tracks: ("audio" | "video")[];
+  joined_at: number;
+  left_at: number | null;
+}
 export type CallState = "RINGING" | "CLAIMED" | "CONNECTING" | "ACTIVE" | "RECONNECTING" | "ENDED";
-export interface Rung { worker_id: string; name: string; distance_m: number | null; reason: string; rung_at: number; outcome: string }
+export interface Rung {
+  worker_id: string;
+  name: string;
+  distance_m: number | null;
+  reason: string;
+  rung_at: number;
+  outcome: string;
+}
 export interface Call {
-  id: string; alarm_id: string | null; incident_id: string | null; kind: string; state: CallState; opened_at: number; place_label: string; position: Position | null;
-  answered_by: { id: string; name: string } | null; end_reason: string | null; rung: Rung[]; legs: Leg[]; recording: boolean; leg?: string;
+  id: string;
+  alarm_id: string | null;
+  incident_id: string | null;
+  kind: string;
+  state: CallState;
+  opened_at: number;
+  place_label: string;
+  position: Position | null;
+  answered_by: { id: string; name: string } | null;
+  end_reason: string | null;
+  rung: Rung[];
+  legs: Leg[];
+  recording: boolean;
+  leg?: string;
 }

@@ -9,13 +9,21 @@ const touched = (): boolean => (navigator.userActivation as UserActivation | und
 
 export async function unlock(): Promise<void> {
   context ??= new AudioContext();
-  try { await context.resume(); } catch { /* stays locked until the next touch */ }
+  try {
+    await context.resume();
+  } catch {
+    /* stays locked until the next touch */
+  }
   unlocked.value = context.state === "running";
 }
 
 /** Any first touch or key unlocks; a login on another page does not carry over in every browser. */
 export function unlockOnGesture(): void {
-  const once = (): void => { void unlock().then(() => { if (unlocked.value) for (const name of ["pointerdown", "keydown"]) removeEventListener(name, once, true); }); };
+  const once = (): void => {
+    void unlock().then(() => {
+      if (unlocked.value) for (const name of ["pointerdown", "keydown"]) removeEventListener(name, once, true);
+    });
+  };
   for (const name of ["pointerdown", "keydown"]) addEventListener(name, once, true);
   void unlock();
 }
@@ -38,11 +46,19 @@ function tone(frequency: number, at: number, length: number, gain: number): void
 
 /** Repeats the alarm or ring pattern while `on`. */
 export function sounding(on: boolean, kind: "alarm" | "ring"): void {
-  if (!on) { clearInterval(loop); loop = 0; if (kind === "ring" && touched()) navigator.vibrate?.(0); return; }
+  if (!on) {
+    clearInterval(loop);
+    loop = 0;
+    if (kind === "ring" && touched()) navigator.vibrate?.(0);
+    return;
+  }
   if (loop) return;
   const play = (): void => {
-    if (kind === "alarm") { tone(880, 0, 0.25, 0.25); tone(660, 0.3, 0.25, 0.25); tone(880, 0.6, 0.25, 0.25); }
-    else {
+    if (kind === "alarm") {
+      tone(880, 0, 0.25, 0.25);
+      tone(660, 0.3, 0.25, 0.25);
+      tone(880, 0.6, 0.25, 0.25);
+    } else {
       tone(523, 0, 0.4, 0.35);
       tone(659, 0.45, 0.4, 0.35);
       if (touched()) navigator.vibrate?.([400, 200, 400]);

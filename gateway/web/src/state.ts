@@ -21,24 +21,35 @@ export const loaded = signal(false);
 export const tick = signal(serverNow());
 export let channel: Channel | null = null;
 
-export const areas = computed<ReadonlyMap<string, Area>>(() => new Map((district.value?.areas ?? []).map((area) => [area.code, area])));
-export const areaName = (code: string | null): string => (code === null ? "" : areas.value.get(code)?.name ?? code);
+export const areas = computed<ReadonlyMap<string, Area>>(
+  () => new Map((district.value?.areas ?? []).map((area) => [area.code, area])),
+);
+export const areaName = (code: string | null): string => (code === null ? "" : (areas.value.get(code)?.name ?? code));
 
 const URGENCY: Record<string, number> = { NEW: 0, SHOWN: 1, ACKNOWLEDGED: 2, TRIAGED: 3, CLOSED: 4 };
 /** The queue: what nobody has taken first, oldest first within that. */
-export const queue = computed(() => [...alarms.value.values()].filter((a) => a.handling !== "CLOSED")
-  .sort((a, b) => (URGENCY[a.handling] ?? 9) - (URGENCY[b.handling] ?? 9) || a.received_at - b.received_at));
-export const closedRecently = computed(() => [...alarms.value.values()].filter((a) => a.handling === "CLOSED")
-  .sort((a, b) => b.received_at - a.received_at).slice(0, 5));
+export const queue = computed(() =>
+  [...alarms.value.values()]
+    .filter((a) => a.handling !== "CLOSED")
+    .sort((a, b) => (URGENCY[a.handling] ?? 9) - (URGENCY[b.handling] ?? 9) || a.received_at - b.received_at),
+);
+export const closedRecently = computed(() =>
+  [...alarms.value.values()]
+    .filter((a) => a.handling === "CLOSED")
+    .sort((a, b) => b.received_at - a.received_at)
+    .slice(0, 5),
+);
 export const selected = computed<Alarm | null>(() => {
   const id = selectedId.value;
   if (id === null) return null;
   const listed = alarms.value.get(id);
   const full = details.value.get(id);
-  return listed ? { ...full, ...listed } : full ?? null;
+  return listed ? { ...full, ...listed } : (full ?? null);
 });
 export const openCalls = computed(() => [...calls.value.values()].filter((c) => c.state !== "ENDED"));
-export const needsSound = computed(() => queue.value.some((a) => a.verified && a.condition === "ACTIVE" && (a.handling === "NEW" || a.handling === "SHOWN")));
+export const needsSound = computed(() =>
+  queue.value.some((a) => a.verified && a.condition === "ACTIVE" && (a.handling === "NEW" || a.handling === "SHOWN")),
+);
 
 export function say(text: string, bad = false): void {
   notice.value = { text, bad, at: Date.now() };
@@ -46,36 +57,50 @@ export function say(text: string, bad = false): void {
 
 /** Runs a user's action; what goes wrong is said in a notice, never swallowed. */
 export async function attempt<T>(action: () => Promise<T>): Promise<T | null> {
-  try { return await action(); } catch (error) {
+  try {
+    return await action();
+  } catch (error) {
     if (error instanceof ApiError && error.status === 409) {
       const by = error.problem.by as { name?: string } | string | undefined;
       const name = typeof by === "string" ? by : by?.name;
-      if (name) { say(t("ackTaken", { name }), true); return null; }
+      if (name) {
+        say(t("ackTaken", { name }), true);
+        return null;
+      }
     }
     say(error instanceof Error ? error.message : String(error), true);
     return null;
   }
 }
 
-const put = <T extends { id: string }>(map: ReadonlyMap<string, T>, item: T): Map<string, T> => new Map(map).set(item.id, item);
+export const put = <T extends { id: string }>(map: ReadonlyMap<string, T>, item: T): Map<string, T> =>
+  new Map(map).set(item.id, item);
 const index = <T extends { id: string }>(items: T[]): Map<string, T> => new Map(items.map((item) => [item.id, item]));
 const KEEP_CLOSED = 50;
 
 /** Forgets the oldest closed alarms and ended calls: the page stays flat in memory for weeks. */
 function prune(): void {
-  const closed = [...alarms.value.values()].filter((a) => a.handling === "CLOSED").sort((a, b) => b.received_at - a.received_at);
+  const closed = [...alarms.value.values()]
+    .filter((a) => a.handling === "CLOSED")
+    .sort((a, b) => b.received_at - a.received_at);
   if (closed.length > KEEP_CLOSED) {
     const gone = new Set(closed.slice(KEEP_CLOSED / 2).map((a) => a.id));
-    const alive = <T>(map: ReadonlyMap<string, T>): Map<string, T> => new Map([...map].filter(([id]) => !gone.has(id) || id === selectedId.value));
+    const alive = <T>(map: ReadonlyMap<string, T>): Map<string, T> =>
+      new Map([...map].filter(([id]) => !gone.has(id) || id === selectedId.value));
     alarms.value = alive(alarms.value);
     details.value = alive(details.value);
   }
-  if (calls.value.size > 40) calls.value = new Map([...calls.value].filter(([, c]) => c.state !== "ENDED" || serverNow() - c.opened_at < 600000));
+  if (calls.value.size > 40)
+    calls.value = new Map(
+      [...calls.value].filter(([, c]) => c.state !== "ENDED" || serverNow() - c.opened_at < 600000),
+    );
 }
 
 const arrivals: ((alarm: Alarm) => void)[] = [];
 /** Calls back once for every alarm that comes in, or rings again, while the page is open. */
-export const onArrival = (listener: (alarm: Alarm) => void): void => { arrivals.push(listener); };
+export const onArrival = (listener: (alarm: Alarm) => void): void => {
+  arrivals.push(listener);
+};
 
 export async function openDetail(id: string): Promise<Alarm | null> {
   return attempt(async () => {
@@ -89,18 +114,38 @@ export function applyAlarm(alarm: Alarm): void {
   const before = alarms.value.get(alarm.id);
   alarms.value = put(alarms.value, alarm);
   if (alarm.timeline) details.value = put(details.value, alarm);
-  if (alarm.handling !== "CLOSED" && (!before || alarm.repeats > before.repeats)) for (const listener of arrivals) listener(alarm);
+  if (alarm.handling !== "CLOSED" && (!before || alarm.repeats > before.repeats))
+    for (const listener of arrivals) listener(alarm);
   if (selectedId.value === alarm.id && !alarm.timeline) void openDetail(alarm.id);
   prune();
 }
 
+const incidentListeners: ((data: unknown) => void)[] = [];
+/** Incidents are kept by their own module, which builds on this one. */
+export const onIncident = (listener: (data: unknown) => void): void => {
+  incidentListeners.push(listener);
+};
+
 function onFrame(frame: Frame): void {
   switch (frame.type) {
-    case "alarm": applyAlarm(frame.data as Alarm); break;
-    case "call": calls.value = put(calls.value, frame.data as Call); prune(); break;
-    case "camera": cameraBuffer.push(frame.data as Camera); break;
-    case "worker": workerBuffer.push(frame.data as Worker); break;
-    default: break;
+    case "alarm":
+      applyAlarm(frame.data as Alarm);
+      break;
+    case "call":
+      calls.value = put(calls.value, frame.data as Call);
+      prune();
+      break;
+    case "incident":
+      for (const listener of incidentListeners) listener(frame.data);
+      break;
+    case "camera":
+      cameraBuffer.push(frame.data as Camera);
+      break;
+    case "worker":
+      workerBuffer.push(frame.data as Worker);
+      break;
+    default:
+      break;
   }
 }
 
@@ -108,16 +153,34 @@ function onFrame(frame: Frame): void {
 const cameraBuffer: Camera[] = [];
 const workerBuffer: Worker[] = [];
 function flush(): void {
-  if (cameraBuffer.length) { const next = new Map(cameras.value); for (const c of cameraBuffer.splice(0)) next.set(c.id, c); cameras.value = next; }
-  if (workerBuffer.length) { const next = new Map(workers.value); for (const w of workerBuffer.splice(0)) next.set(w.id, w); workers.value = next; }
+  if (cameraBuffer.length) {
+    const next = new Map(cameras.value);
+    for (const c of cameraBuffer.splice(0)) next.set(c.id, c);
+    cameras.value = next;
+  }
+  if (workerBuffer.length) {
+    const next = new Map(workers.value);
+    for (const w of workerBuffer.splice(0)) next.set(w.id, w);
+    workers.value = next;
+  }
 }
+
+let more: (() => Promise<void>) | null = null;
+/** What else is fetched with everything: at the start and after a gap. */
+export const onLoaded = (load: () => Promise<void>): void => {
+  more = load;
+};
 
 export async function loadAll(): Promise<void> {
   try {
     const [d, c, a, w, k] = await Promise.all([
-      get<District>("/api/v1/district"), get<{ cameras: Camera[] }>("/api/v1/cameras"), get<{ alarms: Alarm[] }>("/api/v1/alarms?open=1&limit=200"),
-      get<{ workers: Worker[] }>("/api/v1/workers"), get<{ calls: Call[] }>("/api/v1/calls?open=1"),
+      get<District>("/api/v1/district"),
+      get<{ cameras: Camera[] }>("/api/v1/cameras"),
+      get<{ alarms: Alarm[] }>("/api/v1/alarms?open=1&limit=200"),
+      get<{ workers: Worker[] }>("/api/v1/workers"),
+      get<{ calls: Call[] }>("/api/v1/calls?open=1"),
     ]);
+    if (more) await more();
     district.value = d;
     cameras.value = index(c.cameras);
     workers.value = index(w.workers);
@@ -127,7 +190,8 @@ export async function loadAll(): Promise<void> {
     const ended = [...calls.value.values()].filter((x) => x.state === "ENDED");
     calls.value = index([...ended, ...k.calls]);
     const fresh = a.alarms.filter((x) => !seen.has(x.id) && (x.handling === "NEW" || x.handling === "SHOWN"));
-    for (const alarm of fresh.sort((x, y) => x.received_at - y.received_at)) for (const listener of arrivals) listener(alarm);
+    for (const alarm of fresh.sort((x, y) => x.received_at - y.received_at))
+      for (const listener of arrivals) listener(alarm);
     if (selectedId.value) void openDetail(selectedId.value);
     loadError.value = "";
     loaded.value = true;
@@ -139,21 +203,35 @@ export async function loadAll(): Promise<void> {
 
 export async function startState(who: Session): Promise<void> {
   session.value = who;
-  setInterval(() => { tick.value = serverNow(); }, 1000);
+  setInterval(() => {
+    tick.value = serverNow();
+  }, 1000);
   setInterval(flush, 250);
-  channel = new Channel(onFrame, () => void loadAll(), () => toLogin("revoked"));
+  channel = new Channel(
+    onFrame,
+    () => void loadAll(),
+    () => toLogin("revoked"),
+  );
   await loadAll();
 }
 
 // ---- actions of an operator ----
 
-export const acknowledge = (alarm: Alarm): Promise<Alarm | null> => attempt(async () => {
-  const next = await post<Alarm>(`/api/v1/alarms/${seg(alarm.id)}/acknowledge`);
-  applyAlarm(next);
-  return next;
-});
+export const acknowledge = (alarm: Alarm): Promise<Alarm | null> =>
+  attempt(async () => {
+    const next = await post<Alarm>(`/api/v1/alarms/${seg(alarm.id)}/acknowledge`);
+    applyAlarm(next);
+    return next;
+  });
 
-export interface Triage { outcome: "incident" | "merged" | "false" | "test"; type?: string; severity?: number; police?: string; merged_into?: string; note?: string }
+export interface Triage {
+  outcome: "incident" | "merged" | "false" | "test";
+  type?: string;
+  severity?: number;
+  police?: string;
+  merged_into?: string;
+  note?: string;
+}
 
 /** Triage needs the alarm acknowledged; the key for it may be the first one pressed. */
 export async function triage(alarm: Alarm, body: Triage): Promise<Alarm | null> {
@@ -167,15 +245,17 @@ export async function triage(alarm: Alarm, body: Triage): Promise<Alarm | null> 
   });
 }
 
-export const closeAlarm = (alarm: Alarm, note: string): Promise<unknown> => attempt(async () => {
-  await post(`/api/v1/alarms/${seg(alarm.id)}/close`, note ? { note } : {});
-  const full = await openDetail(alarm.id);
-  if (full) applyAlarm(full);
-});
+export const closeAlarm = (alarm: Alarm, note: string): Promise<unknown> =>
+  attempt(async () => {
+    await post(`/api/v1/alarms/${seg(alarm.id)}/close`, note ? { note } : {});
+    const full = await openDetail(alarm.id);
+    if (full) applyAlarm(full);
+  });
 
-export const unacknowledge = (alarm: Alarm): Promise<unknown> => attempt(async () => {
-  applyAlarm(await post<Alarm>(`/api/v1/alarms/${seg(alarm.id)}/unacknowledge`));
-});
+export const unacknowledge = (alarm: Alarm): Promise<unknown> =>
+  attempt(async () => {
+    applyAlarm(await post<Alarm>(`/api/v1/alarms/${seg(alarm.id)}/unacknowledge`));
+  });
 
 const consoleId = ((): string => {
   const kept = sessionStorage.getItem("console");
@@ -189,10 +269,14 @@ const shown = new Set<string>();
 /** Tells the server that `row` really stands on a visible screen: only after two frames were drawn, and not in a hidden tab. */
 export function reportShown(alarm: Alarm, row: HTMLElement): void {
   if (alarm.handling !== "NEW" || shown.has(alarm.id)) return;
-  requestAnimationFrame(() => requestAnimationFrame(() => {
-    if (shown.has(alarm.id) || document.visibilityState !== "visible" || row.getClientRects().length === 0) return;
-    shown.add(alarm.id);
-    if (shown.size > 500) shown.delete(shown.values().next().value as string);
-    post(`/api/v1/alarms/${seg(alarm.id)}/shown`, { console: consoleId }).catch(() => { shown.delete(alarm.id); });
-  }));
+  requestAnimationFrame(() =>
+    requestAnimationFrame(() => {
+      if (shown.has(alarm.id) || document.visibilityState !== "visible" || row.getClientRects().length === 0) return;
+      shown.add(alarm.id);
+      if (shown.size > 500) shown.delete(shown.values().next().value as string);
+      post(`/api/v1/alarms/${seg(alarm.id)}/shown`, { console: consoleId }).catch(() => {
+        shown.delete(alarm.id);
+      });
+    }),
+  );
 }

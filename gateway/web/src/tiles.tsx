@@ -10,15 +10,25 @@ import { Watermark } from "./watermark.tsx";
 
 export const LAYOUTS = [1, 4, 9, 16, 25] as const;
 export type Layout = (typeof LAYOUTS)[number];
-interface Saved { name: string; layout: Layout; tiles: (string | null)[] }
-interface Kept { layout: Layout; tiles: (string | null)[] | null; saved: Saved[] }
+interface Saved {
+  name: string;
+  layout: Layout;
+  tiles: (string | null)[];
+}
+interface Kept {
+  layout: Layout;
+  tiles: (string | null)[] | null;
+  saved: Saved[];
+}
 
 const store = (): string => `wall/${session.value?.sub ?? ""}`;
 function restore(): Kept {
   try {
     const kept = JSON.parse(localStorage.getItem(store()) ?? "null") as Kept | null;
     if (kept && LAYOUTS.includes(kept.layout) && Array.isArray(kept.saved)) return kept;
-  } catch { /* unreadable: start anew */ }
+  } catch {
+    /* unreadable: start anew */
+  }
   return { layout: innerWidth < 700 ? 4 : 16, tiles: null, saved: [] };
 }
 
@@ -34,16 +44,27 @@ export const current = signal(0);
 export const touring = signal(false);
 export const order = computed<(string | null)[]>(() => chosen.value ?? [...cameras.value.keys()]);
 export const pages = computed(() => Math.max(1, Math.ceil(order.value.length / layout.value)));
-export const onPage = computed<(string | null)[]>(() => Array.from({ length: layout.value }, (_, i) =>
-  linked.value.get(i)?.id ?? order.value[page.value * layout.value + i] ?? null));
+export const onPage = computed<(string | null)[]>(() =>
+  Array.from(
+    { length: layout.value },
+    (_, i) => linked.value.get(i)?.id ?? order.value[page.value * layout.value + i] ?? null,
+  ),
+);
 
 export function startTiles(): void {
   const kept = restore();
   layout.value = kept.layout;
   chosen.value = kept.tiles;
   savedLayouts.value = kept.saved;
-  effect(() => { localStorage.setItem(store(), JSON.stringify({ layout: layout.value, tiles: chosen.value, saved: savedLayouts.value })); });
-  setInterval(() => { if (touring.value && focused.value === null && linked.value.size === 0) turn(1); }, 15000);
+  effect(() => {
+    localStorage.setItem(
+      store(),
+      JSON.stringify({ layout: layout.value, tiles: chosen.value, saved: savedLayouts.value }),
+    );
+  });
+  setInterval(() => {
+    if (touring.value && focused.value === null && linked.value.size === 0) turn(1);
+  }, 15000);
 }
 
 export function setLayout(next: Layout): void {
@@ -61,7 +82,11 @@ export function assign(tile: number, camera: string | null): void {
   const next = [...order.value];
   const at = page.value * layout.value + tile;
   while (next.length <= at) next.push(null);
-  if (linked.value.has(tile)) { const map = new Map(linked.value); map.delete(tile); linked.value = map; }
+  if (linked.value.has(tile)) {
+    const map = new Map(linked.value);
+    map.delete(tile);
+    linked.value = map;
+  }
   next[at] = camera;
   chosen.value = next;
 }
@@ -72,7 +97,10 @@ export function place(camera: string): void {
   else assign(current.value, camera);
 }
 export function saveLayout(name: string): void {
-  savedLayouts.value = [...savedLayouts.value.filter((s) => s.name !== name), { name, layout: layout.value, tiles: onPage.value.slice() }];
+  savedLayouts.value = [
+    ...savedLayouts.value.filter((s) => s.name !== name),
+    { name, layout: layout.value, tiles: onPage.value.slice() },
+  ];
 }
 export function useLayout(saved: Saved | null): void {
   linked.value = new Map();
@@ -88,7 +116,9 @@ export function link(choices: CameraChoice[]): void {
   focused.value = null;
   linked.value = new Map(choices.slice(0, layout.value).map((choice, i) => [i, choice]));
 }
-export const unlink = (): void => { linked.value = new Map(); };
+export const unlink = (): void => {
+  linked.value = new Map();
+};
 
 // ---- dragging a camera from the tree or the map; by pointer events, so that it works by touch and over the map's canvas ----
 
@@ -107,14 +137,24 @@ export function startDrag(event: { clientX: number; clientY: number }, camera: C
     const held = dragging.value;
     dragging.value = null;
     const tile = document.elementFromPoint(e.clientX, e.clientY)?.closest<HTMLElement>("[data-tile]")?.dataset.tile;
-    if (held && e.type === "pointerup" && tile !== undefined) { assign(Number(tile), held.camera); current.value = Number(tile); }
+    if (held && e.type === "pointerup" && tile !== undefined) {
+      assign(Number(tile), held.camera);
+      current.value = Number(tile);
+    }
   };
   addEventListener("pointermove", move, { passive: false });
   addEventListener("pointerup", up);
   addEventListener("pointercancel", up);
 }
 
-const SHAPE: Record<PlayState, string> = { live: "●", connecting: "◌", stale: "▲", waiting: "◇", failed: "✕", paused: "Ⅱ" };
+const SHAPE: Record<PlayState, string> = {
+  live: "●",
+  connecting: "◌",
+  stale: "▲",
+  waiting: "◇",
+  failed: "✕",
+  paused: "Ⅱ",
+};
 
 function Tile({ index, id, big }: { index: number; id: string | null; big: boolean }) {
   const video = useRef<HTMLVideoElement>(null);
@@ -128,39 +168,101 @@ function Tile({ index, id, big }: { index: number; id: string | null; big: boole
     if (id === null || !known || !video.current) return;
     const made = new Player(`/whep/${seg(id)}?stream=${stream}`, video.current, false);
     setPlayer(made);
-    return () => { made.close(); setPlayer(null); };
+    return () => {
+      made.close();
+      setPlayer(null);
+    };
   }, [id, stream, known]);
-  useEffect(() => { if (cameraState === "live") player?.again(); }, [cameraState, player]);
+  useEffect(() => {
+    if (cameraState === "live") player?.again();
+  }, [cameraState, player]);
 
   const state: PlayState | "idle" = player?.state.value ?? "idle";
   const frames = player?.frames.value ?? 0;
-  const why = player?.reason.value || (state === "waiting" || state === "failed" ? camera?.reason ?? "" : "");
-  const toggle = (): void => { if (id !== null) focused.value = focused.value === index ? null : index; };
+  const why =
+    (player?.reason.value && tv("why", player.reason.value)) ||
+    (state === "waiting" || state === "failed" ? tv("why", camera?.reason ?? "") : "");
+  const toggle = (): void => {
+    if (id !== null) focused.value = focused.value === index ? null : index;
+  };
   return (
-    <div class={`tile s-${state}${big ? " big" : ""}${current.value === index ? " current" : ""}${alarmChoice ? " linked" : ""}${id === null ? " empty" : ""}`}
-      data-tile={index} data-camera={id ?? ""} data-state={state} data-frames={frames} tabIndex={0} role="group" aria-label={camera?.name ?? t("emptyTile")}
-      onClick={() => { current.value = index; }} onFocus={() => { current.value = index; }} onDblClick={toggle}>
+    <div
+      class={`tile s-${state}${big ? " big" : ""}${current.value === index ? " current" : ""}${alarmChoice ? " linked" : ""}${id === null ? " empty" : ""}`}
+      data-tile={index}
+      data-camera={id ?? ""}
+      data-state={state}
+      data-frames={frames}
+      tabIndex={0}
+      role="group"
+      aria-label={camera?.name ?? t("emptyTile")}
+      onClick={() => {
+        current.value = index;
+      }}
+      onFocus={() => {
+        current.value = index;
+      }}
+      onDblClick={toggle}
+    >
       <video ref={video} muted autoplay playsInline disablePictureInPicture />
-      {id === null ? <p class="tile-note quiet">{t("emptyTile")}</p> : <>
-        {known && <Watermark who={session.value?.name || session.value?.sub || ""} />}
-        {!known && <p class="tile-note">{t("noSuchCamera")}</p>}
-        {known && state !== "live" && <div class="tile-note">
-          <b>{state === "stale" ? t("tile.stale") : state === "idle" ? t("tile.connecting") : tv("tile", state)}</b>
-          <span>{state === "stale" ? t("staleWhy", { s: 3 }) : why}</span>
-        </div>}
-        <div class="tile-top">
-          {alarmChoice && <span class="tag linktag">⚠ {t("linked")} · {distance(alarmChoice.distance_m)}</span>}
-          <span class="tile-actions">
-            <button type="button" title={big ? t("close") : t("enlarge")} aria-label={big ? t("close") : t("enlarge")} onClick={(e) => { e.stopPropagation(); toggle(); }}>{big ? "✕" : "⤢"}</button>
-            {!big && <button type="button" title={t("clearTile")} aria-label={t("clearTile")} onClick={(e) => { e.stopPropagation(); assign(index, null); }}>✕</button>}
-          </span>
-        </div>
-        <div class="tile-bar">
-          <span class={`state s-${state}`} title={why}><i aria-hidden="true">{state === "idle" ? "○" : SHAPE[state]}</i>{tv("tile", state)}</span>
-          <span class="name">{camera?.name ?? id}</span>
-          {big && <span class="extra">{t("main")} · {areaName(camera?.community ?? null)} · {clock(tick.value)}</span>}
-        </div>
-      </>}
+      {id === null ? (
+        <p class="tile-note quiet">{t("emptyTile")}</p>
+      ) : (
+        <>
+          {known && <Watermark who={session.value?.name || session.value?.sub || ""} />}
+          {!known && <p class="tile-note">{t("noSuchCamera")}</p>}
+          {known && state !== "live" && (
+            <div class="tile-note">
+              <b>{state === "stale" ? t("tile.stale") : state === "idle" ? t("tile.connecting") : tv("tile", state)}</b>
+              <span>{state === "stale" ? t("staleWhy", { s: 3 }) : why}</span>
+            </div>
+          )}
+          <div class="tile-top">
+            {alarmChoice && (
+              <span class="tag linktag">
+                ⚠ {t("linked")} · {distance(alarmChoice.distance_m)}
+              </span>
+            )}
+            <span class="tile-actions">
+              <button
+                type="button"
+                title={big ? t("close") : t("enlarge")}
+                aria-label={big ? t("close") : t("enlarge")}
+                onClick={(e) => {
+                  e.stopPropagation();
+                  toggle();
+                }}
+              >
+                {big ? "✕" : "⤢"}
+              </button>
+              {!big && (
+                <button
+                  type="button"
+                  title={t("clearTile")}
+                  aria-label={t("clearTile")}
+                  onClick={(e) => {
+                    e.stopPropagation();
+                    assign(index, null);
+                  }}
+                >
+                  ✕
+                </button>
+              )}
+            </span>
+          </div>
+          <div class="tile-bar">
+            <span class={`state s-${state}`} title={why}>
+              <i aria-hidden="true">{state === "idle" ? "○" : SHAPE[state]}</i>
+              {tv("tile", state)}
+            </span>
+            <span class="name">{camera?.name ?? id}</span>
+            {big && (
+              <span class="extra">
+                {t("main")} · {areaName(camera?.community ?? null)} · {clock(tick.value)}
+              </span>
+            )}
+          </div>
+        </>
+      )}
     </div>
   );
 }
@@ -170,7 +272,9 @@ export function Tiles() {
   const side = Math.sqrt(layout.value);
   return (
     <div class={`tiles n${layout.value}`} style={{ "--side": String(side) }}>
-      {ids.map((id, i) => <Tile key={i} index={i} id={id} big={focused.value === i} />)}
+      {ids.map((id, i) => (
+        <Tile key={i} index={i} id={id} big={focused.value === i} />
+      ))}
     </div>
   );
 }
@@ -178,37 +282,104 @@ export function Tiles() {
 export function TileBar() {
   const [saving, setSaving] = useState(false);
   const [name, setName] = useState("");
-  const save = (event: Event): void => { event.preventDefault(); if (name.trim()) saveLayout(name.trim()); setSaving(false); setName(""); };
+  const save = (event: Event): void => {
+    event.preventDefault();
+    if (name.trim()) saveLayout(name.trim());
+    setSaving(false);
+    setName("");
+  };
   return (
     <div class="tilebar">
       <div class="seg" role="group" aria-label={t("layout")}>
-        {LAYOUTS.map((n) => <button type="button" key={n} aria-pressed={layout.value === n} data-layout={n} onClick={() => setLayout(n)}>{n}</button>)}
+        {LAYOUTS.map((n) => (
+          <button type="button" key={n} aria-pressed={layout.value === n} data-layout={n} onClick={() => setLayout(n)}>
+            {n}
+          </button>
+        ))}
       </div>
       <div class="pager">
-        <button type="button" aria-label={t("prev")} title={t("prev")} onClick={() => turn(-1)} disabled={pages.value < 2}>‹</button>
+        <button
+          type="button"
+          aria-label={t("prev")}
+          title={t("prev")}
+          onClick={() => turn(-1)}
+          disabled={pages.value < 2}
+        >
+          ‹
+        </button>
         <span>{t("page", { p: page.value + 1, n: pages.value })}</span>
-        <button type="button" aria-label={t("next")} title={t("next")} onClick={() => turn(1)} disabled={pages.value < 2}>›</button>
-        <button type="button" class="tour" aria-pressed={touring.value} onClick={() => { touring.value = !touring.value; }}>{touring.value ? t("tourOn") : t("tour")}</button>
+        <button
+          type="button"
+          aria-label={t("next")}
+          title={t("next")}
+          onClick={() => turn(1)}
+          disabled={pages.value < 2}
+        >
+          ›
+        </button>
+        <button
+          type="button"
+          class="tour"
+          aria-pressed={touring.value}
+          onClick={() => {
+            touring.value = !touring.value;
+          }}
+        >
+          {touring.value ? t("tourOn") : t("tour")}
+        </button>
       </div>
       <span class="grow" />
-      {linked.value.size > 0 && <button type="button" class="warn" onClick={unlink}>⚠ {t("linked")} ✕</button>}
-      {saving
-        ? <form class="saveform" onSubmit={save}><input autofocus maxLength={20} placeholder={t("saveName")} value={name} onInput={(e) => setName(e.currentTarget.value)} onKeyDown={(e) => { if (e.key === "Escape") setSaving(false); }} /><button type="submit">{t("save")}</button></form>
-        : <div class="layouts">
-          <select aria-label={t("saved")} value="" onChange={(e) => {
-            const value = e.currentTarget.value;
-            if (value === "+") setSaving(true);
-            else if (value.startsWith("-")) savedLayouts.value = savedLayouts.value.filter((s) => s.name !== value.slice(1));
-            else useLayout(savedLayouts.value.find((s) => `=${s.name}` === value) ?? null);
-            e.currentTarget.value = "";
-          }}>
-            <option value="" hidden>{t("saved")}</option>
+      {linked.value.size > 0 && (
+        <button type="button" class="warn" onClick={unlink}>
+          ⚠ {t("linked")} ✕
+        </button>
+      )}
+      {saving ? (
+        <form class="saveform" onSubmit={save}>
+          <input
+            autofocus
+            maxLength={20}
+            placeholder={t("saveName")}
+            value={name}
+            onInput={(e) => setName(e.currentTarget.value)}
+            onKeyDown={(e) => {
+              if (e.key === "Escape") setSaving(false);
+            }}
+          />
+          <button type="submit">{t("save")}</button>
+        </form>
+      ) : (
+        <div class="layouts">
+          <select
+            aria-label={t("saved")}
+            value=""
+            onChange={(e) => {
+              const value = e.currentTarget.value;
+              if (value === "+") setSaving(true);
+              else if (value.startsWith("-"))
+                savedLayouts.value = savedLayouts.value.filter((s) => s.name !== value.slice(1));
+              else useLayout(savedLayouts.value.find((s) => `=${s.name}` === value) ?? null);
+              e.currentTarget.value = "";
+            }}
+          >
+            <option value="" hidden>
+              {t("saved")}
+            </option>
             <option value="0">{t("defaultLayout")}</option>
-            {savedLayouts.value.map((s) => <option key={s.name} value={`=${s.name}`}>{s.name}（{s.layout}）</option>)}
+            {savedLayouts.value.map((s) => (
+              <option key={s.name} value={`=${s.name}`}>
+                {s.name}（{s.layout}）
+              </option>
+            ))}
             <option value="+">＋ {t("save")}</option>
-            {savedLayouts.value.map((s) => <option key={s.name} value={`-${s.name}`}>{t("remove")} {s.name}</option>)}
+            {savedLayouts.value.map((s) => (
+              <option key={s.name} value={`-${s.name}`}>
+                {t("remove")} {s.name}
+              </option>
+            ))}
           </select>
-        </div>}
+        </div>
+      )}
     </div>
   );
 }

@@ -28,7 +28,7 @@ export function Watermark({ who }: { who: string }) {
       const text = `${who}  ${stamp()}`;
       const step = c.measureText(text).width + 60;
       for (let y = -height, row = 0; y < height; y += width > 500 ? 90 : 62, row++)
-        for (let x = -width - (row % 2) * step / 2; x < width; x += step) {
+        for (let x = -width - ((row % 2) * step) / 2; x < width; x += step) {
           c.fillStyle = "rgba(0,0,0,.20)";
           c.fillText(text, x + 1, y + 1);
           c.fillStyle = "rgba(255,255,255,.17)";
@@ -39,7 +39,10 @@ export function Watermark({ who }: { who: string }) {
     const observer = new ResizeObserver(draw);
     observer.observe(canvas);
     const timer = setInterval(draw, 30000);
-    return () => { observer.disconnect(); clearInterval(timer); };
+    return () => {
+      observer.disconnect();
+      clearInterval(timer);
+    };
   }, [who]);
   return <canvas ref={ref} class="watermark" aria-hidden="true" />;
 }

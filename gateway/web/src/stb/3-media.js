@@ -1,121 +1,345 @@
 /* Pictures on the box: WebRTC where the WebView has it, else stills. A picture that stands still is never shown as live. */
 var BoxMedia = (function () {
   "use strict";
-  var STALE_MS = 3000, REDIAL_MS = 9000, FIRST_MS = 12000, STILL_MS = 1000;
+  var STALE_MS = 3000,
+    REDIAL_MS = 9000,
+    FIRST_MS = 12000,
+    STILL_MS = 1000;
   var Peer = window.RTCPeerConnection || window.webkitRTCPeerConnection;
 
   /** Plays `camera` in `host`; `onState(state)` with connecting, live, stale, waiting. */
   function play(host, camera, stream, onState) {
-    var closed = false, pc = null, session = null, timer = 0, poll = 0, video = null, image = null, attempts = 0, dialFailures = 0;
-    var frames = 0, seen = 0, lastAt = 0, dialledAt = 0, mode = Peer ? "webrtc" : "still", tried = 0;
+    var closed = false,
+      pc = null,
+      session = null,
+      timer = 0,
+      poll = 0,
+      video = null,
+      image = null,
+      attempts = 0,
+      dialFailures = 0;
+    var frames = 0,
+      seen = 0,
+      lastAt = 0,
+      dialledAt = 0,
+      mode = Peer ? "webrtc" : "still",
+      tried = 0;
 
-    function say(state) { if (!closed) { host.setAttribute("data-state", state); host.setAttribute("data-mode", mode); onState(state); } }
-    function wait(ms, work) { clearTimeout(timer); timer = setTimeout(work, ms); }
+    function say(state) {
+      if (!closed) {
+        host.setAttribute("data-state", state);
+        host.setAttribute("data-mode", mode);
+        onState(state);
+      }
+    }
+    function wait(ms, work) {
+      clearTimeout(timer);
+      timer = setTimeout(work, ms);
+    }
     function drop() {
-      var gone = session, request;
+      var gone = session,
+        old = pc,
+        request;
+      function shut() {
+        if (old) {
+          try {
+            old.close();
+          } catch (ignored) {
+            /* closed already */
+          }
+          old = null;
+        }
+      }
       session = null;
-      if (pc) { pc.onconnectionstatechange = pc.oniceconnectionstatechange = pc.ontrack = pc.onaddstream = null; try { pc.close(); } catch (ignored) { /* closed already */ } pc = null; }
-      if (gone) { request = new XMLHttpRequest(); request.open("DELETE", gone, true); request.setRequestHeader("X-Requested-With", "gateway"); request.setRequestHeader("X-Gateway-Page", "stb"); request.send(); }
+      if (pc) {
+        pc.onconnectionstatechange = pc.oniceconnectionstatechange = pc.ontrack = pc.onaddstream = null;
+        pc = null;
+      }
+      if (!gone) {
+        shut();
+        return;
+      }
+      // The session first, then the connection: our close_notify would end it, and the DELETE would find nothing.
+      request = new XMLHttpRequest();
+      request.open("DELETE", gone, true);
+      request.setRequestHeader("X-Requested-With", "gateway");
+      request.setRequestHeader("X-Gateway-Page", "stb");
+      request.timeout = 3000;
+      request.onload = request.onerror = request.ontimeout = shut;
+      request.send();
     }
     function retry(afterS) {
       drop();
-      if (closed) { return; }
+      if (closed) {
+        return;
+      }
       dialFailures++;
-      if (dialFailures >= 4 && !frames) { mode = "still"; say("connecting"); stills(); return; } // no media gets through here: stills do
+      if (dialFailures >= 4 && !frames) {
+        mode = "still";
+        say("connecting");
+        stills();
+        return;
+      } // no media gets through here: stills do
       say("waiting");
       wait(afterS ? afterS * 1000 : 500 + Math.random() * Math.min(15000, 700 * Math.pow(2, attempts++)), dial);
     }
-    function attach(s) { if (video.srcObject !== undefined) { video.srcObject = s; } else { video.src = (window.URL || window.webkitURL).createObjectURL(s); } if (video.play) { var p = video.play(); if (p && p["catch"]) { p["catch"](function () { return null; }); } } }
+    function attach(s) {
+      if (video.srcObject !== undefined) {
+        video.srcObject = s;
+      } else {
+        video.src = (window.URL || window.webkitURL).createObjectURL(s);
+      }
+      if (video.play) {
+        var p = video.play();
+        if (p && p["catch"]) {
+          p["catch"](function () {
+            return null;
+          });
+        }
+      }
+    }
     function dial() {
       var mine, whole;
       drop();
-      if (closed) { return; }
+      if (closed) {
+        return;
+      }
       say("connecting");
-      dialledAt = new Date().getTime(); lastAt = 0; seen = 0;
-      if (!video) { video = document.createElement("video"); video.muted = true; video.autoplay = true; video.setAttribute("muted", ""); video.setAttribute("playsinline", ""); host.insertBefore(video, host.firstChild); }
-      try { pc = new Peer({ iceServers: [] }); } catch (ignored) { mode = "still"; stills(); return; }
+      dialledAt = new Date().getTime();
+      lastAt = 0;
+      seen = 0;
+      if (!video) {
+        video = document.createElement("video");
+        video.muted = true;
+        video.autoplay = true;
+        video.setAttribute("muted", "");
+        video.setAttribute("playsinline", "");
+        host.insertBefore(video, host.firstChild);
+      }
+      try {
+        pc = new Peer({ iceServers: [] });
+      } catch (ignored) {
+        mode = "still";
+        stills();
+        return;
+      }
       mine = pc;
       whole = window.MediaStream ? new window.MediaStream() : null;
-      if (pc.addTransceiver) { pc.addTransceiver("video", { direction: "recvonly" }); pc.ontrack = function (e) { whole.addTrack(e.track); attach(whole); }; }
-      else { pc.onaddstream = function (e) { attach(e.stream); }; }
-      pc.oniceconnectionstatechange = function () { if (pc === mine && (mine.iceConnectionState === "failed" || mine.iceConnectionState === "closed")) { retry(0); } };
-      pc.createOffer(function (offer) {
-        if (pc !== mine) { return; }
-        pc.setLocalDescription(offer, function () {
-          var request = new XMLHttpRequest();
-          if (pc !== mine) { return; }
-          request.open("POST", "/whep/" + encodeURIComponent(camera) + "?stream=" + stream, true);
-          request.setRequestHeader("Content-Type", "application/sdp");
-          request.setRequestHeader("X-Requested-With", "gateway"); request.setRequestHeader("X-Gateway-Page", "stb");
-          request.timeout = 15000;
-          request.onload = function () {
-            var Answer = window.RTCSessionDescription, after;
-            if (pc !== mine) { return; }
-            if (request.status !== 201) { after = Number(request.getResponseHeader("Retry-After")); retry(after > 0 ? after : 0); return; }
-            session = request.getResponseHeader("Location");
-            pc.setRemoteDescription(new Answer({ type: "answer", sdp: request.responseText }), function () { return null; }, function () { retry(0); });
-          };
-          request.onerror = request.ontimeout = function () { if (pc === mine) { retry(0); } };
-          request.send(pc.localDescription.sdp);
-        }, function () { retry(0); });
-      }, function () { mode = "still"; stills(); }, pc.addTransceiver ? undefined : { mandatory: { OfferToReceiveVideo: true, OfferToReceiveAudio: false } });
+      if (pc.addTransceiver) {
+        pc.addTransceiver("video", { direction: "recvonly" });
+        pc.ontrack = function (e) {
+          whole.addTrack(e.track);
+          attach(whole);
+        };
+      } else {
+        pc.onaddstream = function (e) {
+          attach(e.stream);
+        };
+      }
+      pc.oniceconnectionstatechange = function () {
+        if (pc === mine && (mine.iceConnectionState === "failed" || mine.iceConnectionState === "closed")) {
+          retry(0);
+        }
+      };
+      pc.createOffer(
+        function (offer) {
+          if (pc !== mine) {
+            return;
+          }
+          pc.setLocalDescription(
+            offer,
+            function () {
+              var request = new XMLHttpRequest();
+              if (pc !== mine) {
+                return;
+              }
+              request.open("POST", "/whep/" + encodeURIComponent(camera) + "?stream=" + stream, true);
+              request.setRequestHeader("Content-Type", "application/sdp");
+              request.setRequestHeader("X-Requested-With", "gateway");
+              request.setRequestHeader("X-Gateway-Page", "stb");
+              request.timeout = 15000;
+              request.onload = function () {
+                var Answer = window.RTCSessionDescription,
+                  after;
+                if (pc !== mine) {
+                  return;
+                }
+                if (request.status !== 201) {
+                  after = Number(request.getResponseHeader("Retry-After"));
+                  retry(after > 0 ? after : 0);
+                  return;
+                }
+                session = request.getResponseHeader("Location");
+                pc.setRemoteDescription(
+                  new Answer({ type: "answer", sdp: request.responseText }),
+                  function () {
+                    return null;
+                  },
+                  function () {
+                    retry(0);
+                  }
+                );
+              };
+              request.onerror = request.ontimeout = function () {
+                if (pc === mine) {
+                  retry(0);
+                }
+              };
+              request.send(pc.localDescription.sdp);
+            },
+            function () {
+              retry(0);
+            }
+          );
+        },
+        function () {
+          mode = "still";
+          stills();
+        },
+        pc.addTransceiver ? undefined : { mandatory: { OfferToReceiveVideo: true, OfferToReceiveAudio: false } }
+      );
     }
     function decoded() {
-      if (video.getVideoPlaybackQuality) { return video.getVideoPlaybackQuality().totalVideoFrames; }
-      if (typeof video.webkitDecodedFrameCount === "number") { return video.webkitDecodedFrameCount; }
+      if (video.getVideoPlaybackQuality) {
+        return video.getVideoPlaybackQuality().totalVideoFrames;
+      }
+      if (typeof video.webkitDecodedFrameCount === "number") {
+        return video.webkitDecodedFrameCount;
+      }
       return Math.floor(video.currentTime * 10);
     }
     function measure() {
-      var now = new Date().getTime(), count;
-      if (mode !== "webrtc" || !pc || !video) { if (mode === "still" && lastAt && now - lastAt > 3 * STALE_MS) { say("stale"); } return; }
+      var now = new Date().getTime(),
+        count;
+      if (mode !== "webrtc" || !pc || !video) {
+        if (mode === "still" && lastAt && now - lastAt > 3 * STALE_MS) {
+          say("stale");
+        }
+        return;
+      }
       count = decoded();
-      if (count < seen) { seen = count; }
-      if (count > seen) { frames += count - seen; seen = count; lastAt = now; attempts = 0; dialFailures = 0; host.setAttribute("data-frames", String(frames)); say("live"); return; }
-      if (document.hidden) { if (lastAt) { lastAt = now; } else { dialledAt = now; } return; }
-      if (!lastAt) { if (now - dialledAt > FIRST_MS) { retry(0); } }
-      else if (now - lastAt > REDIAL_MS) { retry(0); }
-      else if (now - lastAt > STALE_MS) { say("stale"); }
+      if (count < seen) {
+        seen = count;
+      }
+      if (count > seen) {
+        frames += count - seen;
+        seen = count;
+        lastAt = now;
+        attempts = 0;
+        dialFailures = 0;
+        host.setAttribute("data-frames", String(frames));
+        say("live");
+        return;
+      }
+      if (document.hidden) {
+        if (lastAt) {
+          lastAt = now;
+        } else {
+          dialledAt = now;
+        }
+        return;
+      }
+      if (!lastAt) {
+        if (now - dialledAt > FIRST_MS) {
+          retry(0);
+        }
+      } else if (now - lastAt > REDIAL_MS) {
+        retry(0);
+      } else if (now - lastAt > STALE_MS) {
+        say("stale");
+      }
     }
     function stills() {
       var next;
       drop();
-      if (closed) { return; }
-      if (video) { host.removeChild(video); video = null; }
+      if (closed) {
+        return;
+      }
+      if (video) {
+        host.removeChild(video);
+        video = null;
+      }
       next = new Image();
       next.onload = function () {
-        if (closed) { return; }
-        if (image) { host.replaceChild(next, image); } else { host.insertBefore(next, host.firstChild); }
-        image = next; frames++; tried = 0; lastAt = new Date().getTime();
+        if (closed) {
+          return;
+        }
+        if (image) {
+          host.replaceChild(next, image);
+        } else {
+          host.insertBefore(next, host.firstChild);
+        }
+        image = next;
+        frames++;
+        tried = 0;
+        lastAt = new Date().getTime();
         host.setAttribute("data-frames", String(frames));
         say("live");
         wait(STILL_MS, stills);
       };
-      next.onerror = function () { tried++; if (!lastAt) { say("waiting"); } wait(Math.min(15000, 1000 * tried), stills); };
+      next.onerror = function () {
+        tried++;
+        if (!lastAt) {
+          say("waiting");
+        }
+        wait(Math.min(15000, 1000 * tried), stills);
+      };
       next.src = "/api/v1/cameras/" + encodeURIComponent(camera) + "/snapshot.jpg?page=stb&t=" + new Date().getTime();
     }
     poll = setInterval(measure, 500);
-    if (mode === "webrtc") { dial(); } else { say("connecting"); stills(); }
+    if (mode === "webrtc") {
+      dial();
+    } else {
+      say("connecting");
+      stills();
+    }
     return {
-      close: function () { closed = true; clearTimeout(timer); clearInterval(poll); drop(); if (video) { host.removeChild(video); video = null; } if (image) { host.removeChild(image); image = null; } }
+      close: function () {
+        closed = true;
+        clearTimeout(timer);
+        clearInterval(poll);
+        drop();
+        if (video) {
+          host.removeChild(video);
+          video = null;
+        }
+        if (image) {
+          host.removeChild(image);
+          image = null;
+        }
+      }
     };
   }
 
   /** Who watches and when, over every picture. */
   function watermark(canvas, text) {
-    var c = canvas.getContext && canvas.getContext("2d"), w = canvas.offsetWidth, h = canvas.offsetHeight, size, step, x, y, row = 0;
-    if (!c || !w || !h) { return; }
-    canvas.width = w; canvas.height = h;
+    var c = canvas.getContext && canvas.getContext("2d"),
+      w = canvas.offsetWidth,
+      h = canvas.offsetHeight,
+      size,
+      step,
+      x,
+      y,
+      row = 0;
+    if (!c || !w || !h) {
+      return;
+    }
+    canvas.width = w;
+    canvas.height = h;
     size = Math.max(12, Math.round(w / 46));
     c.font = size + "px sans-serif";
-    c.translate(w / 2, h / 2); c.rotate(-0.35);
+    c.translate(w / 2, h / 2);
+    c.rotate(-0.35);
     step = c.measureText(text).width + size * 4;
     for (y = -h; y < h; y += size * 6) {
       row++;
-      for (x = -w - (row % 2) * step / 2; x < w; x += step) {
-        c.fillStyle = "rgba(0,0,0,.2)"; c.fillText(text, x + 1, y + 1);
-        c.fillStyle = "rgba(255,255,255,.17)"; c.fillText(text, x, y);
+      for (x = -w - ((row % 2) * step) / 2; x < w; x += step) {
+        c.fillStyle = "rgba(0,0,0,.2)";
+        c.fillText(text, x + 1, y + 1);
+        c.fillStyle = "rgba(255,255,255,.17)";
+        c.fillText(text, x, y);
       }
     }
   }
   return { play: play, watermark: watermark };
-}());
+})();

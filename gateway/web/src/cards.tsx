@@ -1,0 +1,130 @@
+/** What an alarm and an incident both show: the nearest people and cameras, and what has happened so far. */
+import { useState } from "preact/hooks";
+import type { CameraChoice, TimelineEntry, WorkerChoice } from "./model.ts";
+import { areaName } from "./state.ts";
+import { clock, distance, span, t, tv } from "./text.ts";
+import { place } from "./tiles.tsx";
+
+/** `onPick` makes each row a button (dispatch, ring); its place in the list is its key, 1-9. */
+export function NearWorkers({
+  workers,
+  onPick,
+  pick,
+}: {
+  workers: WorkerChoice[] | undefined;
+  onPick?: (worker: WorkerChoice) => void;
+  pick?: string;
+}) {
+  if (!workers) return <p class="quiet">{t("boot")}</p>;
+  if (workers.length === 0) return <p class="quiet">{t("noWorkers")}</p>;
+  return (
+    <ol class="near">
+      {workers.slice(0, 6).map((w, i) => (
+        <li key={w.id} data-near-worker={w.id}>
+          <span>
+            <b>{w.name}</b>{" "}
+            <em class={`tag f-${w.freshness}`}>
+              {tv("fresh", w.freshness)}
+              {w.fix_age_s !== null && ` ${span(w.fix_age_s * 1000)}`}
+            </em>
+          </span>
+          <span class="num">
+            {distance(w.distance_m)}
+            {w.eta_s !== null && <small>{t("eta", { n: Math.max(1, Math.round(w.eta_s / 60)) })}</small>}
+            {onPick && (
+              <button type="button" class="pick" onClick={() => onPick(w)}>
+                {pick}
+                <kbd>{i + 1}</kbd>
+              </button>
+            )}
+          </span>
+          <small class="reason">
+            {areaName(w.grid)} · {w.reason}
+          </small>
+        </li>
+      ))}
+    </ol>
+  );
+}
+
+export function NearCameras({ cameras }: { cameras: CameraChoice[] | undefined }) {
+  if (!cameras) return <p class="quiet">{t("boot")}</p>;
+  if (cameras.length === 0) return <p class="quiet">{t("noneNear")}</p>;
+  return (
+    <ol class="near">
+      {cameras.slice(0, 8).map((c) => (
+        <li key={c.id}>
+          <button type="button" class="link" onClick={() => place(c.id)}>
+            {c.name}
+          </button>
+          {c.in_view && <em class="tag f-fresh">◉ {t("inView")}</em>}
+          <span class="num">{distance(c.distance_m)}</span>
+          <small class="reason">{c.reason}</small>
+        </li>
+      ))}
+    </ol>
+  );
+}
+
+const TOLD = [
+  "via",
+  "label",
+  "level",
+  "outcome",
+  "note",
+  "severity",
+  "worker",
+  "name",
+  "reason",
+  "repeats",
+  "to",
+  "score",
+];
+/** What the timeline tells beside the event itself: only members that mean something to an operator. */
+function describe(detail: unknown): string {
+  if (detail === null || detail === undefined) return "";
+  if (typeof detail === "string") return detail;
+  if (typeof detail !== "object") return String(detail);
+  return Object.entries(detail)
+    .filter(([k, v]) => TOLD.includes(k) && v !== null && v !== "" && typeof v !== "object")
+    .map(([k, v]) => `${tv("detail", k)} ${k === "outcome" || k === "level" ? tv(k, String(v)) : String(v)}`)
+    .join(" · ");
+}
+
+const by = (who: TimelineEntry["by"]): string =>
+  who === null
+    ? ""
+    : typeof who === "string"
+      ? who
+          .replace(/^system$/, "")
+          .replace(/^stb\//, `${t("box")} `)
+          .replace(/^(operator|desk|leader|worker)\//, "")
+      : who.name;
+
+/** Newest first. */
+export function Timeline({ entries }: { entries: TimelineEntry[] | undefined }) {
+  const [all, setAll] = useState(false);
+  if (!entries || entries.length === 0) return <p class="quiet">{t("noTimeline")}</p>;
+  const newest = [...entries].reverse();
+  return (
+    <>
+      <ol class="timeline">
+        {(all ? newest : newest.slice(0, 12)).map((e, i) => (
+          <li key={i}>
+            <time>{clock(e.at)}</time>
+            <span>
+              {tv("event", e.event)}
+              {by(e.by) && ` · ${by(e.by)}`}
+              <small>{describe(e.detail)}</small>
+            </span>
+          </li>
+        ))}
+      </ol>
+      {!all && newest.length > 12 && (
+        <button type="button" class="link" onClick={() => setAll(true)}>
+          {t("timelineAll", { n: newest.length })}
+        </button>
+      )}
+    </>
+  );
+}

@@ -1,0 +1,196 @@
+/** What a gridworker tells: his position by hand, arrival and end of a task, and events of his own (上报). */
+import { useState } from "preact/hooks";
+import { ApiError, get, seg } from "./api.ts";
+import { serverNow } from "./events.ts";
+import type { Alarm, Incident } from "./model.ts";
+import { t, tv } from "./text.ts";
+import { fix, here, sendFix, type Datum } from "./worker-position.ts";
+import { fail, postOrKeep, remember, say, task } from "./worker-state.ts";
+
+async function report(what: "handle" | "submit", note: string): Promise<void> {
+  const of = task.value;
+  if (!of) return;
+  try {
+    if (!of.incident && of.alarm) of.incident = (await get<Alarm>(`/api/v1/alarms/${seg(of.alarm)}`)).incident_id;
+    if (!of.incident) throw new ApiError(0, t("notYet"), {}, null);
+    const done = await postOrKeep("feedback", `/api/v1/incidents/${seg(of.incident)}/${what}`, note ? { note } : {});
+    task.value = what === "submit" ? null : { ...of, arrived: true };
+    remember();
+    if (done) say(what === "submit" ? t("finishedDone") : t("onSceneDone"));
+  } catch (error) {
+    fail(error);
+  }
+}
+export function ManualFix() {
+  const [open, setOpen] = useState(false);
+  const [lat, setLat] = useState("");
+  const [lon, setLon] = useState("");
+  const [datum, setDatum] = useState<Datum>("gcj02");
+  if (!open)
+    return (
+      <button type="button" class="link" onClick={() => setOpen(true)}>
+        {t("manualFix")}
+      </button>
+    );
+  const submit = (event: Event): void => {
+    event.preventDefault();
+    const y = Number(lat),
+      x = Number(lon);
+    if (!lat || !lon || !(Math.abs(y) <= 90 && Math.abs(x) <= 180)) {
+      say(t("badFix"));
+      return;
+    }
+    sendFix(y, x, datum, 50, null, serverNow()).then(() => setOpen(false), fail);
+  };
+  return (
+    <form class="manual" onSubmit={submit}>
+      <label>
+        {t("lat")}
+        <input inputMode="decimal" value={lat} placeholder="30.81" onInput={(e) => setLat(e.currentTarget.value)} />
+      </label>
+      <label>
+        {t("lon")}
+        <input inputMode="decimal" value={lon} placeholder="103.89" onInput={(e) => setLon(e.currentTarget.value)} />
+      </label>
+      <label class="span">
+        {t("datum")}
+        <select value={datum} onChange={(e) => setDatum(e.currentTarget.value as Datum)}>
+          <option value="gcj02">{t("datum.gcj02")}</option>
+          <option value="wgs84">{t("datum.wgs84")}</option>
+        </select>
+      </label>
+      <button type="submit" class="span primary">
+        {t("sendFix")}
+      </button>
+    </form>
+  );
+}
+export function Task() {
+  const of = task.value;
+  const [note, setNote] = useState("");
+  return (
+    <div class="box">
+      <h2>{t("myTask")}</h2>
+      {of ? (
+        <>
+          <b>{of.label}</b>
+          <div class="task">
+            {of.arrived && (
+              <input
+                placeholder={t("feedback")}
+                maxLength={200}
+                value={note}
+                onInput={(e) => setNote(e.currentTarget.value)}
+              />
+            )}
+            <button
+              type="button"
+              class="go"
+              data-act="on_scene"
+              disabled={of.arrived}
+              onClick={() => void report("handle", "")}
+            >
+              {of.arrived ? `✓ ${t("onScene")}` : t("onScene")}
+            </button>
+            <button
+              type="button"
+              class="end"
+              data-act="done"
+              disabled={!of.arrived}
+              onClick={() => void report("submit", note.trim())}
+            >
+              {t("finished")}
+            </button>
+          </div>
+        </>
+      ) : (
+        <p class="quiet">{t("noTask")}</p>
+      )}
+    </div>
+  );
+}
+
+/** The fifteen duties of a gridworker, each a type of event. */
+export const DUTY_TYPES = [
+  "safety",
+  "dispute",
+  "public_order",
+  "traffic",
+  "fire",
+  "environment",
+  "facility",
+  "population",
+  "rental",
+  "care",
+  "health",
+  "school",
+  "flood",
+  "civil",
+  "other",
+] as const;
+
+/** 上报: type, words, place. Kept and sent later if there is no network. */
+export function ReportForm({ onDone }: { onDone: () => void }) {
+  const [type, setType] = useState<string>("safety");
+  const [note, setNote] = useState("");
+  const [label, setLabel] = useState("");
+  const [sending, setSending] = useState(false);
+  const at = here.value;
+  const submit = (event: Event): void => {
+    event.preventDefault();
+    if (!at) {
+      say(t("reportNoFix"));
+      return;
+    }
+    setSending(true);
+    const body = { type, note: note.trim(), place_label: label.trim(), ...at };
+    postOrKeep<Incident>("report", "/api/v1/incidents", body)
+      .then((made) => {
+        if (made) say(t("reportDone", { n: made.number }));
+        onDone();
+      }, fail)
+      .finally(() => setSending(false));
+  };
+  return (
+    <section class="sheet" role="dialog" aria-label={t("reportEvent")} data-report="1">
+      <header>
+        <h2>{t("reportEvent")}</h2>
+        <button type="button" class="x" aria-label={t("close")} onClick={onDone}>
+          ✕
+        </button>
+      </header>
+      <form onSubmit={submit}>
+        <p class="quiet">{t("reportLead")}</p>
+        <div class="types" role="radiogroup" aria-label={t("type")}>
+          {DUTY_TYPES.map((name) => (
+            <button
+              type="button"
+              key={name}
+              role="radio"
+              aria-checked={type === name}
+              data-type={name}
+              onClick={() => setType(name)}
+            >
+              {tv("kind", name)}
+            </button>
+          ))}
+        </div>
+        <label>
+          {t("reportWhat")}
+          <textarea rows={3} maxLength={200} value={note} onInput={(e) => setNote(e.currentTarget.value)} />
+        </label>
+        <label>
+          {t("reportWhere")}
+          <input maxLength={80} value={label} onInput={(e) => setLabel(e.currentTarget.value)} />
+        </label>
+        <p class={`fix ${at ? "ok" : "bad"}`}>
+          {at ? `● ${at.lat.toFixed(5)}, ${at.lon.toFixed(5)} · ${t(`datum.${at.datum}`)}` : `▲ ${t("reportNoFix")}`}
+        </p>
+        {!at && fix.value.state !== "ok" && <ManualFix />}
+        <button type="submit" class="primary" data-act="report" disabled={sending || !at}>
+          {t("reportSend")}
+        </button>
+      </form>
+    </section>
+  );
+}
