@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench soak clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -23,6 +23,10 @@ check:  ## format, lint, types
 
 bench: setup  ## the figures in the README
 	@$(PY) -m benchmarks $(ARGS)
+
+soak:  ## joins, leaves and faults for SECONDS=600: memory flat, nothing left behind
+	@scripts/setup.sh test
+	@$(PY) tests/soak/soak.py --seconds $(or $(SECONDS),600)
 
 clean:  ## forget set-up and build results (not var/)
 	rm -rf .venv .setup gateway/web/node_modules gateway/web/dist build *.egg-info
