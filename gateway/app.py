@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hmac
 import logging
 import signal
 import ssl
@@ -30,7 +31,10 @@ from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty, WorkerChoice, rank_workers
 from gateway.alarms.mqtt import Incoming, MqttClient, MqttSettings
 from gateway.alarms.policy import Actor, AlarmSettings
+from gateway.alarms.press import sign
 from gateway.alarms.roster import Roster, WorkerView, parse_location
+from gateway.alarms.statistics import Statistics
+from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
 from gateway.catalog import Catalog
 from gateway.config import ServeOptions
@@ -38,12 +42,14 @@ from gateway.errors import GatewayError, NotFound, ProtocolError, Unavailable
 from gateway.geo import Position
 from gateway.http.alarms import AlarmsEdge
 from gateway.http.calls import CallsEdge
+from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
 from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
 from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
 from gateway.http.pages import Health, page_routes, security_headers
 from gateway.http.people import PeopleEdge, worker_json
+from gateway.http.reach import AudienceReach
 from gateway.http.routes import Edge, Exchange, Route, same_origin
 from gateway.http.session import SessionsEdge
 from gateway.identity import Keyring, LoginThrottle, device_password
@@ -71,6 +77,7 @@ EVENT_ACTIONS = {
     "alarm": Action.ALARM_LIST,
     "incident": Action.INCIDENT_LIST,
     "task": Action.TASK_LIST,
+    "audience": Action.ALARM_LIST,
     "call": Action.CALL_LIST,
     "ring": Action.CALL_LIST,
     "ring_end": Action.CALL_LIST,
@@ -148,9 +155,20 @@ class Gateway:
             publish_mqtt=self._publish_mqtt,
             publish_event=self._publish_alarm_event,
             ring=self._ring_plan,
+            reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
         )
-        self.cases = CaseDesk(store, clock=now_ms, new_id=lambda at: str(ULID.from_timestamp(at / 1000)))
+        self.cases = CaseDesk(
+            store,
+            clock=now_ms,
+            new_id=lambda at: str(ULID.from_timestamp(at / 1000)),
+            name_of=self._helper_name,
+            action_ms=alarms.action_ms,
+            task_offer_ms=alarms.task_offer_ms,
+        )
+        self.tasks = TaskDesk(
+            store, photos=options.data.path / "photos", move_incident=self.cases.move_if_legal, clock=now_ms
+        )
         self.switchboard = Switchboard(
             store,
             CallSettings(**asdict(self.settings.calls)),
@@ -222,6 +240,8 @@ class Gateway:
                 running = [
                     tasks.create_task(self._watch_lag(), name="loop-lag"),
                     tasks.create_task(self.desk.run(), name="alarm-desk"),
+                    tasks.create_task(self.cases.run(), name="incidents"),
+                    tasks.create_task(self.tasks.run(), name="tasks"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
                     tasks.create_task(self.plane.run(), name="media-plane"),
                 ]
@@ -348,6 +368,17 @@ class Gateway:
             full_lineage=self.catalog.full_lineage,
             locate=lambda position: self.catalog.district.locate(position).lineage,
             participants=self._alarm_participants,
+            helpers=self.tasks.helpers,
+            duties=self.settings.alarms.duties,
+        )
+        cases = CasesEdge(
+            self.cases,
+            self.tasks,
+            Statistics(self.store, clock=now_ms),
+            full_lineage=self.catalog.full_lineage,
+            names=self._display_name,
+            duties=self.settings.alarms.duties,
+            verify_box=self._verify_box,
         )
         calls = CallsEdge(self.switchboard, brief_of=self._brief_of, whereabouts=self._whereabouts)
         whep = SessionEndpoint(
@@ -385,7 +416,7 @@ class Gateway:
             mqtt_on=self.settings.mqtt.mode is not MqttMode.OFF,
         )
         metrics = Metrics(self)
-        for routes in (self.sessions, alarms, calls, self.media_edge, people):
+        for routes in (self.sessions, alarms, cases, calls, self.media_edge, people):
             edge.add(routes.routes())
         edge.add(
             page_routes(
@@ -496,7 +527,14 @@ class Gateway:
         await self._duty_changed(message.device, duty)
 
     async def _on_reply(self, message: Incoming) -> None:
-        await self.switchboard.reply(message.device, _decode(message.payload))
+        said = _decode(message.payload)
+        task_id, act = said.get("task"), TASK_REPLIES.get(str(said.get("act")))
+        if not isinstance(task_id, str):
+            await self.switchboard.reply(message.device, said)
+        elif act is not None and (await self.tasks.scope(task_id))[1] == message.device:
+            name = self._helper_name(message.device) or message.device
+            by = Actor(sub=message.device, name=name, role=Role.WORKER)
+            await self.tasks.act(task_id, act, by, feedback=str(said.get("note") or "")[:2000])
 
     def _on_denied(self, client: str, topic: str) -> None:
         """A device wrote where it may not (product.md section 6 row 5)."""
@@ -506,8 +544,29 @@ class Gateway:
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
     async def _publish_alarm_event(self, type: str, data: dict[str, Any], lineage: tuple[str, ...]) -> None:
-        resource = Resource(kind=type, id=str(data.get("id")), lineage=self.catalog.full_lineage(lineage))
+        assignee = data.get("assignee")
+        resource = Resource(
+            kind=type,
+            id=str(data.get("id")),
+            lineage=self.catalog.full_lineage(lineage),
+            owner=assignee["id"] if assignee else None,
+        )
         self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource)
+
+    def _helper_name(self, sub: str) -> str | None:
+        """Name of a gridworker or volunteer."""
+        district = self.catalog.district
+        known = district.gridworkers.get(sub) or district.volunteers.get(sub)
+        return None if known is None else known.name
+
+    def _display_name(self, code: str) -> str:
+        """Of an area or a helper, for the figures."""
+        area = self.catalog.district.areas.get(code)
+        return area.name if area else self._helper_name(code) or code
+
+    def _verify_box(self, sid: str, text: str, signature: str) -> bool:
+        key = self.catalog.world.box_key(sid)
+        return key is not None and hmac.compare_digest(sign(key, text).encode(), signature.encode())
 
     async def _publish_call_event(self, type: str, data: dict[str, Any], audience: Audience) -> None:
         resource = Resource(
