@@ -1,4 +1,4 @@
-"""The console script `gateway`: serve, check, token, link.
+"""The console script `gateway`: serve, check, token, link, audit verify.
 
 Exit codes: 0 done, 1 it couldn't be done (the reason is on standard error), 2 wrong usage.
 """
@@ -9,6 +9,7 @@ import argparse
 import errno
 import logging
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit
 
 from gateway import __version__
 from gateway.access import Action, Principal, Resource, Role, authorize
+from gateway.alarms.broker import end_left_behind
+from gateway.audit import verify_audit
 from gateway.config import Files, ServeOptions, load_configuration
 from gateway.data_dir import DataDir
 from gateway.errors import ConfigError, GatewayError
@@ -81,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
         "--ttl", type=_at_least_1, default=600, metavar="S", help="seconds it is valid (default 600)"
     )
     link.set_defaults(run=_link)
+
+    trail = commands.add_parser("audit", help="the audit trail").add_subparsers(required=True, metavar="WHAT")
+    verify = trail.add_parser("verify", help="walk the hash chain, offline; exit 1 where it is broken")
+    verify.add_argument(
+        "--anchor", type=_anchor, metavar="ID:HASH", help="a head printed earlier; shows that no tail was cut"
+    )
+    _add_data(verify)
+    verify.set_defaults(run=_verify_audit)
     return parser
 
 
@@ -150,6 +161,9 @@ def _serve(options: argparse.Namespace) -> int:
     files = _files(options)
     configuration = load_configuration(files)
     with DataDir.open(options.data) as data:
+        if configuration.settings.mqtt.mode is MqttMode.SUPERVISED:
+            # A gateway that was killed leaves its broker behind, which would hold the port.
+            end_left_behind(data.path / "broker")
         if taken := taken_ports(configuration.settings):
             raise GatewayError("; ".join(taken))
         # Late: the other commands need nothing of the whole gateway.
@@ -183,6 +197,30 @@ def _issue(options: argparse.Namespace, kind: TokenKind) -> str:
 def _token(options: argparse.Namespace) -> int:
     print(_issue(options, TokenKind.ACCESS))
     return 0
+
+
+def _anchor(text: str) -> tuple[int, str]:
+    number, _, digest = text.partition(":")
+    if not number.isdecimal() or len(digest) != 64:
+        raise argparse.ArgumentTypeError("should be ID:HASH as printed by audit verify")
+    return int(number), digest.lower()
+
+
+def _verify_audit(options: argparse.Namespace) -> int:
+    path = options.data / "gateway.db"
+    if not path.is_file():
+        raise GatewayError(f"no database {path}")
+    try:
+        report = verify_audit(path, anchor=options.anchor)
+    except sqlite3.Error as error:
+        raise GatewayError(f"can't read {path}: {error}") from None
+    head = f"{report.head[0]}:{report.head[1]}"
+    if report.broken_at is None:
+        print(f"{report.entries} entries, the chain holds; head {head}")
+        return 0
+    raise GatewayError(
+        f"the audit trail is broken at entry {report.broken_at}: {report.reason}; sound up to {head}"
+    )
 
 
 def _link(options: argparse.Namespace) -> int:
