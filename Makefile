@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check bench soak clean
+.PHONY: help setup demo test check bench soak fuzz clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -20,6 +20,10 @@ test:  ## every test
 check:  ## format, lint, types
 	@scripts/setup.sh test
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy
+
+fuzz:  ## every parser for longer (FUZZ_EXAMPLES=20000)
+	@scripts/setup.sh test
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(PY) -m pytest tests/test_fuzz_parsers.py $(ARGS)
 
 bench: setup  ## the figures in the README
 	@$(PY) -m benchmarks $(ARGS)

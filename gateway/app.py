@@ -40,7 +40,6 @@ from gateway.errors import GatewayError, NotAllowed, NotFound
 from gateway.http.alarms import AlarmsEdge
 from gateway.http.calls import CallsEdge
 from gateway.http.cases import TASK_REPLIES, CasesEdge
-from gateway.http.door import Door
 from gateway.http.events import EventChannel
 from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
 from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
@@ -71,6 +70,8 @@ log = logging.getLogger(__name__)
 
 LAG_PROBE_S = 0.5
 RIGHTS_CHECK_S = 1.0
+LINGER_S = 2.0
+"""How long the rest of a body is waited for whose request was refused."""
 LAG_LIMIT_MS = 1_000.0
 """Above it /readyz fails: a front door should send viewers elsewhere."""
 EVENT_ACTIONS = {
@@ -259,7 +260,7 @@ class Gateway:
                 self._tasks = tasks
                 running = [
                     tasks.create_task(self._watch_lag(), name="loop-lag"),
-                    tasks.create_task(self._watch_rights(runner), name="rights"),
+                    tasks.create_task(self._watch_rights(), name="rights"),
                     tasks.create_task(self.desk.run(), name="alarm-desk"),
                     tasks.create_task(self.cases.run(), name="incidents"),
                     tasks.create_task(self.tasks.run(), name="tasks"),
@@ -301,17 +302,15 @@ class Gateway:
             await asyncio.sleep(LAG_PROBE_S)
             self._lag_ms = max(0.0, (time.monotonic() - due) * 1000)
 
-    async def _watch_rights(self, runner: web.AppRunner) -> None:
+    async def _watch_rights(self) -> None:
         """What is still open from an earlier request must still be allowed: log-outs and revocations end things at once,
         this ends what ends by time (tokens, grants, calls), and what was just being opened meanwhile."""
-        door = Door(self.settings.http.request_timeout_s)
         while True:
             await asyncio.sleep(RIGHTS_CHECK_S)
             self._on_revoked(lambda principal: not self.sessions.is_valid(principal), "expired")
             if self.media_edge is not None:
                 for session_id in self.media_edge.sessions_without_right():
                     self._background(self.media.close_session(session_id, reason="revoked"), "close-revoked")
-            door.close_idle(runner, time.monotonic())
 
     def _background(self, work: Any, name: str) -> None:
         """Work that nobody waits for, owned by the gateway. Its failure is logged, never silent."""
@@ -400,7 +399,12 @@ class Gateway:
         )
         edge.add([self._events_route(), openapi_route(lambda: edge.routes)])
         runner = web.AppRunner(
-            edge.app, access_log=None, handle_signals=False, shutdown_timeout=http.shutdown_s
+            edge.app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=http.shutdown_s,
+            keepalive_timeout=http.request_timeout_s,  # also the time that a request's header may take
+            lingering_time=LINGER_S,
         )
         await runner.setup()
         tls = None

@@ -164,6 +164,8 @@ def _serve(options: argparse.Namespace) -> int:
     )
     for chatty in ("alembic", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # A traceback for each garbled request would let anybody fill the disk; our own errors are logged by the edge.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     files = _files(options)
     configuration = load_configuration(files)
     with DataDir.open(options.data) as data:
