@@ -56,7 +56,7 @@ class Studio:
         )
         opened = await context.new_page()
         link = self.link(page, role, sub, area)
-        await opened.goto(link.replace("#", f"?lang={language}#", 1))
+        await opened.goto(f"{link}&lang={language}")
         return opened
 
     async def take(self, page: Page, name: str) -> None:
