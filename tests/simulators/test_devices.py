@@ -6,6 +6,8 @@ import math
 import random
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
