@@ -1,11 +1,11 @@
 """WHEP (draft-ietf-wish-whep-04) and WHIP (RFC 9725) as HTTP: requests to responses, without any web
 framework.
 
-    POST    endpoint  application/sdp offer        -> 201 answer, Location, ETag, Link; 400 406 409 413 415
-    429 OPTIONS endpoint                               -> 204 Accept-Post, CORS; never TURN credentials
-    PATCH   session   application/trickle-ice-...  -> 204 (candidates), 200 (restart); 400 412 415 422 428
-    GET     session                                -> 204 DELETE  session                                ->
-    200, media has stopped
+    POST     endpoint  application/sdp offer        -> 201 answer, Location, ETag, Link; 400 406 409 413 415 429
+    OPTIONS  endpoint                               -> 204 Accept-Post, CORS; never TURN credentials
+    PATCH    session   application/trickle-ice-...  -> 204 (candidates), 200 (restart); 400 412 415 422 428
+    GET      session                                -> 204
+    DELETE   session                                -> 200, media has stopped
 
 Errors are problem documents (RFC 9457). Authorization, rate limits and redirects are the caller's: he
 passes what may pass, with the `owner` it is counted to.

@@ -62,7 +62,7 @@ class ShardTimes:
     process until its sockets are bound. stop_s: for a worker to end its sessions and leave its cameras."""
 
     beat_s: float = 0.25
-    dead_s: float = 5.0
+    dead_s: float = 10.0
     start_s: float = 30.0
     stop_s: float = 5.0
 
@@ -102,6 +102,7 @@ class WorkerProcess:
         self._gone = asyncio.Event()
         self._heartbeat = Heartbeat(timeout_s=owner.times.dead_s, look_s=owner.times.beat_s)
         self._requests: dict[int, asyncio.Future[Any]] = {}
+        self._joins: set[int] = set()
         self._abandoned: set[int] = set()
         self._last_id = 0
         self._ready: asyncio.Future[int] | None = None
@@ -205,19 +206,23 @@ class WorkerProcess:
         number = self._last_id
         future = self._requests[number] = asyncio.get_running_loop().create_future()
         request = make(number)
-        channel.send(request)
+        if isinstance(request, Watch | Publish):
+            self._joins.add(number)
         try:
+            channel.send(request)
             answer = await future
         except asyncio.CancelledError:
-            # A session that comes of it (or has come in this very step) is nobody's.
-            if not future.cancelled() and future.exception() is None:
-                self._abandon(future.result())
-            elif isinstance(request, Watch | Publish):
-                self._abandoned.add(number)
+            if isinstance(request, Watch | Publish):
+                # A session that comes of it is nobody's, also when its answer has come in this very step.
+                if number in self._requests:
+                    self._abandoned.add(number)
+                elif not future.cancelled() and future.exception() is None:
+                    self._abandon(future.result())
             channel.send(Cancel(number))
             raise
         finally:
             self._requests.pop(number, None)
+            self._joins.discard(number)
         if not isinstance(answer, kind):
             raise Unavailable("a media worker answered something else")
         return answer
@@ -259,7 +264,7 @@ class WorkerProcess:
                 self._ready.set_exception(message.failure.error())
             case Refused():
                 self._abandoned.discard(message.id)
-                future = self._requests.get(message.id)
+                future = self._requests.pop(message.id, None)
                 if future is not None and not future.done():
                     future.set_exception(message.failure.error())
             case Ready() if self._ready is not None and not self._ready.done():
@@ -282,10 +287,11 @@ class WorkerProcess:
             self._later(self._owner.states_changed, news)
 
     def _resolve(self, message: Answered | Done | Keyframe) -> None:
-        future = self._requests.get(message.id)
+        future = self._requests.pop(message.id, None)
         if future is not None and not future.done():
             future.set_result(message)
-        elif message.id in self._abandoned:
+        elif message.id in self._abandoned or (future is not None and message.id in self._joins):
+            # Given up earlier, or cancelled a moment ago by somebody who has not run since.
             self._abandoned.discard(message.id)
             self._abandon(message)
 

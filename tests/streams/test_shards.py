@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from rtsp_farm import Farm
-from webrtc_clients import WhepClient, WhipClient, eventually
+from webrtc_clients import WhepClient, WhipClient
+from webrtc_clients import eventually as soon
 
 from gateway.errors import GatewayError, NotFound, ProtocolError, TooMany, Unavailable
 from gateway.streams import sdp
@@ -28,7 +29,7 @@ from gateway.streams.plane import NotAcceptable, PlaneLimits
 from gateway.streams.session import SessionAnswer, SessionState
 from gateway.streams.shards import Shards, ShardTimes
 
-TIMES = ShardTimes(beat_s=0.1, dead_s=1.5, stop_s=3)
+TIMES = ShardTimes(beat_s=0.1, dead_s=3, stop_s=10)
 EVERYWHERE = pytest.mark.parametrize("workers", [0, 2], ids=["in-process", "workers"])
 
 
@@ -64,7 +65,12 @@ class News:
 
 
 def spec(**options) -> MediaSpec:
-    return MediaSpec(binds=(("127.0.0.1", 0),), tcp=False, dial=DialLimits(backoff_first_s=0.1), **options)
+    return MediaSpec(
+        binds=(("127.0.0.1", 0),),
+        tcp=False,
+        dial=DialLimits(backoff_first_s=0.1, backoff_most_s=0.5, suspect_connect_timeout_s=5),
+        **options,
+    )
 
 
 @asynccontextmanager
@@ -111,6 +117,11 @@ def live(shards: Shards) -> bool:
     return all(one.state is State.LIVE for one in shards.states())
 
 
+async def eventually(condition: Callable[[], object]) -> None:
+    """The time only bounds a failure: processes start slowly on a machine that has other things to do."""
+    await soon(condition, 40)
+
+
 class Viewer(WhepClient):
     """Counts video packets: the farm's pictures don't decode."""
 
@@ -129,7 +140,7 @@ class Viewer(WhepClient):
 
     async def sees_more(self, packets: int = 20) -> None:
         wanted = self.packets + packets
-        await eventually(lambda: self.packets >= wanted, 15)
+        await eventually(lambda: self.packets >= wanted)
 
 
 @asynccontextmanager
@@ -215,7 +226,7 @@ async def test_a_call_leg_is_published_watched_and_closed_by_its_owner(workers: 
             try:
                 await viewer.watch(shards, leg, owner="viewer")
                 await publisher.publish(shards, leg, owner="call/c1")
-                await eventually(lambda viewer=viewer: len(viewer.frames) >= 3, 15)
+                await eventually(lambda viewer=viewer: len(viewer.frames) >= 3)
                 await eventually(lambda leg=leg: shards.source_tracks(leg) == ("video",))
                 assert (leg, ("video",)) in news.sources
                 assert len(shards) == 2
@@ -267,27 +278,29 @@ async def test_errors_and_restarts_pass_through(workers: int):
 async def test_who_hangs_up_while_a_cold_camera_starts_leaves_no_session():
     async with Farm(fault="mute") as farm, running(farm, 2) as (shards, news):
         client = Viewer()
-        offer = await client.offer()
-        joining = asyncio.create_task(shards.watch("camera/cam0", offer, owner="one"))
-        await eventually(lambda: shards.watchers("cam0", StreamName.MAIN) == 1)
-        joining.cancel()
-        await asyncio.gather(joining, return_exceptions=True)
-        await eventually(lambda: shards.watchers("cam0", StreamName.MAIN) == 0)
-        farm.fault = ""
-        await farm.cut()
-        await eventually(lambda: live(shards), 15)
-        # At any moment: before the worker has begun, while it answers, after its answer is on the way.
-        for turns in range(12):
+        try:
+            offer = await client.offer()
             joining = asyncio.create_task(shards.watch("camera/cam0", offer, owner="one"))
-            await asyncio.sleep(turns * 0.001)
+            await eventually(lambda: shards.watchers("cam0", StreamName.MAIN) == 1)
             joining.cancel()
-            (answer,) = await asyncio.gather(joining, return_exceptions=True)
-            if isinstance(answer, SessionAnswer):  # it was quicker than we
-                await shards.close_session(answer.session_id)
-        await eventually(lambda: not len(shards) and shards.watchers("cam0", StreamName.MAIN) == 0)
-        await eventually(lambda: len(news.closed) == shards.counts().answered.get("watch", 0))
-        assert {reason for _, reason in news.closed} <= {"closed", "abandoned"}
-        await client.close()
+            await asyncio.gather(joining, return_exceptions=True)
+            await eventually(lambda: shards.watchers("cam0", StreamName.MAIN) == 0)
+            farm.fault = ""
+            await farm.cut()
+            await eventually(lambda: live(shards))
+            # At any moment: before the worker has begun, while it answers, after its answer is on the way.
+            for turns in range(24):
+                joining = asyncio.create_task(shards.watch("camera/cam0", offer, owner="one"))
+                await asyncio.sleep(turns * 0.0005)
+                joining.cancel()
+                (answer,) = await asyncio.gather(joining, return_exceptions=True)
+                if isinstance(answer, SessionAnswer):  # it was quicker than we
+                    await shards.close_session(answer.session_id)
+            await eventually(lambda: not len(shards) and shards.watchers("cam0", StreamName.MAIN) == 0)
+            await eventually(lambda: len(news.closed) == shards.counts().answered.get("watch", 0))
+            assert {reason for _, reason in news.closed} <= {"closed", "abandoned"}
+        finally:
+            await client.close()
 
 
 @EVERYWHERE
