@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 import socket
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -556,4 +558,21 @@ async def test_an_uncheckable_fingerprint_is_refused(port: link.MediaPort) -> No
             Recorder(),
             port.clock(),
         )
+    assert port.links == 0
+
+
+async def test_a_closed_link_is_not_kept_until_its_deadline(port: link.MediaPort) -> None:
+    """Deadlines lie half a minute ahead; sessions that come and go faster must not pile up until then."""
+    remote = link.RemoteTransport(
+        ufrag="them", pwd="p" * 24, fingerprint_algorithm="sha-256", fingerprint=CLIENT_FINGERPRINT
+    )
+    handlers = [Recorder() for _ in range(3)]
+    gone = [weakref.ref(one) for one in handlers]  # a link holds its handlers
+    for one in [port.create_link(remote, one, port.clock()) for one in handlers]:
+        one.close("left")
+    del one
+    handlers.clear()
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 3
+    port.handle_timeout(port.clock() + 120)  # what is left of them is passed over
     assert port.links == 0
