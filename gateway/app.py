@@ -373,6 +373,7 @@ class Gateway:
             full_lineage=self.catalog.full_lineage,
             locate=lambda position: self.catalog.district.locate(position).lineage,
             participants=self._alarm_participants,
+            cancelled=self.switchboard.cancel_alarm,
         )
         calls = CallsEdge(self.switchboard, brief_of=self._brief_of, whereabouts=self._whereabouts)
         whep = SessionEndpoint(

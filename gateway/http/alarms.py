@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway.access import Action, Principal, Resource, authorize, require
 from gateway.alarms.alarm import Handling, Outcome
+from gateway.alarms.announce import Stage
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.incident import IncidentState, Transition
@@ -92,7 +93,10 @@ class AlarmsEdge:
         full_lineage: Callable[[tuple[str, ...]], tuple[str, ...]],
         locate: Callable[[Position], tuple[str, ...]],
         participants: Callable[[str], Awaitable[frozenset[str]]],
+        cancelled: Callable[[str], Awaitable[None]],
     ) -> None:
+        """cancelled(alarm_id): the resident has taken it back, what rings for it falls silent."""
+        self._cancelled = cancelled
         self._desk = desk
         self._cases = cases
         self._full_lineage = full_lineage
@@ -159,7 +163,10 @@ class AlarmsEdge:
         return _receipt(await self._desk.press(await exchange.request.read(), "http"))
 
     async def _cancel(self, exchange: Exchange) -> web.StreamResponse:
-        return _receipt(await self._desk.cancel(await exchange.request.read(), "http"))
+        ack = await self._desk.cancel(await exchange.request.read(), "http")
+        if ack.get("stage") == Stage.CANCELLED and ack.get("alarm"):
+            await self._cancelled(str(ack["alarm"]))
+        return _receipt(ack)
 
     async def _place(self, exchange: Exchange) -> web.StreamResponse:
         return _receipt(await self._desk.correct_place(await exchange.request.read()))
