@@ -143,7 +143,12 @@ class Gateway:
         )
         alarms = AlarmSettings.of(self.settings.alarms, self.settings.dispatch)
         self._dispatch = alarms.dispatch
-        self.roster = Roster(store, alarms.dispatch, on_change=self._on_worker)
+        self.roster = Roster(
+            store,
+            alarms.dispatch,
+            on_change=self._on_worker,
+            inside=lambda grid, position: self.catalog.district.locate(position).grid == grid,
+        )
         self.broker = self._make_broker()
         self.mqtt: MqttClient | None = None
         self.desk = AlarmDesk(
