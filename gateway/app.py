@@ -12,6 +12,7 @@ import hmac
 import logging
 import signal
 import ssl
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -90,6 +91,9 @@ def serve(options: ServeOptions) -> None:
 
 
 async def _serve(options: ServeOptions) -> None:
+    # The database's and the MQTT client's threads make many short calls into C, each of which gives the interpreter lock
+    # away; with the default of 5 ms they'd wait that long for the loop to give it back, packet by packet.
+    sys.setswitchinterval(0.0002)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

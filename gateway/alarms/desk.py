@@ -115,6 +115,7 @@ class AlarmDesk:
                 audiences.KIND_AUDIENCE: self._deliver_audience,
                 KIND_TASK: self._deliver_task,
             },
+            at_once={KIND_RING: 8},  # each opens a call: a storm of them must not hold up the acks
         )
         self._gate = Gate(store, settings)
         self._deadlines_changed = asyncio.Event()
@@ -654,8 +655,7 @@ class AlarmDesk:
             await self._publish_mqtt(message["topic"], msgspec.json.encode(payload), 1, False)
         return payload
 
-    # ---- deliveries ----------------------------------------------------------------------------------------
-
+    # ---- deliveries
     async def _deliver_ack(self, message: outbox.Message) -> None:
         row: Mapping[str, Any] = message.payload
         payload = b"" if row["payload"] is None else msgspec.json.encode(row["payload"])
