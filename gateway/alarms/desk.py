@@ -520,6 +520,7 @@ class AlarmDesk:
             try:
                 async with asyncio.timeout(wait_s):
                     await self._deadlines_changed.wait()
+                    await asyncio.sleep(0.05)  # a storm of presses is one look, not one each
             except TimeoutError:
                 continue
 
@@ -655,7 +656,6 @@ class AlarmDesk:
             await self._publish_mqtt(message["topic"], msgspec.json.encode(payload), 1, False)
         return payload
 
-    # ---- deliveries
     async def _deliver_ack(self, message: outbox.Message) -> None:
         row: Mapping[str, Any] = message.payload
         payload = b"" if row["payload"] is None else msgspec.json.encode(row["payload"])
