@@ -92,8 +92,8 @@ async def settled(page: Page, selector: str = "[data-tile]") -> None:
     """Until every tile that has a camera is live, or the time is up: a picture shows what is so."""
     await until(
         page,
-        f"[...document.querySelectorAll({selector!r})].filter(t => t.dataset.camera)"
-        ".every(t => t.dataset.state === 'live')",
+        f"(tiles => tiles.length > 0 && tiles.every(t => t.dataset.state === 'live'))"
+        f"([...document.querySelectorAll({selector!r})].filter(t => t.dataset.camera))",
     )
     await asyncio.sleep(1)
 
