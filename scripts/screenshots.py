@@ -95,7 +95,7 @@ async def settled(page: Page, selector: str = "[data-tile]") -> None:
         f"(tiles => tiles.length > 0 && tiles.every(t => t.dataset.state === 'live'))"
         f"([...document.querySelectorAll({selector!r})].filter(t => t.dataset.camera))",
     )
-    await asyncio.sleep(1)
+    await asyncio.sleep(4)  # the map draws itself, and a busy machine paints late
 
 
 async def screens(studio: Studio) -> None:

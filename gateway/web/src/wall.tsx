@@ -126,7 +126,7 @@ function Top() {
       </svg>
       <h1>
         {district.value?.name ?? ""}
-        {t(pageName)}
+        {language === "en" ? ` ${t(pageName)}` : t(pageName)}
       </h1>
       <span class="area">{who?.area ? areaName(who.area) : t("district")}</span>
       <span class="grow" />
