@@ -7,7 +7,8 @@ resource:
     ANY        nothing to check: the endpoint acts on the principal itself, or holds nothing of any place
     AREA       the resource lies in the principal's area (none: the whole district), or the principal takes part
     HOME       the resource lies in the community of the principal's own grid, or the principal takes part
-    RESIDENT   the camera is shown to residents (`visible_to`) and the principal lives where it is shown
+    RESIDENT   the camera is shown to residents (`visible_to`) and the principal lives where it is shown, or it was
+               granted to this resident for a time (`participants`)
     PART       the principal takes part in it (`participants`, `owner`)
     OWN        the principal owns it (`owner`)
     LOOPBACK   the request came from this machine
@@ -23,8 +24,9 @@ only as the claimant of its call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gateway.errors import NotAllowed
@@ -39,6 +41,7 @@ __all__ = [
     "Scope",
     "Visibility",
     "authorize",
+    "may_ever",
     "needs_principal",
     "require",
 ]
@@ -79,7 +82,9 @@ class Principal:
     lineage: codes of district, street, community, grid (as far as known) in which the principal works or
     lives. Filled from the district's data at each request (`District.situate`), never from a token, so that
     a move takes effect at once. supervisor: an operator who is told what was left undone.
-    session: id of the login, by which it can be revoked; empty for a bare token.
+    session: id of the login, by which it can be revoked; empty for a bare token. issued_at_s, expires_at_s: of its
+    token, UTC seconds; what was opened under a token ends with it. account: fingerprint of the account's entry
+    (password, role, area) at a login by password; empty otherwise.
     """
 
     sub: str
@@ -89,6 +94,9 @@ class Principal:
     supervisor: bool = False
     name: str = ""
     session: str = ""
+    issued_at_s: float = field(default=0.0, compare=False)
+    expires_at_s: float = field(default=math.inf, compare=False)
+    account: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +106,8 @@ class Resource:
     id: None stands for the collection as a whole.
     lineage: codes of district, street, community and grid, outermost first, as far as they are known.
     owner: `sub` of the one it belongs to. participants: `sub` of everyone who takes part in it (rung,
-    claimed, assigned, acknowledged). For `alarm.household` they are the acknowledging operator and the
+    claimed, assigned, acknowledged); of a camera those it is granted to for a time, and who has claimed the call of
+    an alarm near by. For `alarm.household` they are the acknowledging operator and the
     claimant, and nobody once it is closed.
     """
 
@@ -211,6 +220,9 @@ class Action(StrEnum):
     ADMIN_SESSIONS = "admin.sessions"
     ADMIN_SETTINGS = "admin.settings"
     ADMIN_AUDIT = "admin.audit"
+    GRANT_LIST = "grant.list"  # cameras opened to somebody for a time
+    GRANT_CREATE = "grant.create"
+    GRANT_REVOKE = "grant.revoke"
 
 
 class Scope(StrEnum):
@@ -332,6 +344,9 @@ RULES: Mapping[Action, _Row] = {
     Action.ADMIN_SESSIONS: _BY_ADMIN,
     Action.ADMIN_SETTINGS: _BY_ADMIN,
     Action.ADMIN_AUDIT: _BY_ADMIN,
+    Action.GRANT_LIST: _row((Role.OPERATOR, Scope.AREA), (Role.ADMIN, Scope.ANY)),
+    Action.GRANT_CREATE: _row((Role.OPERATOR, Scope.AREA), (Role.ADMIN, Scope.ANY)),
+    Action.GRANT_REVOKE: _row((Role.OPERATOR, Scope.AREA), (Role.ADMIN, Scope.ANY)),
 }
 
 # Actions that may be asked of a collection: each item of the answer is authorized on its own.
@@ -345,6 +360,7 @@ _LISTABLE = frozenset(
         Action.WORKER_LIST,
         Action.CALL_LIST,
         Action.STATISTICS_READ,
+        Action.GRANT_LIST,
     }
 )
 
@@ -372,6 +388,13 @@ def authorize(principal: Principal | None, action: Action, resource: Resource) -
 def needs_principal(action: Action) -> bool:
     """Whether nobody may do this without having proven who they are, whatever the resource."""
     return _EVERYBODY not in RULES.get(action, {})
+
+
+def may_ever(principal: Principal, action: Action) -> bool:
+    """Whether there is any resource to which this role may do it: asked before a resource is looked up, so that who may
+    never do it learns nothing of what exists."""
+    row = RULES.get(action, {})
+    return _EVERYBODY in row or principal.role in row
 
 
 def require(principal: Principal | None, action: Action, resource: Resource) -> None:
@@ -403,6 +426,8 @@ def _in_scope(scope: Scope, principal: Principal, resource: Resource) -> Decisio
             inside = _same(principal.lineage, resource.lineage, _DEPTH[Visibility.COMMUNITY])
             return _decide(inside, "own community", "outside the own community")
         case Scope.RESIDENT:
+            if takes_part:
+                return Decision(True, "granted for a time")
             depth = _DEPTH.get(resource.visible_to)
             shown = depth is not None and _same(principal.lineage, resource.lineage, depth)
             return _decide(shown, f"shown to its {resource.visible_to}", "not shown to this resident")

@@ -8,56 +8,60 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hmac
 import logging
 import signal
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from aiohttp import web
-from sqlalchemy import select
 from ulid import ULID
 
 from gateway.access import Action, Principal, Resource, Role
-from gateway.alarms import announce, records
-from gateway.alarms.broker import GATEWAY_USER, Broker, BrokerSettings
+from gateway.alarms.alarm import Condition, Handling
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
-from gateway.alarms.dispatch import Duty, WorkerChoice, rank_workers
-from gateway.alarms.mqtt import Incoming, MqttClient, MqttSettings
+from gateway.alarms.dispatch import Duty
 from gateway.alarms.policy import Actor, AlarmSettings
-from gateway.alarms.roster import Roster, WorkerView, parse_location
+from gateway.alarms.press import sign
+from gateway.alarms.roster import Roster, WorkerView
+from gateway.alarms.statistics import Statistics
+from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
+from gateway.callout import Callout
 from gateway.catalog import Catalog
 from gateway.config import ServeOptions
-from gateway.errors import GatewayError, NotFound, ProtocolError, Unavailable
-from gateway.geo import Position
+from gateway.devices import Devices, handlers_of
+from gateway.errors import GatewayError, NotAllowed, NotFound
 from gateway.http.alarms import AlarmsEdge
 from gateway.http.calls import CallsEdge
+from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
+from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
 from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
 from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
 from gateway.http.pages import Health, page_routes, security_headers
 from gateway.http.people import PeopleEdge, worker_json
+from gateway.http.reach import AudienceReach
 from gateway.http.routes import Edge, Exchange, Route, same_origin
 from gateway.http.session import SessionsEdge
-from gateway.identity import Keyring, LoginThrottle, device_password
+from gateway.identity import Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.outbox import Courier
-from gateway.settings import MqttMode, Settings
+from gateway.settings import CompiledLoop, Settings
 from gateway.store import Store
-from gateway.streams.cameras import CameraState, CameraSupervisor, DialLimits, State
-from gateway.streams.dtls import Certificate
-from gateway.streams.link import MediaPort
+from gateway.streams.cameras import CameraState, DialLimits, State
+from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaService, MediaSpec
 from gateway.streams.pictures import Snapshots
-from gateway.streams.plane import MediaPlane, PlaneLimits
+from gateway.streams.plane import PlaneLimits
 from gateway.streams.session import SessionKind
+from gateway.streams.shards import Shards
 from gateway.streams.whep import IceServer, SessionEndpoint
 
 __all__ = ["serve"]
@@ -65,12 +69,16 @@ __all__ = ["serve"]
 log = logging.getLogger(__name__)
 
 LAG_PROBE_S = 0.5
+RIGHTS_CHECK_S = 1.0
+LINGER_S = 2.0
+"""How long the rest of a body is waited for whose request was refused."""
 LAG_LIMIT_MS = 1_000.0
 """Above it /readyz fails: a front door should send viewers elsewhere."""
 EVENT_ACTIONS = {
     "alarm": Action.ALARM_LIST,
     "incident": Action.INCIDENT_LIST,
     "task": Action.TASK_LIST,
+    "audience": Action.ALARM_LIST,
     "call": Action.CALL_LIST,
     "ring": Action.CALL_LIST,
     "ring_end": Action.CALL_LIST,
@@ -91,23 +99,33 @@ async def _serve(options: ServeOptions) -> None:
         options.data.path / "gateway.db", busy_deadline_s=_settings(options).storage.busy_s
     )
     try:
-        port = await _open_media_port(_settings(options))
+        gateway = Gateway(options, store)
         try:
-            await Gateway(options, store, port).run(stopping)
+            await gateway.media.open()
+            await gateway.run(stopping)
         finally:
-            await port.close()
+            await gateway.media.close()
     finally:
         await store.close()
 
 
-async def _open_media_port(settings: Settings) -> MediaPort:
+def _make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaService:
+    """One worker: in this process, as there is nobody to share with."""
+    settings, configuration = _settings(options), options.configuration
     media = settings.media
-    return await MediaPort.open(
-        [(address, media.udp_port) for address in media.addresses or (settings.http.host,)],
-        certificate=Certificate(),
-        announce=[(host, 0) for host in media.announce],
+    spec = MediaSpec(
+        binds=tuple((address, media.udp_port) for address in media.addresses or (settings.http.host,)),
+        announce=media.announce,
         tcp=media.tcp,
+        use_compiled=media.compiled is CompiledLoop.AUTO,
+        consent_s=media.ice_timeout_s,
+        plane=PlaneLimits(sessions=media.sessions),
+        dial=_dial_limits(settings),
     )
+    credentials = {name: (c.username, c.password) for name, c in configuration.secrets.credentials.items()}
+    if options.workers == 1:
+        return LocalMedia(spec, callbacks, configuration.cameras, credentials)
+    return Shards(spec, callbacks, configuration.cameras, credentials, workers=options.workers)
 
 
 def _settings(options: ServeOptions) -> Settings:
@@ -122,7 +140,7 @@ def now_ms() -> int:
 class Gateway:
     """All parts of one gateway process. Built once, run once."""
 
-    def __init__(self, options: ServeOptions, store: Store, media_port: MediaPort) -> None:
+    def __init__(self, options: ServeOptions, store: Store) -> None:
         configuration = options.configuration
         self.options = options
         self.settings = configuration.settings
@@ -135,28 +153,44 @@ class Gateway:
             epoch=str(ULID()), now_ms=now_ms, lag_ms=lambda: self._lag_ms, presence=self._on_page
         )
         alarms = AlarmSettings.of(self.settings.alarms, self.settings.dispatch)
-        self._dispatch = alarms.dispatch
         self.roster = Roster(store, alarms.dispatch, on_change=self._on_worker)
-        self.broker = self._make_broker()
-        self.mqtt: MqttClient | None = None
+        self.devices = Devices(
+            self.settings.mqtt,
+            configuration.secrets,
+            options.data,
+            on_denied=self._on_denied,
+            health=lambda: (store.health().writable, self._lag_ms),
+        )
+        self.callout = Callout(lambda: self.catalog, store, self.roster, alarms.dispatch, now_ms=now_ms)
         self.desk = AlarmDesk(
             store,
             self.catalog.world,
             alarms,
             roster=self.roster,
             camera_health=self._camera_healthy,
-            publish_mqtt=self._publish_mqtt,
+            publish_mqtt=self.devices.publish,
             publish_event=self._publish_alarm_event,
             ring=self._ring_plan,
+            reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
         )
-        self.cases = CaseDesk(store, clock=now_ms, new_id=lambda at: str(ULID.from_timestamp(at / 1000)))
+        self.cases = CaseDesk(
+            store,
+            clock=now_ms,
+            new_id=lambda at: str(ULID.from_timestamp(at / 1000)),
+            name_of=self._helper_name,
+            action_ms=alarms.action_ms,
+            task_offer_ms=alarms.task_offer_ms,
+        )
+        self.tasks = TaskDesk(
+            store, photos=options.data.path / "photos", move_incident=self.cases.move_if_legal, clock=now_ms
+        )
         self.switchboard = Switchboard(
             store,
             CallSettings(**asdict(self.settings.calls)),
-            rank=self._rank_for_call,
-            pick=self._pick_for_call,
-            ring=self._ring_phone,
+            rank=self.callout.rank,
+            pick=self.callout.pick,
+            ring=self.devices.ring,
             publish_event=self._publish_call_event,
             close_media=self._close_media,
             on_accepted=self._on_accepted,
@@ -166,41 +200,46 @@ class Gateway:
             clock=now_ms,
         )
         self.calls_courier = Courier(store, self.switchboard.deliveries())
-        self.media_port = media_port
-        self.plane = MediaPlane(
-            media_port,
-            acquire=lambda camera_id, name: self.supervisor.acquire(camera_id, name),
-            release=lambda camera_id, name: self.supervisor.release(camera_id, name),
-            on_source_change=self.switchboard.media_changed,
-            on_session_closed=self._on_session_closed,
-            limits=PlaneLimits(sessions=self.settings.media.sessions),
+        self.media = _make_media(
+            options,
+            MediaCallbacks(
+                state=self._on_camera,
+                source_change=self.switchboard.media_changed,
+                session_closed=self._on_session_closed,
+            ),
         )
-        self.supervisor = CameraSupervisor(
-            configuration.cameras,
-            {name: (c.username, c.password) for name, c in configuration.secrets.credentials.items()},
-            self.plane.sink_of,
-            limits=_dial_limits(self.settings),
-            on_state=self._on_camera,
-        )
+        self.snapshots = Snapshots(self.media.keyframe)
+        self.grants = CameraGrants(store, now_ms=now_ms)
+        near_calls = CallCameras(self.switchboard.open_calls, self.desk.cameras_at)
         self.cameras = LiveCameras(
             catalog=lambda: self.catalog,
-            state=self.supervisor.state,
-            watchers=self.plane.watchers,
-            jpeg=Snapshots(self.plane.keyframe).jpeg,
+            state=self.media.state,
+            watchers=self.media.watchers,
+            jpeg=self._snapshot,
+            guests=lambda camera_id: self.grants.holders(camera_id) | near_calls.claimants(camera_id),
         )
         self.sessions = SessionsEdge(
             Keyring(options.data.secret("signing.key"), leeway_s=self.settings.access.leeway_s),
             store,
             lambda: self.catalog,
             LoginThrottle(
-                failures=self.settings.access.login_failures, lockout_s=self.settings.access.login_lockout_s
+                failures=self.settings.access.login_failures,
+                lockout_s=self.settings.access.login_lockout_s,
+                patience={"sub": 4, "address": 10},
             ),
             now_s=time.time,
             session_s=self.settings.access.session_s,
             secure=bool(self.settings.http.tls_cert),
             revoked=self._on_revoked,
+            trusted_proxies=self.settings.http.trusted_proxies,
         )
         self.media_edge: MediaEdge | None = None
+        self.edge = Edge(
+            authenticate=self.sessions.authenticate,
+            security_headers=security_headers(tls=bool(self.settings.http.tls_cert)),
+            body_limit_bytes=self.settings.http.body_limit_bytes,
+            body_timeout_s=self.settings.http.request_timeout_s,
+        )
 
     @property
     def lag_ms(self) -> float:
@@ -212,26 +251,30 @@ class Gateway:
     async def run(self, stopping: asyncio.Event) -> None:
         """Start in the order that matters, say so, and wait for `stopping`."""
         await self.sessions.load()
+        await self.grants.load()
         await self.roster.load(self.catalog.world.workers())
-        if self.broker is not None:
-            await self.broker.start()
+        await self.devices.start()
         runner = await self._open_http()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 running = [
                     tasks.create_task(self._watch_lag(), name="loop-lag"),
+                    tasks.create_task(self._watch_rights(), name="rights"),
                     tasks.create_task(self.desk.run(), name="alarm-desk"),
+                    tasks.create_task(self.cases.run(), name="incidents"),
+                    tasks.create_task(self.tasks.run(), name="tasks"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
-                    tasks.create_task(self.plane.run(), name="media-plane"),
                 ]
-                if self.broker is not None:
-                    running.append(tasks.create_task(self.broker.run(), name="broker"))
-                if self.settings.mqtt.mode is not MqttMode.OFF:
-                    self.mqtt = self._make_mqtt()
-                    running.append(tasks.create_task(self.mqtt.run(), name="mqtt"))
-                    running.append(tasks.create_task(self._beat(), name="mqtt-health"))
-                running.append(tasks.create_task(self.supervisor.run(), name="cameras"))
+                topics = handlers_of(
+                    self.desk,
+                    self.roster,
+                    reply=self._on_reply,
+                    duty_changed=self._duty_changed,
+                    now_ms=now_ms,
+                )
+                running.append(tasks.create_task(self.devices.run(topics), name="devices"))
+                running.append(tasks.create_task(self.media.run(), name="media"))
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is never looked at again: shorter pauses
                 log.info("ready at %s", self.base_url)
@@ -244,8 +287,7 @@ class Gateway:
         finally:
             self._tasks = None
             await runner.cleanup()
-            if self.broker is not None:
-                await self.broker.stop()
+            await self.devices.stop()
 
     async def _run_calls(self) -> None:
         await self.switchboard.start()
@@ -260,17 +302,15 @@ class Gateway:
             await asyncio.sleep(LAG_PROBE_S)
             self._lag_ms = max(0.0, (time.monotonic() - due) * 1000)
 
-    async def _beat(self) -> None:
-        """`gw/health`, every ten seconds and at each change of the database's health."""
+    async def _watch_rights(self) -> None:
+        """What is still open from an earlier request must still be allowed: log-outs and revocations end things at once,
+        this ends what ends by time (tokens, grants, calls), and what was just being opened meanwhile."""
         while True:
-            if self.mqtt is not None and self.mqtt.is_up:
-                try:
-                    await self.mqtt.publish_health(
-                        db=self.store.health().writable, lag_ms=round(self._lag_ms)
-                    )
-                except Unavailable as error:
-                    log.debug("health is not published: %s", error)
-            await asyncio.sleep(10)
+            await asyncio.sleep(RIGHTS_CHECK_S)
+            self._on_revoked(lambda principal: not self.sessions.is_valid(principal), "expired")
+            if self.media_edge is not None:
+                for session_id in self.media_edge.sessions_without_right():
+                    self._background(self.media.close_session(session_id, reason="revoked"), "close-revoked")
 
     def _background(self, work: Any, name: str) -> None:
         """Work that nobody waits for, owned by the gateway. Its failure is logged, never silent."""
@@ -288,76 +328,37 @@ class Gateway:
 
     # -- parts --------------------------------------------------------------------------------------------------
 
-    def _make_broker(self) -> Broker | None:
-        mqtt = self.settings.mqtt
-        if mqtt.mode is not MqttMode.SUPERVISED:
-            return None
-        secrets = self.catalog.secrets
-        devices: Mapping[str, bytes] = {**secrets.boxes, **secrets.workers}
-        return Broker(
-            self.options.data.path / "broker",
-            BrokerSettings(host=mqtt.host, port=mqtt.port, root=mqtt.root),
-            passwords={device: device_password(key, device) for device, key in devices.items()},
-            gateway_password=self.options.data.secret("broker.key").hex(),
-            on_denied=self._on_denied,
-        )
-
-    def _make_mqtt(self) -> MqttClient:
-        mqtt = self.settings.mqtt
-        if self.broker is not None:
-            settings = MqttSettings(
-                host=self.broker.host,
-                port=self.broker.port,
-                username=GATEWAY_USER,
-                password=self.options.data.secret("broker.key").hex(),
-                client_id=GATEWAY_USER,
-                root=mqtt.root,
-            )
-        else:
-            host, port, tls = _broker_url(mqtt.url, mqtt.tls_ca)
-            credential = self.catalog.secrets.credentials.get(mqtt.credentials)
-            settings = MqttSettings(
-                host=host,
-                port=port,
-                username=credential.username if credential else "",
-                password=credential.password if credential else "",
-                root=mqtt.root,
-                tls=tls,
-            )
-        return MqttClient(
-            settings,
-            {
-                "stb/+/press": self._on_press,
-                "stb/+/cancel": self._on_cancel,
-                "stb/+/presence": self._on_presence,
-                "w/+/loc": self._on_location,
-                "w/+/duty": self._on_duty,
-                "w/+/reply": self._on_reply,
-            },
-        )
-
     async def _open_http(self) -> web.AppRunner:
-        http = self.settings.http
-        edge = Edge(
-            authenticate=self.sessions.authenticate,
-            security_headers=security_headers(tls=bool(http.tls_cert)),
-        )
+        http, edge = self.settings.http, self.edge
         alarms = AlarmsEdge(
             self.desk,
             self.cases,
             full_lineage=self.catalog.full_lineage,
             locate=lambda position: self.catalog.district.locate(position).lineage,
-            participants=self._alarm_participants,
+            participants=self.callout.participants,
+            helpers=self.tasks.helpers,
+            duties=self.settings.alarms.duties,
         )
-        calls = CallsEdge(self.switchboard, brief_of=self._brief_of, whereabouts=self._whereabouts)
+        cases = CasesEdge(
+            self.cases,
+            self.tasks,
+            Statistics(self.store, clock=now_ms),
+            full_lineage=self.catalog.full_lineage,
+            names=self._display_name,
+            duties=self.settings.alarms.duties,
+            verify_box=self._verify_box,
+        )
+        calls = CallsEdge(
+            self.switchboard, brief_of=self.callout.brief_of, whereabouts=self.callout.whereabouts
+        )
         whep = SessionEndpoint(
-            self.plane,
+            self.media,
             SessionKind.WATCH,
             session_path=lambda session_id: f"{WHEP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
         )
         whip = SessionEndpoint(
-            self.plane,
+            self.media,
             SessionKind.PUBLISH,
             session_path=lambda session_id: f"{WHIP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
@@ -380,24 +381,30 @@ class Gateway:
             self.roster,
             rank=lambda position, limit: self.desk.workers_at(position, limit=limit),
             duty_changed=self._duty_changed,
-            last_ack=self._last_ack,
+            last_ack=self.callout.last_ack,
             now_ms=now_ms,
-            mqtt_on=self.settings.mqtt.mode is not MqttMode.OFF,
+            mqtt_on=not self.devices.is_off,
         )
         metrics = Metrics(self)
-        for routes in (self.sessions, alarms, calls, self.media_edge, people):
+        grants = GrantsEdge(self.grants, camera=self.catalog.resource)
+        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people):
             edge.add(routes.routes())
         edge.add(
             page_routes(
                 health=self.health,
                 metrics=lambda: metrics.text(edge),
-                broker_address=self._broker_address,
+                broker_address=lambda: self.devices.address,
                 ca_certificate=Path(http.tls_ca) if http.tls_ca else None,
             )
         )
         edge.add([self._events_route(), openapi_route(lambda: edge.routes)])
         runner = web.AppRunner(
-            edge.app, access_log=None, handle_signals=False, shutdown_timeout=http.shutdown_s
+            edge.app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=http.shutdown_s,
+            keepalive_timeout=http.request_timeout_s,  # also the time that a request's header may take
+            lingering_time=LINGER_S,
         )
         await runner.setup()
         tls = None
@@ -417,13 +424,14 @@ class Gateway:
 
     def _events_route(self) -> Route:
         async def events(exchange: Exchange) -> web.StreamResponse:
-            if not same_origin(exchange.request):
-                raise ProtocolError("this WebSocket is for pages of this server")
+            if not same_origin(exchange.request, self.settings.http.allowed_origins):
+                raise NotAllowed("this WebSocket is for pages of this server")
             return await self.events.serve(exchange.request, exchange.who)
 
         return Route(
             method="GET", path="/api/v1/events", action=Action.EVENTS_OPEN, handler=events,
             resource=lambda _: Resource(kind="events", id="channel"), summary="The event channel (WebSocket)",
+            channel=True,
         )  # fmt: skip
 
     # -- health -------------------------------------------------------------------------------------------------
@@ -438,11 +446,10 @@ class Gateway:
             reasons.append(f"database: {store.reason}")
         if self._lag_ms > LAG_LIMIT_MS:
             reasons.append(f"the loop is {self._lag_ms:.0f} ms late")
-        mqtt_up = self.mqtt is not None and self.mqtt.is_up
+        mqtt_up, off = self.devices.is_up, self.devices.is_off
         if not mqtt_up:
-            off = self.settings.mqtt.mode is MqttMode.OFF
             reasons.append("mqtt is off: presses by HTTP only" if off else "no connection to the broker")
-        states = [state.state for state in self.supervisor.states()]
+        states = [state.state for state in self.media.states()]
         return Health(
             ready=not reasons or (reasons == ["mqtt is off: presses by HTTP only"]),
             reasons=tuple(reasons),
@@ -451,52 +458,18 @@ class Gateway:
                 "mqtt": mqtt_up,
                 "lag_ms": round(self._lag_ms, 1),
                 "cameras": {state.value: states.count(state) for state in State},
-                "sessions": len(self.plane),
+                "sessions": len(self.media),
             },
         )
 
-    def _broker_address(self) -> tuple[str, int] | None:
-        if self.broker is not None:
-            return self.broker.host, self.broker.port
-        if self.settings.mqtt.mode is MqttMode.EXTERNAL:
-            host, port, tls = _broker_url(self.settings.mqtt.url, self.settings.mqtt.tls_ca)
-            return None if tls else (host, port)
-        return None
-
-    # -- devices over MQTT --------------------------------------------------------------------------------------
-
-    async def _publish_mqtt(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
-        if self.mqtt is None:
-            if self.settings.mqtt.mode is MqttMode.OFF:
-                return  # nobody could be listening; the box polls its HTTP answer
-            raise Unavailable("no connection to the broker yet", retry_after_s=1)
-        await self.mqtt.publish(topic, payload, qos, retain)
-
-    async def _on_press(self, message: Incoming) -> None:
-        await self.desk.press(message.payload, "mqtt", message.device)
-
-    async def _on_cancel(self, message: Incoming) -> None:
-        ack = await self.desk.cancel(message.payload, "mqtt", message.device)
-        if ack.get("stage") == announce.Stage.CANCELLED and ack.get("alarm"):
-            await self.switchboard.cancel_alarm(str(ack["alarm"]))
-
-    async def _on_presence(self, message: Incoming) -> None:
-        """A box's presence is retained at the broker; the gateway needs only that the topic is allowed."""
-
-    async def _on_location(self, message: Incoming) -> None:
-        self.roster.locate(message.device, parse_location(message.payload), now_ms=now_ms())
-
-    async def _on_duty(self, message: Incoming) -> None:
-        said = _decode(message.payload)
-        try:
-            duty = Duty(str(said.get("duty")))
-        except ValueError:
-            raise ProtocolError(f"duty must be one of {', '.join(Duty)}", device=message.device) from None
-        await self.roster.set_duty(message.device, duty, now_ms=now_ms())
-        await self._duty_changed(message.device, duty)
-
-    async def _on_reply(self, message: Incoming) -> None:
-        await self.switchboard.reply(message.device, _decode(message.payload))
+    async def _on_reply(self, worker_id: str, said: dict[str, Any]) -> None:
+        """`w/{wid}/reply`: to a task, or to a ringing call."""
+        task_id, act = said.get("task"), TASK_REPLIES.get(str(said.get("act")))
+        if not isinstance(task_id, str):
+            await self.switchboard.reply(worker_id, said)
+        elif act is not None and (await self.tasks.scope(task_id))[1] == worker_id:
+            by = Actor(sub=worker_id, name=self._helper_name(worker_id) or worker_id, role=Role.WORKER)
+            await self.tasks.act(task_id, act, by, feedback=str(said.get("note") or "")[:2000])
 
     def _on_denied(self, client: str, topic: str) -> None:
         """A device wrote where it may not (product.md section 6 row 5)."""
@@ -506,8 +479,34 @@ class Gateway:
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
     async def _publish_alarm_event(self, type: str, data: dict[str, Any], lineage: tuple[str, ...]) -> None:
-        resource = Resource(kind=type, id=str(data.get("id")), lineage=self.catalog.full_lineage(lineage))
+        assignee = data.get("assignee")
+        resource = Resource(
+            kind=type,
+            id=str(data.get("id")),
+            lineage=self.catalog.full_lineage(lineage),
+            owner=assignee["id"] if assignee else None,
+        )
         self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource)
+        if type == "alarm" and (
+            data["condition"] == Condition.CLEARED or data["handling"] == Handling.CLOSED
+        ):
+            # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
+            await self.switchboard.cancel_alarm(str(data["id"]))
+
+    def _helper_name(self, sub: str) -> str | None:
+        """Name of a gridworker or volunteer."""
+        district = self.catalog.district
+        known = district.gridworkers.get(sub) or district.volunteers.get(sub)
+        return None if known is None else known.name
+
+    def _display_name(self, code: str) -> str:
+        """Of an area or a helper, for the figures."""
+        area = self.catalog.district.areas.get(code)
+        return area.name if area else self._helper_name(code) or code
+
+    def _verify_box(self, sid: str, text: str, signature: str) -> bool:
+        key = self.catalog.world.box_key(sid)
+        return key is not None and hmac.compare_digest(sign(key, text).encode(), signature.encode())
 
     async def _publish_call_event(self, type: str, data: dict[str, Any], audience: Audience) -> None:
         resource = Resource(
@@ -524,40 +523,6 @@ class Gateway:
         lineage = self.catalog.full_lineage(tuple(payload["lineage"]))
         await self.switchboard.open_for_alarm(AlarmBrief.from_payload({**payload, "lineage": lineage}))
 
-    def _rank_for_call(
-        self, position: tuple[float, float] | None, grid: str | None, exclude: frozenset[str]
-    ) -> list[WorkerChoice]:
-        where = _position(position) or (self.catalog.district.centroid(grid) if grid else None)
-        if where is None:
-            return []
-        return rank_workers(
-            self._dispatch,
-            self.roster.states(),
-            where,
-            grid=grid or self.catalog.world.area_at(where).grid,
-            now_ms=now_ms(),
-            exclude=exclude,
-            busy_too=True,
-            limit=50,
-        )
-
-    def _pick_for_call(self, worker_id: str, position: tuple[float, float] | None) -> WorkerChoice | None:
-        site = next((w for w in self.catalog.world.workers() if w.id == worker_id), None)
-        if site is None:
-            return None
-        where = _position(position) or site.centroid
-        if where is None:
-            return None
-        chosen = [state for state in self.roster.states() if state.id == worker_id]
-        ranked = rank_workers(
-            self._dispatch, chosen, where, grid=site.grid, now_ms=now_ms(), busy_too=True, limit=1
-        )
-        return ranked[0] if ranked else None
-
-    async def _ring_phone(self, worker_id: str, message: dict[str, Any]) -> None:
-        topic = f"{self.settings.mqtt.root}/w/{worker_id}/call"
-        await self._publish_mqtt(topic, msgspec.json.encode(message), 1, False)
-
     async def _on_accepted(self, alarm_id: str, worker_id: str, name: str, eta_s: float | None) -> None:
         worker = Actor(sub=worker_id, name=name, role=Role.WORKER)
         await self.desk.on_dispatch_accepted(alarm_id, worker, round(eta_s or 0))
@@ -568,58 +533,6 @@ class Gateway:
 
     async def _on_missed(self, call_id: str, worker_id: str | None, alarm_id: str | None) -> None:
         log.info("call %s was missed by %s", call_id, worker_id or "the desk", extra={"alarm_id": alarm_id})
-
-    async def _alarm_row(self, alarm_id: str) -> records.Row:
-        return await self.store.read(lambda connection: records.load(connection, alarm_id))
-
-    async def _alarm_participants(self, alarm_id: str) -> frozenset[str]:
-        """Who may see the household card: the acknowledging operator and the claiming gridworker, until it closes."""
-        row = await self._alarm_row(alarm_id)
-        if row["closed_at"] is not None:
-            return frozenset()
-        return frozenset(sub for sub in (row["acknowledged_sub"], row["worker_id"]) if sub)
-
-    async def _brief_of(self, alarm_id: str) -> AlarmBrief:
-        row = await self._alarm_row(alarm_id)
-        position = records.position_of(row)
-        return AlarmBrief(
-            alarm_id=alarm_id,
-            place_label=row["place_label"],
-            position=None if position is None else (position.lat, position.lon),
-            lineage=self.catalog.full_lineage(records.lineage_of(row)),
-            grid=row["grid"],
-            incident_id=row["incident_id"],
-        )
-
-    async def _last_ack(self, sid: str) -> dict[str, Any] | None:
-        table = records.alarm_table
-        query = (
-            select(table)
-            .where(table.c.source == f"stb/{sid}", table.c.closed_at.is_(None), table.c.verified.is_(True))
-            .order_by(table.c.received_at.desc())
-            .limit(1)
-        )
-        row = await self.store.read(lambda connection: connection.execute(query).mappings().first())
-        if row is None:
-            return None
-        stage = announce.stage_of(dict(row))
-        return {
-            "pid": row["press_id"], "alarm": row["id"], "stage": stage, "message": announce.words(stage, dict(row)),
-            "silent": bool(row["silent"]),
-        }  # fmt: skip
-
-    def _whereabouts(self, worker_id: str) -> tuple[tuple[str, ...], tuple[float, float] | None, str]:
-        worker = self.catalog.district.gridworkers.get(worker_id)
-        if worker is None:
-            raise NotFound(f"no gridworker {worker_id!r}")
-        position = self.roster.view(worker_id, now_ms()).position
-        grid = self.catalog.district.areas.get(worker.grid or "")
-        label = grid.name if grid else worker.name
-        return (
-            self.catalog.district.lineage(worker.grid),
-            None if position is None else (position.lat, position.lon),
-            label,
-        )
 
     async def _duty_changed(self, worker_id: str, duty: Duty) -> None:
         if duty is Duty.OFF:
@@ -642,7 +555,7 @@ class Gateway:
 
     def _camera_healthy(self, camera_id: str) -> bool:
         try:
-            return self.supervisor.state(camera_id).state is not State.DOWN
+            return self.media.state(camera_id).state is not State.DOWN
         except NotFound:
             return False
 
@@ -660,13 +573,19 @@ class Gateway:
             self.media_edge.session_closed(session_id)
 
     def _close_media(self, owner: str) -> None:
-        self.plane.close_owned_by(owner, reason="call_ended")
+        self._background(self.media.close_owned_by(owner, reason="call_ended"), "close-media")
 
     def _on_revoked(self, concerned: Callable[[Principal], bool], reason: str) -> None:
         self.events.revoke(concerned, reason)
+        self.edge.end_channels("/mqtt", concerned)  # the event channel says why and closes by itself
         if self.media_edge is not None:
             for session_id in self.media_edge.sessions_where(concerned):
-                self.plane.close(session_id, reason="revoked")
+                self._background(self.media.close_session(session_id, reason="revoked"), "close-revoked")
+
+    async def _snapshot(self, camera_id: str) -> bytes:
+        """The keyframe is fetched from the camera's worker first, unless the one we have still is the newest."""
+        await self.media.fetch_keyframe(camera_id)
+        return await self.snapshots.jpeg(camera_id)
 
     async def _viewed(self, principal: Principal, camera_id: str) -> None:
         """Every view of a camera is on record. The viewer does not wait for the disk."""
@@ -710,29 +629,6 @@ class Gateway:
                 for url in server.urls
             ]
         return servers
-
-
-def _decode(payload: bytes) -> dict[str, Any]:
-    """A small JSON object from a device. Raises ProtocolError."""
-    try:
-        said = msgspec.json.decode(payload)
-    except msgspec.DecodeError as error:
-        raise ProtocolError("malformed", detail=str(error)[:200]) from None
-    if not isinstance(said, dict):
-        raise ProtocolError("malformed", detail="an object is expected")
-    return said
-
-
-def _position(pair: tuple[float, float] | None) -> Position | None:
-    return None if pair is None else Position(lat=pair[0], lon=pair[1])
-
-
-def _broker_url(url: str, ca: str) -> tuple[str, int, ssl.SSLContext | None]:
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    tls = ssl.create_default_context(cafile=ca or None) if parts.scheme == "mqtts" else None
-    return parts.hostname or "127.0.0.1", parts.port or (8883 if tls else 1883), tls
 
 
 def _dial_limits(settings: Settings) -> DialLimits:

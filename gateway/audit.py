@@ -24,11 +24,10 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
-    insert,
     select,
 )
 
-from gateway.store import metadata
+from gateway.store import Prepared, defer, deferred, metadata
 
 __all__ = ["AuditReport", "audit", "audit_table", "verify_audit"]
 
@@ -47,8 +46,7 @@ audit_table = Table(
 Index("ix_audit_subject", audit_table.c.subject, audit_table.c.id)
 
 GENESIS = bytes(32)
-_HEAD = select(audit_table.c.id, audit_table.c.hash).order_by(audit_table.c.id.desc()).limit(1)
-_APPEND = insert(audit_table)
+_HEAD = Prepared(select(audit_table.c.id, audit_table.c.hash).order_by(audit_table.c.id.desc()).limit(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,26 +74,29 @@ def audit(
 ) -> int:
     """Appends one entry in the transaction of `connection`, which must be the writer's. Returns its id.
 
+    It can be read in the same transaction after `store.flush`.
+
     who: `operator/zhang`, `stb/000123`, `system`. action: dotted verb (`alarm.acknowledge`). subject:
     `alarm/01J...`.
     """
-    head = connection.execute(_HEAD).first()
-    number, previous = (1, GENESIS) if head is None else (head[0] + 1, head[1])
+    waiting = deferred(connection, audit_table)
+    if waiting:
+        number, previous = int(waiting[-1]["id"]) + 1, waiting[-1]["hash"]
+    else:
+        head = _HEAD.first(connection, {})
+        number, previous = (1, GENESIS) if head is None else (int(head[0]) + 1, head[1])
     text = msgspec.json.encode(detail or {}, order="sorted").decode()
-    digest = _digest(previous, number, now_ms, who, action, subject, text)
-    connection.execute(
-        _APPEND,
-        {
-            "id": number,
-            "at": now_ms,
-            "who": who,
-            "action": action,
-            "subject": subject,
-            "detail": text,
-            "previous": previous,
-            "hash": digest,
-        },
-    )
+    entry = {
+        "id": number,
+        "at": now_ms,
+        "who": who,
+        "action": action,
+        "subject": subject,
+        "detail": text,
+        "previous": previous,
+        "hash": _digest(previous, number, now_ms, who, action, subject, text),
+    }
+    defer(connection, audit_table, entry)
     return number
 
 

@@ -1,4 +1,4 @@
-"""The console script `gateway`: serve, check, token, link.
+"""The console script `gateway`: serve, check, token, link, audit verify.
 
 Exit codes: 0 done, 1 it couldn't be done (the reason is on standard error), 2 wrong usage.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +19,8 @@ from urllib.parse import urlsplit
 
 from gateway import __version__
 from gateway.access import Action, Principal, Resource, Role, authorize
+from gateway.alarms.broker import end_left_behind
+from gateway.audit import verify_audit
 from gateway.config import Files, ServeOptions, load_configuration
 from gateway.data_dir import DataDir
 from gateway.errors import ConfigError, GatewayError
@@ -58,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run the gateway")
     _add_files(serve)
     _add_data(serve)
-    serve.add_argument("--workers", type=_at_least_1, metavar="N", help="worker processes for video")
+    serve.add_argument(
+        "--workers",
+        type=_at_least_1,
+        metavar="N",
+        help="worker processes for video (default: one for each core)",
+    )
     serve.add_argument("--verbose", action="store_true", help="log details")
     serve.set_defaults(run=_serve)
 
@@ -81,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         "--ttl", type=_at_least_1, default=600, metavar="S", help="seconds it is valid (default 600)"
     )
     link.set_defaults(run=_link)
+
+    trail = commands.add_parser("audit", help="the audit trail").add_subparsers(required=True, metavar="WHAT")
+    verify = trail.add_parser("verify", help="walk the hash chain, offline; exit 1 where it is broken")
+    verify.add_argument(
+        "--anchor", type=_anchor, metavar="ID:HASH", help="a head printed earlier; shows that no tail was cut"
+    )
+    _add_data(verify)
+    verify.set_defaults(run=_verify_audit)
     return parser
 
 
@@ -147,15 +164,22 @@ def _serve(options: argparse.Namespace) -> int:
     )
     for chatty in ("alembic", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # A traceback for each garbled request would let anybody fill the disk; our own errors are logged by the edge.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     files = _files(options)
     configuration = load_configuration(files)
     with DataDir.open(options.data) as data:
-        if taken := taken_ports(configuration.settings):
+        if configuration.settings.mqtt.mode is MqttMode.SUPERVISED:
+            # A gateway that was killed leaves its broker behind, which would hold the port.
+            end_left_behind(data.path / "broker")
+        workers = options.workers or configuration.settings.media.workers
+        if not workers:
+            workers = max(1, min(len(os.sched_getaffinity(0)), len(configuration.cameras)))
+        if taken := taken_ports(configuration.settings, workers):
             raise GatewayError("; ".join(taken))
         # Late: the other commands need nothing of the whole gateway.
         from gateway import app
 
-        workers = options.workers or configuration.settings.media.workers
         app.serve(ServeOptions(files=files, configuration=configuration, data=data, workers=workers))
     return 0
 
@@ -185,6 +209,30 @@ def _token(options: argparse.Namespace) -> int:
     return 0
 
 
+def _anchor(text: str) -> tuple[int, str]:
+    number, _, digest = text.partition(":")
+    if not number.isdecimal() or len(digest) != 64:
+        raise argparse.ArgumentTypeError("should be ID:HASH as printed by audit verify")
+    return int(number), digest.lower()
+
+
+def _verify_audit(options: argparse.Namespace) -> int:
+    path = options.data / "gateway.db"
+    if not path.is_file():
+        raise GatewayError(f"no database {path}")
+    try:
+        report = verify_audit(path, anchor=options.anchor)
+    except sqlite3.Error as error:
+        raise GatewayError(f"can't read {path}: {error}") from None
+    head = f"{report.head[0]}:{report.head[1]}"
+    if report.broken_at is None:
+        print(f"{report.entries} entries, the chain holds; head {head}")
+        return 0
+    raise GatewayError(
+        f"the audit trail is broken at entry {report.broken_at}: {report.reason}; sound up to {head}"
+    )
+
+
 def _link(options: argparse.Namespace) -> int:
     page = Principal(sub=options.sub, role=options.role)
     if not authorize(page, _PAGES[options.page], Resource(kind="page", id=options.page)):
@@ -196,17 +244,18 @@ def _link(options: argparse.Namespace) -> int:
     return 0
 
 
-def taken_ports(settings: Settings) -> list[str]:
+def taken_ports(settings: Settings, workers: int = 1) -> list[str]:
     """One line for each port that somebody else holds, saying what it is for and where to change it.
 
     Only a courtesy before starting: whoever binds the port later still handles its failure.
     """
     wanted = [("HTTP", "http.port", settings.http.host, settings.http.port, socket.SOCK_STREAM)]
     for address in settings.media.addresses or (settings.http.host,):
-        port = settings.media.udp_port
-        wanted.append(("media", "media.udp_port", address, port, socket.SOCK_DGRAM))
-        if settings.media.tcp:
-            wanted.append(("media", "media.udp_port", address, port, socket.SOCK_STREAM))
+        first = settings.media.udp_port
+        for port in range(first, first + workers) if first else ():
+            wanted.append(("media", "media.udp_port", address, port, socket.SOCK_DGRAM))
+            if settings.media.tcp:
+                wanted.append(("media", "media.udp_port", address, port, socket.SOCK_STREAM))
     if settings.mqtt.mode is MqttMode.SUPERVISED:
         wanted.append(("MQTT", "mqtt.port", settings.mqtt.host, settings.mqtt.port, socket.SOCK_STREAM))
     return [

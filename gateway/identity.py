@@ -36,6 +36,8 @@ __all__ = [
 
 _ALGORITHM = "HS256"
 _ISSUER = "gateway"
+MAX_TOKEN_CHARS = 4_096
+"""Ours have some 400. Longer ones are not decoded at all."""
 
 
 class TokenKind(StrEnum):
@@ -71,6 +73,16 @@ class Keyring:
             raise ValueError("HS256 needs a key of at least 32 bytes (RFC 7518 section 3.2)")
         self._key, self._leeway_s, self._new_id = key, leeway_s, new_id
 
+    @property
+    def leeway_s(self) -> float:
+        """How long after its end a token still counts, for clocks that differ."""
+        return self._leeway_s
+
+    def fingerprint(self, *parts: str) -> str:
+        """Of what must stay as it is for a token to stay valid. Keyed: it tells nothing about a password in it."""
+        text = "".join(f"{len(part)}:{part}" for part in parts)
+        return hmac.new(self._key, b"account|" + text.encode(), "sha256").hexdigest()[:32]
+
     def issue(self, principal: Principal, kind: TokenKind, *, now_s: float, ttl_s: float) -> str:
         """A signed token; a session gets a new session id."""
         claims: dict[str, Any] = {
@@ -88,12 +100,16 @@ class Keyring:
             claims["supervisor"] = True
         if principal.name:
             claims["name"] = principal.name
+        if principal.account:
+            claims["account"] = principal.account
         if kind is TokenKind.SESSION:
             claims["sid"] = self._new_id()
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM)
 
     def verify(self, text: str, *, now_s: float, kinds: frozenset[TokenKind] | None = None) -> Token:
         """The token's content. Raises NotAllowed (401). `kinds`: access and session unless said otherwise."""
+        if len(text) > MAX_TOKEN_CHARS:
+            raise NotAllowed("the token isn't valid: too long", authenticated=False)
         try:
             # Times are checked below against `now_s`, not against this machine's clock.
             claims = jwt.decode(
@@ -110,13 +126,21 @@ class Keyring:
                 },
             )
             token = _token(claims)
-        except (jwt.InvalidTokenError, ValueError, TypeError, KeyError, OverflowError) as error:
+        except (
+            jwt.InvalidTokenError,
+            ValueError,
+            TypeError,
+            KeyError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise NotAllowed("the token isn't valid: log in again", authenticated=False) from error
         if token.kind not in (kinds or {TokenKind.ACCESS, TokenKind.SESSION}):
             raise NotAllowed(f"a token of kind {token.kind} is of no use here", authenticated=False)
         if now_s >= token.expires_at_s + self._leeway_s:
             raise NotAllowed("the token has expired: log in again", authenticated=False)
-        if now_s < token.issued_at_s - self._leeway_s:
+        # A second more than the leeway: a log-in right after a revocation is dated into the next second.
+        if now_s < token.issued_at_s - self._leeway_s - 1:
             raise NotAllowed("the token is of the future: check the clock", authenticated=False)
         return token
 
@@ -147,6 +171,9 @@ def _token(claims: Mapping[str, Any]) -> Token:
         supervisor=claims.get("supervisor") is True,
         name=str(claims.get("name", "")),
         session=session,
+        issued_at_s=float(claims["iat"]),
+        expires_at_s=float(claims["exp"]),
+        account=str(claims.get("account", "")),
     )
     return Token(
         principal=principal,
@@ -191,10 +218,14 @@ class Revocations:
         """Every token of `sub` issued up to this second."""
         self._not_before_s[sub] = now_s
 
-    def is_revoked(self, token: Token) -> bool:
-        if token.principal.session and token.principal.session in self._sessions:
+    def not_before_s(self, sub: str) -> float:
+        """Tokens of `sub` issued up to then are void; -inf if none were revoked."""
+        return self._not_before_s.get(sub, float("-inf"))
+
+    def is_revoked(self, principal: Principal) -> bool:
+        if principal.session and principal.session in self._sessions:
             return True
-        return token.issued_at_s <= self._not_before_s.get(token.principal.sub, float("-inf"))
+        return principal.issued_at_s <= self.not_before_s(principal.sub)
 
     def prune(self, now_s: float) -> None:
         """Forget sessions whose tokens have expired."""
@@ -244,27 +275,36 @@ class _Failures:
 class LoginThrottle:
     """Lock-out: after `failures` wrong tries each further one locks for twice as long, up to 15 minutes.
 
-    Keys are what is guessed at and who guesses (`sub:wang`, `address:192.0.2.1`). At most `limit` keys are
-    held; the oldest is dropped.
+    Keys are what is guessed at and who guesses (`sub:wang`, `address:192.0.2.1`). `patience`: for keys of a kind (the part
+    before the colon) so many times more tries, so that an office behind one address isn't locked out by one forgetful
+    colleague, nor an operator by a stranger who knows the name. At most `limit` keys are held; the oldest is
+    dropped.
     """
 
-    def __init__(self, *, failures: int = 5, lockout_s: float = 60.0, limit: int = 20_000) -> None:
+    def __init__(
+        self,
+        *,
+        failures: int = 5,
+        lockout_s: float = 60.0,
+        limit: int = 20_000,
+        patience: Mapping[str, int] | None = None,
+    ) -> None:
         self._failures, self._lockout_s, self._limit = failures, lockout_s, limit
+        self._patience = dict(patience or {})
         self._seen: dict[str, _Failures] = {}
 
-    def _locked_for_s(self, count: int) -> float:
-        if count < self._failures:
+    def _locked_for_s(self, key: str, count: int) -> float:
+        over = count - self._failures * self._patience.get(key.partition(":")[0], 1)
+        if over < 0:
             return 0.0
-        return float(
-            min(self._lockout_s * 2.0 ** min(count - self._failures, 16), max(900.0, self._lockout_s))
-        )
+        return float(min(self._lockout_s * 2.0 ** min(over, 16), max(900.0, self._lockout_s)))
 
     def check(self, *keys: str, now_s: float) -> None:
         """Raise TooMany while any of the keys is locked."""
         wait_s = 0.0
         for key in keys:
             if seen := self._seen.get(key):
-                wait_s = max(wait_s, seen.last_s + self._locked_for_s(seen.count) - now_s)
+                wait_s = max(wait_s, seen.last_s + self._locked_for_s(key, seen.count) - now_s)
         if wait_s > 0:
             raise TooMany("too many wrong passwords: wait", retry_after_s=wait_s)
 
@@ -276,6 +316,11 @@ class LoginThrottle:
             self._seen[key] = replace(seen, count=count, last_s=now_s)
             if len(self._seen) > self._limit:
                 del self._seen[next(iter(self._seen))]
+
+    def forgive(self, key: str) -> None:
+        """Take one failure back that was counted before its outcome was known."""
+        if seen := self._seen.get(key):
+            self._seen[key] = replace(seen, count=max(0, seen.count - 1))
 
     def succeeded(self, key: str) -> None:
         """The right password: forget the key's failures (of the account, not of the address)."""

@@ -1,10 +1,10 @@
 """The outbox: what a transaction announces is written in that transaction and delivered after it.
 
-Delivery is at least once and in order per (kind, key); receivers drop repeats. A crash between commit and
-delivery, or between delivery and its mark, is healed by the next start, which finds the row undelivered. One
-`Courier` runs a lane for each kind, so a broker that is down doesn't delay the events of the pages. A row
-that fails is tried again with exponential back-off for ever and holds back only its own key: an announcement
-of an alarm never drops.
+Delivery is at least once and in order per (kind, key); receivers drop repeats. A row lives until it is
+delivered: the commit hands it to the `Courier` in memory, the courier deletes it in the next transaction but one or
+two. A crash in between, or a memory that is full, is healed by the rows, which are read again. One lane for each
+kind, so a broker that is down doesn't delay the events of the pages; keys go side by side. A message that fails is
+tried again with exponential back-off for ever and holds back only its own key: an announcement of an alarm never drops.
 """
 
 from __future__ import annotations
@@ -13,32 +13,20 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Index,
-    Integer,
-    LargeBinary,
-    Table,
-    Text,
-    bindparam,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, Table, Text, delete, func, select
+from sqlalchemy import bindparam as param
 
 from gateway.errors import Unavailable
-from gateway.store import Store, metadata, touch
+from gateway.store import Prepared, Store, defer, metadata
 
-__all__ = ["Courier", "Message", "add", "outbox_table", "pending", "prune"]
+__all__ = ["Courier", "Message", "add", "outbox_table", "pending"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,73 +38,27 @@ outbox_table = Table(
     Column("key", Text, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("not_before", BigInteger, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("delivered_at", BigInteger),
-    Column("error", Text),
     sqlite_autoincrement=True,
 )
-_undelivered = outbox_table.c.delivered_at.is_(None)
-Index(
-    "ix_outbox_pending",
-    outbox_table.c.kind,
-    outbox_table.c.id,
-    sqlite_where=_undelivered,
-    postgresql_where=_undelivered,
-)
-Index(
-    "ix_outbox_pending_key",
-    outbox_table.c.kind,
-    outbox_table.c.key,
-    outbox_table.c.id,
-    sqlite_where=_undelivered,
-    postgresql_where=_undelivered,
-)
 
-BATCH = 256
+BATCH = 512
+MAX_IN_MEMORY = 10_000
+"""Messages of a kind in memory. More stay on the disk until there is room."""
+AT_ONCE = 64
+"""Messages of a kind that are being delivered at one time."""
+MARK_AFTER_S = 0.1
+"""How long delivered rows wait to be deleted together. A crash meanwhile delivers them again."""
 BACK_OFF_S = 0.25
 BACK_OFF_CAP_S = 15.0
 
-_ADD = insert(outbox_table)
-_earlier = outbox_table.alias("earlier")
-_DUE = (
-    select(
-        outbox_table.c.id,
-        outbox_table.c.kind,
-        outbox_table.c.key,
-        outbox_table.c.payload,
-        outbox_table.c.attempts,
-    )
-    .where(
-        outbox_table.c.kind == bindparam("of_kind"),
-        _undelivered,
-        outbox_table.c.not_before <= bindparam("now_ms"),
-        ~select(_earlier.c.id)
-        .where(
-            _earlier.c.kind == outbox_table.c.kind,
-            _earlier.c.key == outbox_table.c.key,
-            _earlier.c.delivered_at.is_(None),
-            _earlier.c.id < outbox_table.c.id,
-            _earlier.c.not_before > bindparam("now_ms"),
-        )
-        .exists(),
-    )
-    .order_by(outbox_table.c.id)
+_id = outbox_table.c.id
+_AFTER = Prepared(
+    select(_id, outbox_table.c.key, outbox_table.c.payload)
+    .where(outbox_table.c.kind == param("of_kind"), _id > param("after"))
+    .order_by(_id)
     .limit(BATCH)
 )
-_NEXT = select(func.min(outbox_table.c.not_before)).where(
-    outbox_table.c.kind == bindparam("of_kind"), _undelivered
-)
-_DELIVERED = (
-    update(outbox_table)
-    .where(outbox_table.c.id == bindparam("row_id"))
-    .values(delivered_at=bindparam("now_ms"), error=None)
-)
-_FAILED = (
-    update(outbox_table)
-    .where(outbox_table.c.id == bindparam("row_id"))
-    .values(attempts=outbox_table.c.attempts + 1, not_before=bindparam("again_ms"), error=bindparam("why"))
-)
+_DELIVERED = Prepared(delete(outbox_table).where(_id.between(param("low"), param("high"))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,40 +71,46 @@ class Message:
     kind: str
     key: str
     payload: Any
-    attempts: int
 
 
-def add(connection: Connection, kind: str, key: str, payload: object, *, delay_ms: int = 0) -> None:
+def add(connection: Connection, kind: str, key: str, payload: object) -> None:
     """Announces `payload` (anything msgspec encodes to JSON) in the transaction of `connection`.
 
     Rows with the same `kind` and `key` are delivered in the order in which they were added.
     """
-    now_ms = _now_ms()
-    touch(connection, f"outbox/{kind}")
-    connection.execute(
-        _ADD,
-        {
-            "kind": kind,
-            "key": key,
-            "payload": msgspec.json.encode(payload),
-            "created_at": now_ms,
-            "not_before": now_ms + delay_ms if delay_ms else 0,
-            "attempts": 0,
-        },
-    )
+    row = {
+        "kind": kind,
+        "key": key,
+        "payload": msgspec.json.encode(payload),
+        "created_at": time.time_ns() // 1_000_000,
+    }
+    defer(connection, outbox_table, row)
 
 
 def pending(connection: Connection) -> dict[str, int]:
     """How many rows of each kind wait (a figure for /metrics)."""
-    rows = connection.execute(
-        select(outbox_table.c.kind, func.count()).where(_undelivered).group_by(outbox_table.c.kind)
-    )
+    rows = connection.execute(select(outbox_table.c.kind, func.count()).group_by(outbox_table.c.kind))
     return {row[0]: row[1] for row in rows}
 
 
-def prune(connection: Connection, before_ms: int) -> int:
-    """Forgets what was delivered before `before_ms`. Undelivered rows stay for ever."""
-    return connection.execute(delete(outbox_table).where(outbox_table.c.delivered_at < before_ms)).rowcount
+class _Lane:
+    """What is in memory of one kind. taken: every row up to this id has been taken into memory once.
+
+    behind: newer rows are on disk only; missed: some were committed since the disk was read last.
+    """
+
+    __slots__ = ("behind", "deliver", "keys", "kind", "missed", "room", "size", "slots", "taken")
+
+    def __init__(self, kind: str, deliver: Callable[[Message], Awaitable[None]]) -> None:
+        self.kind = kind
+        self.deliver = deliver
+        self.keys: dict[str, deque[Message]] = {}
+        self.size = 0
+        self.taken = 0
+        self.behind = self.missed = True
+        self.slots = asyncio.Semaphore(AT_ONCE)
+        self.room = asyncio.Event()
+        self.room.set()
 
 
 class Courier:
@@ -174,92 +122,123 @@ class Courier:
 
     def __init__(self, store: Store, deliver: Mapping[str, Callable[[Message], Awaitable[None]]]) -> None:
         self._store = store
-        self._deliver = dict(deliver)
-        self._wakes = {kind: asyncio.Event() for kind in self._deliver}
-        store.on_commit(self._on_commit)
+        self._lanes = {kind: _Lane(kind, receiver) for kind, receiver in deliver.items()}
+        self._group: asyncio.TaskGroup | None = None
+        self._delivered: list[int] = []
+        self._mark = asyncio.Event()
+        store.on_inserted(outbox_table, self._on_inserted)
 
     async def run(self) -> None:
         """Until cancelled. Starts with what an earlier process left behind."""
-        async with asyncio.TaskGroup() as group:
-            for kind in self._deliver:
-                group.create_task(self._lane(kind), name=f"outbox-{kind}")
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                for lane in self._lanes.values():
+                    lane.behind = True
+                    lane.room.set()
+                    self._group.create_task(self._catch_up(lane), name=f"outbox-{lane.kind}")
+                self._group.create_task(self._run_marks(), name="outbox-delivered")
+        finally:
+            self._group = None
 
-    def _on_commit(self, touched: frozenset[str]) -> None:
-        for kind, wake in self._wakes.items():
-            if f"outbox/{kind}" in touched:
-                wake.set()
+    def _on_inserted(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            lane = self._lanes.get(row["kind"])
+            if lane is not None:
+                self._offer(lane, row["id"], row["key"], row["payload"])
 
-    async def _lane(self, kind: str) -> None:
-        wake = self._wakes[kind]
+    def _offer(self, lane: _Lane, id: int, key: str, payload: bytes) -> None:
+        """From a commit. While the lane is behind its rows come from the disk, in their order."""
+        if lane.behind or lane.size >= MAX_IN_MEMORY:
+            lane.behind = lane.missed = True
+        else:
+            self._take(lane, id, key, payload)
+
+    def _take(self, lane: _Lane, id: int, key: str, payload: bytes) -> None:
+        if id <= lane.taken or self._group is None:
+            return
+        lane.taken = id
+        message = Message(id=id, kind=lane.kind, key=key, payload=msgspec.json.decode(payload))
+        lane.size += 1
+        queue = lane.keys.get(key)
+        if queue is not None:
+            queue.append(message)
+            return
+        queue = lane.keys[key] = deque((message,))
+        self._group.create_task(self._run_key(lane, key, queue), name="outbox-key")
+
+    async def _catch_up(self, lane: _Lane) -> None:
+        """Reads what is on disk only, whenever there is room in memory."""
         while True:
-            wake.clear()
-            try:
-                due, next_ms = await self._store.read(lambda c: _due(c, kind, _now_ms()))
-                if due:
-                    await self._deliver_batch(kind, due)
+            await lane.room.wait()
+            if lane.behind:
+                lane.missed = False
+                try:
+                    rows = await self._store.read(partial(_read, lane.kind, lane.taken))
+                except Unavailable as exc:
+                    logger.warning("outbox %s waits for the database: %s", lane.kind, exc)
+                    await asyncio.sleep(exc.retry_after_s)
                     continue
-            except Unavailable as exc:
-                logger.warning("outbox %s waits for the database: %s", kind, exc)
-                next_ms = _now_ms() + int(exc.retry_after_s * 1000)
-            wait_s = None if next_ms is None else max(0.0, (next_ms - _now_ms()) / 1000) + 0.001
+                for id, key, payload in rows:
+                    self._take(lane, id, key, payload)
+                if len(rows) < BATCH and not lane.missed:
+                    lane.behind = False
+            if not lane.behind or lane.size >= MAX_IN_MEMORY // 2:
+                lane.room.clear()
+
+    async def _run_key(self, lane: _Lane, key: str, queue: deque[Message]) -> None:
+        """The messages of one key, one after the other."""
+        attempts = 0
+        while queue:
+            message = queue[0]
             try:
-                async with asyncio.timeout(wait_s):
-                    await wake.wait()
-            except TimeoutError:
-                continue
-
-    async def _deliver_batch(self, kind: str, due: list[Message]) -> None:
-        """Keys go side by side (a receiver may wait for a confirmation), the messages of one key one after
-        the other.
-        """
-        delivered: list[int] = []
-        failed: list[dict[str, object]] = []
-        by_key: dict[str, list[Message]] = {}
-        for message in due:
-            by_key.setdefault(message.key, []).append(message)
-        async with asyncio.TaskGroup() as group:
-            for messages in by_key.values():
-                group.create_task(
-                    self._deliver_key(kind, messages, delivered, failed), name=f"outbox-{kind}-key"
-                )
-
-        def mark(connection: Connection) -> None:
-            now_ms = _now_ms()
-            if delivered:
-                connection.execute(_DELIVERED, [{"row_id": row_id, "now_ms": now_ms} for row_id in delivered])
-            if failed:
-                connection.execute(_FAILED, failed)
-
-        await self._store.write(mark)
-
-    async def _deliver_key(
-        self, kind: str, messages: list[Message], delivered: list[int], failed: list[dict[str, object]]
-    ) -> None:
-        deliver = self._deliver[kind]
-        for message in messages:
-            try:
-                await deliver(message)
+                async with lane.slots:
+                    await lane.deliver(message)
             except Exception as exc:  # a lane supervises whatever the receiver does
-                back_off_s = min(BACK_OFF_CAP_S, BACK_OFF_S * 2 ** min(message.attempts, 10))
-                again_ms = _now_ms() + int(random.uniform(0.5, 1.0) * back_off_s * 1000)
-                failed.append(
-                    {"row_id": message.id, "again_ms": again_ms, "why": f"{type(exc).__name__}: {exc}"[:500]}
-                )
-                if message.attempts in (0, 5):
-                    logger.warning("outbox %s %s is not delivered yet: %s", kind, message.key, exc)
-                return
-            delivered.append(message.id)
+                if attempts in (0, 5):
+                    logger.warning("outbox %s %s is not delivered yet: %s", lane.kind, key, exc)
+                back_off_s = min(BACK_OFF_CAP_S, BACK_OFF_S * 2 ** min(attempts, 10))
+                attempts += 1
+                await asyncio.sleep(random.uniform(0.5, 1.0) * back_off_s)
+                continue
+            attempts = 0
+            queue.popleft()
+            lane.size -= 1
+            self._delivered.append(message.id)
+            self._mark.set()
+            if lane.behind and lane.size < MAX_IN_MEMORY // 2:
+                lane.room.set()
+        del lane.keys[key]
+
+    async def _run_marks(self) -> None:
+        while True:
+            await self._mark.wait()
+            await asyncio.sleep(MARK_AFTER_S)
+            self._mark.clear()
+            done, self._delivered = self._delivered, []
+            try:
+                await self._store.write(partial(_forget, _ranges(sorted(done))))
+            except Unavailable as exc:
+                logger.warning("delivered rows of the outbox wait for the database: %s", exc)
+                self._delivered += done
+                self._mark.set()
+                await asyncio.sleep(exc.retry_after_s)
 
 
-def _due(connection: Connection, kind: str, now_ms: int) -> tuple[list[Message], int | None]:
-    rows = connection.execute(_DUE, {"of_kind": kind, "now_ms": now_ms}).all()
-    if rows:
-        return [
-            Message(id=row[0], kind=row[1], key=row[2], payload=msgspec.json.decode(row[3]), attempts=row[4])
-            for row in rows
-        ], None
-    return [], connection.execute(_NEXT, {"of_kind": kind}).scalar()
+def _ranges(ids: list[int]) -> list[tuple[int, int]]:
+    """Runs of numbers that follow one another."""
+    found: list[tuple[int, int]] = []
+    for number in ids:
+        if found and found[-1][1] == number - 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return found
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+def _read(kind: str, after: int, connection: Connection) -> list[tuple[int, str, bytes]]:
+    return _AFTER.run(connection, {"of_kind": kind, "after": after}).fetchall()
+
+
+def _forget(ranges: list[tuple[int, int]], connection: Connection) -> None:
+    for low, high in ranges:
+        _DELIVERED.run(connection, {"low": low, "high": high})

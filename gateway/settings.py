@@ -14,6 +14,7 @@ __all__ = [
     "AccessSettings",
     "AlarmSettings",
     "CallSettings",
+    "CompiledLoop",
     "DispatchSettings",
     "HttpSettings",
     "IceServer",
@@ -34,6 +35,13 @@ def ranged(default: float, low: float, high: float) -> Any:
 def checked(default: Any, what: str) -> Any:
     """A text (or list of texts) that must be a `host`, `network`, `file`, `origin` or `url`."""
     return field(default=default, metadata={"check": what})
+
+
+class CompiledLoop(StrEnum):
+    """Whether video is sent by the compiled loop."""
+
+    AUTO = "auto"  # where it was built
+    OFF = "off"
 
 
 class MqttMode(StrEnum):
@@ -83,7 +91,8 @@ class MediaSettings:
     tcp: bool = True  # ICE-TCP on the same port number, for networks without UDP
     addresses: tuple[str, ...] = checked((), "address")  # none: the interface of http.host
     announce: tuple[str, ...] = checked((), "host")
-    workers: int = ranged(1, 1, 64)
+    workers: int = ranged(0, 0, 64)  # processes; 0: one for each core, but no more than cameras
+    compiled: CompiledLoop = CompiledLoop.AUTO
     ice_servers: tuple[IceServer, ...] = ()
     sessions: int = ranged(5_000, 1, 100_000)  # in all
     history_packets: int = ranged(2_048, 64, 65_536)  # a stream, for retransmission
@@ -140,6 +149,23 @@ class AlarmSettings:
     press_rate_per_s: float = ranged(5.0, 0.1, 1_000)  # a box; beyond it presses are counted and slowed
     press_burst: int = ranged(20, 1, 1_000)
     resident_text_s: float = ranged(15.0, 1, 120)  # without `persisted` the box says 110
+    duties: tuple[str, ...] = (  # what a gridworker may report (上报)
+        "治安防范",
+        "矛盾纠纷",
+        "消防隐患",
+        "安全生产",
+        "占道经营",
+        "环境卫生",
+        "违法建设",
+        "流动人口",
+        "出租房屋",
+        "特殊人群",
+        "食品药品",
+        "公共设施",
+        "噪音扰民",
+        "民生服务",
+        "其他事项",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,16 +39,23 @@ def number(name: str, default: int) -> int:
     return int(value)
 
 
-def free_port(wanted: int, kind: int = socket.SOCK_STREAM, host: str = "127.0.0.1") -> int:
-    """`wanted` if nobody has it, else the next free one within a hundred."""
+def is_free(port: int, kind: int, host: str) -> bool:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if kind == socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port(wanted: int, *, host: str = "127.0.0.1", media: bool = False) -> int:
+    """`wanted` if nobody has it, else the next free one within a hundred. media: UDP and TCP, one pair a core."""
+    kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM) if media else (socket.SOCK_STREAM,)
+    span = (os.cpu_count() or 1) if media else 1
     for port in range(wanted, wanted + 100):
-        with socket.socket(socket.AF_INET, kind) as probe:
-            if kind == socket.SOCK_STREAM:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
+        if all(is_free(port + n, kind, host) for n in range(span) for kind in kinds):
             return port
     sys.exit(
         f"no free port in {wanted}-{wanted + 99}: stop what is using them, or set another in scripts/demo.py"
@@ -67,7 +74,7 @@ class Demo:
         self.http = free_port(8443 if self.lan else 8080, host=self.host)
         self.rtsp = free_port(8554)
         self.mqtt = free_port(1883)
-        self.media = free_port(8189, socket.SOCK_DGRAM)
+        self.media = free_port(8189, media=True)
         self.children: dict[str, asyncio.subprocess.Process] = {}
         self.address = lan_addresses()[0] if self.lan else "127.0.0.1"
         self.base = f"{'https' if self.lan else 'http'}://{self.address}:{self.http}"

@@ -142,7 +142,7 @@ To trust this gateway on a phone, once:
   1. copy {ca} to the phone (or open {url}/ca.crt there and go past the warning)
   2. Android: Settings > Security > Encryption & credentials > Install a certificate > CA certificate
      iPhone:  install the profile in Settings, then General > About > Certificate Trust Settings > switch it on
-  3. open {url}/worker
+  3. open the link of the gridworker above on the phone
 Remove it again when the demo is over: whoever holds {folder}/ca.key could impersonate servers to that phone."""
 
 

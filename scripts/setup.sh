@@ -45,12 +45,17 @@ if ((${#missing[@]})); then
 fi
 
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $(python3 -V)" >&2; exit 1; }
-done_python=$(stamp python pyproject.toml requirements.lock)
+done_python=$(stamp python pyproject.toml requirements.lock gateway/streams/_fan.c)
 if [[ ! -e $done_python || ! -x .venv/bin/gateway ]]; then
     say "installing Python packages into .venv (about a minute)"
     [[ -x .venv/bin/python ]] || python3 -m venv .venv
     .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
     .venv/bin/pip install -q --disable-pip-version-check --no-deps -e .
+    if .venv/bin/python -c 'import gateway.streams._fan' 2>/dev/null; then
+        say "built the compiled send loop (media.compiled: auto)"
+    else
+        say "no compiled send loop, video is sent by Python: it wants cc, python3-dev and libssl-dev at set-up"
+    fi
     rm -f .setup/python-*; touch "$done_python"
 fi
 
@@ -67,5 +72,15 @@ if [[ -e gateway/web/package-lock.json ]]; then
         say "building the pages"
         npm --prefix gateway/web run --silent build
         rm -f .setup/web-*; touch "$done_web"
+    fi
+fi
+
+clients=tests/conformance/clients
+if [[ $goal == test && -e $clients/package-lock.json ]]; then
+    done_clients=$(stamp clients "$clients/package-lock.json")
+    if [[ ! -e $done_clients || ! -d $clients/node_modules ]]; then
+        say "installing the WHEP and WHIP clients that the tests play with"
+        npm --prefix "$clients" ci --silent --no-audit --no-fund --ignore-scripts
+        rm -f .setup/clients-*; touch "$done_clients"
     fi
 fi

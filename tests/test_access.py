@@ -42,6 +42,7 @@ PUBLIC = {
     Action.STATIC_READ,
     Action.PRESS_SIGNED,
     Action.SESSION_CREATE,
+    Action.MEDIA_PREFLIGHT,
     Action.PAGE_INDEX,
     Action.PAGE_LOGIN,
 }

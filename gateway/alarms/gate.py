@@ -121,7 +121,8 @@ class Gate:
         return await self._store.write(
             lambda c: intake.record_presses(
                 c, presses, s.escalation, group_radius_m=s.group_radius_m, group_ms=s.group_ms
-            )
+            ),
+            urgent=True,
         )
 
     async def _record_waiting(self, box: _Box) -> None:

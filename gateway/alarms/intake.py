@@ -28,12 +28,14 @@ from gateway.alarms.announce import (
     refusal,
     stage_of,
 )
+from gateway.alarms.audiences import note_first
 from gateway.alarms.escalation import EscalationSettings, Level, first
 from gateway.alarms.press import Kind, PlaceKind, Press, Refusal
 from gateway.alarms.records import Row, alarm_table, press_table
 from gateway.alarms.world import Area, World
 from gateway.audit import audit
 from gateway.geo import Position, distance_m
+from gateway.store import Prepared
 
 __all__ = [
     "Admitted",
@@ -45,13 +47,17 @@ __all__ = [
     "record_unverified",
 ]
 
-_KNOWN = select(press_table.c.alarm_id, press_table.c.received_at).where(
-    press_table.c.source == bindparam("of_source"), press_table.c.press_id == bindparam("of_press")
+_KNOWN = Prepared(
+    select(press_table.c.alarm_id, press_table.c.received_at).where(
+        press_table.c.source == bindparam("of_source"), press_table.c.press_id == bindparam("of_press")
+    )
 )
-_OPEN = select(alarm_table).where(
-    alarm_table.c.source == bindparam("of_source"),
-    alarm_table.c.verified == bindparam("is_verified"),
-    alarm_table.c.closed_at.is_(None),
+_OPEN = Prepared(
+    select(alarm_table).where(
+        alarm_table.c.source == bindparam("of_source"),
+        alarm_table.c.verified == bindparam("is_verified"),
+        alarm_table.c.closed_at.is_(None),
+    )
 )
 
 
@@ -124,9 +130,9 @@ def record_presses(
     seen: dict[str, Json] = {}
     for admitted in presses:
         press = admitted.press
-        known = connection.execute(_KNOWN, {"of_source": admitted.source, "of_press": press.pid}).first()
+        known = _KNOWN.first(connection, {"of_source": admitted.source, "of_press": press.pid})
         if known is not None or press.pid in seen:
-            answer = seen.get(press.pid) or ack(press.pid, known[0], Stage.PERSISTED, known[1])  # type: ignore[index]
+            answer = seen.get(press.pid) or ack(press.pid, known[0], Stage.PERSISTED, known[1])
             answers.append((answer, True))
             continue
         row = _open_alarm(connection, admitted, rows)
@@ -148,9 +154,10 @@ def _open_alarm(connection: Connection, admitted: Admitted, rows: dict[str, Row]
     for row in rows.values():
         if (row["kind"] == Kind.TEST) == test:
             return row
-    for found in connection.execute(_OPEN, {"of_source": admitted.source, "is_verified": True}).mappings():
+    for values in _OPEN.run(connection, {"of_source": admitted.source, "is_verified": True}).fetchall():
+        found = records.alarm_row(values)
         if (found["kind"] == Kind.TEST) == test:
-            return dict(found)
+            return found
     return None
 
 
@@ -195,6 +202,7 @@ def _new_alarm(
         detail={"pid": press.pid, "kind": press.kind, "via": admitted.via},
         now_ms=now_ms,
     )
+    note_first(connection, row["id"], level, now_ms)
     announce_stage(connection, row, Stage.PERSISTED, now_ms)
     announce_alarm(connection, row, progress.deadlines)
     if group is None and press.kind is not Kind.TEST:
@@ -297,14 +305,15 @@ def record_unverified(connection: Connection, admitted: Admitted) -> Json:
     ring, no escalation.
     """
     press, now_ms = admitted.press, admitted.now_ms
-    found = connection.execute(_OPEN, {"of_source": admitted.source, "is_verified": False}).mappings().first()
-    if found is None:
+    values = _OPEN.first(connection, {"of_source": admitted.source, "is_verified": False})
+    if values is None:
         row, _ = _insert(connection, admitted, verified=False, group_id=None)
         records.add_timeline(
             connection, row["id"], at=now_ms, event="unverified", by=admitted.source, pid=press.pid
         )
     else:
-        row = records.update_alarm(connection, dict(found), repeats=found["repeats"] + 1)
+        found = records.alarm_row(values)
+        row = records.update_alarm(connection, found, repeats=found["repeats"] + 1)
     audit(
         connection,
         who=admitted.source,
@@ -401,5 +410,5 @@ def pressed_camera(connection: Connection, sid: str, pid: str) -> str | None:
 
 
 def _pressed(connection: Connection, sid: str, pid: str) -> Row | None:
-    known = connection.execute(_KNOWN, {"of_source": f"stb/{sid}", "of_press": pid}).first()
+    known = _KNOWN.first(connection, {"of_source": f"stb/{sid}", "of_press": pid})
     return None if known is None else records.load(connection, known[0])

@@ -28,12 +28,13 @@ from gateway.alarms.escalation import DeadlineKind, Level, Progress
 from gateway.alarms.press import PlaceKind
 from gateway.errors import NotFound
 from gateway.geo import Position
-from gateway.store import metadata
+from gateway.store import Prepared, defer, metadata
 
 __all__ = [
     "Row",
     "add_press",
     "add_timeline",
+    "alarm_row",
     "alarm_table",
     "alarm_view",
     "cell_of",
@@ -44,9 +45,11 @@ __all__ = [
     "lineage_of",
     "load",
     "load_deadlines",
+    "load_incident",
     "neighbours",
     "press_table",
     "progress_of",
+    "stamp_incident",
     "store_deadlines",
     "timeline_of",
     "timeline_table",
@@ -167,7 +170,18 @@ incident_table = Table(
     Column("changed_at", BigInteger, nullable=False),
     Column("reopened", Integer, nullable=False),
     Column("note", Text, nullable=False),
+    Column("dispatched_at", BigInteger),
+    Column("on_scene_at", BigInteger),
+    Column("submitted_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("action_by", BigInteger),
+    Column("follow_up_at", BigInteger),
+    Column("satisfied", Boolean),
+    Column("score", Integer),
+    Column("transferred_to", Text),
 )
+Index("ix_incident_action_by", incident_table.c.action_by)
+Index("ix_incident_reported_at", incident_table.c.reported_at)
 Index("ix_incident_state", incident_table.c.state, incident_table.c.reported_at)
 
 CELL_DEGREES = 0.002
@@ -176,55 +190,72 @@ cells cover the radius.
 """
 CELLS_A_ROW = 1_000_000
 
-_INSERT_ALARM = insert(alarm_table)
-_INSERT_PRESS = insert(press_table)
-_INSERT_DEADLINE = insert(deadline_table)
-_DELETE_DEADLINES = delete(deadline_table).where(deadline_table.c.alarm_id == bindparam("of_alarm"))
-_DEADLINES = select(deadline_table.c.kind, deadline_table.c.at).where(
-    deadline_table.c.alarm_id == bindparam("of_alarm")
+_INSERT_ALARM = Prepared(insert(alarm_table))
+_INSERT_DEADLINE = Prepared(insert(deadline_table))
+_INSERT_PRESS = Prepared(insert(press_table))
+_DELETE_DEADLINES = Prepared(delete(deadline_table).where(deadline_table.c.alarm_id == bindparam("of_alarm")))
+_DEADLINES = Prepared(
+    select(deadline_table.c.kind, deadline_table.c.at).where(
+        deadline_table.c.alarm_id == bindparam("of_alarm")
+    )
 )
-_INSERT_TIMELINE = insert(timeline_table)
-_LOAD = select(alarm_table).where(alarm_table.c.id == bindparam("of_alarm"))
-_NEIGHBOURS = select(
-    alarm_table.c.id, alarm_table.c.group_id, alarm_table.c.source, alarm_table.c.lat, alarm_table.c.lon
-).where(
-    alarm_table.c.cell.in_([bindparam(f"cell{i}") for i in range(9)]),
-    alarm_table.c.received_at >= bindparam("since"),
-    alarm_table.c.closed_at.is_(None),
-    alarm_table.c.verified,
+_LOAD = Prepared(select(alarm_table).where(alarm_table.c.id == bindparam("of_alarm")))
+_NEIGHBOURS = Prepared(
+    select(
+        alarm_table.c.id,
+        alarm_table.c.group_id,
+        alarm_table.c.source,
+        alarm_table.c.lat,
+        alarm_table.c.lon,
+    ).where(
+        alarm_table.c.cell.in_([bindparam(f"cell{i}") for i in range(9)]),
+        alarm_table.c.received_at >= bindparam("since"),
+        alarm_table.c.closed_at.is_(None),
+        alarm_table.c.verified,
+    )
 )
+_UPDATES: dict[tuple[str, ...], Prepared] = {}
+_COLUMNS = tuple(column.name for column in alarm_table.columns)
 _BLANK: Row = {column.name: None for column in alarm_table.columns}
 
 
 def insert_alarm(connection: Connection, **values: object) -> Row:
     """Writes a new alarm; columns not named are NULL. Returns the whole row."""
     row = {**_BLANK, **values}
-    connection.execute(_INSERT_ALARM, row)
+    _INSERT_ALARM.run(connection, row)
     return row
+
+
+def alarm_row(values: Any) -> Row:
+    """A row of the driver, in the order of the columns, by name."""
+    return dict(zip(_COLUMNS, values, strict=True))
 
 
 def update_alarm(connection: Connection, row: Row, **values: object) -> Row:
     """Changes columns of the alarm; returns the row as it is now."""
-    connection.execute(update(alarm_table).where(alarm_table.c.id == row["id"]).values(**values))
+    names = tuple(values)
+    prepared = _UPDATES.get(names)
+    if prepared is None:
+        changed = update(alarm_table).where(alarm_table.c.id == bindparam("of_alarm"))
+        prepared = _UPDATES[names] = Prepared(changed.values({name: bindparam(name) for name in names}))
+    prepared.run(connection, {**values, "of_alarm": row["id"]})
     return {**row, **values}
 
 
 def load(connection: Connection, alarm_id: str) -> Row:
     """Raises NotFound."""
-    row = connection.execute(_LOAD, {"of_alarm": alarm_id}).mappings().first()
+    row = _LOAD.first(connection, {"of_alarm": alarm_id})
     if row is None:
         raise NotFound(f"no alarm {alarm_id}")
-    return dict(row)
+    return alarm_row(row)
 
 
 def add_press(
     connection: Connection, *, source: str, press_ids: list[str], alarm_id: str, now_ms: int, via: str
 ) -> None:
-    rows = [
-        {"source": source, "press_id": press_id, "alarm_id": alarm_id, "received_at": now_ms, "via": via}
-        for press_id in press_ids
-    ]
-    connection.execute(_INSERT_PRESS, rows)
+    row = {"source": source, "alarm_id": alarm_id, "received_at": now_ms, "via": via}
+    for press_id in press_ids:
+        _INSERT_PRESS.run(connection, {**row, "press_id": press_id})
 
 
 def add_timeline(
@@ -232,8 +263,10 @@ def add_timeline(
 ) -> None:
     """by: `stb/000123`, `operator/zhang`, `system`."""
     text = msgspec.json.encode(detail).decode()
-    connection.execute(
-        _INSERT_TIMELINE, {"alarm_id": alarm_id, "at": at, "event": event, "by": by, "detail": text}
+    defer(
+        connection,
+        timeline_table,
+        {"alarm_id": alarm_id, "at": at, "event": event, "by": by, "detail": text},
     )
 
 
@@ -252,7 +285,7 @@ def timeline_of(connection: Connection, alarm_id: str) -> list[Row]:
 
 
 def load_deadlines(connection: Connection, alarm_id: str) -> dict[DeadlineKind, int]:
-    return {DeadlineKind(kind): at for kind, at in connection.execute(_DEADLINES, {"of_alarm": alarm_id})}
+    return {DeadlineKind(kind): at for kind, at in _DEADLINES.run(connection, {"of_alarm": alarm_id})}
 
 
 def progress_of(connection: Connection, row: Row) -> Progress:
@@ -266,11 +299,9 @@ def store_deadlines(
 ) -> None:
     """Replaces the alarm's deadlines. `new`: there are none yet."""
     if not new:
-        connection.execute(_DELETE_DEADLINES, {"of_alarm": alarm_id})
-    if deadlines:
-        connection.execute(
-            _INSERT_DEADLINE, [{"alarm_id": alarm_id, "kind": k, "at": at} for k, at in deadlines.items()]
-        )
+        _DELETE_DEADLINES.run(connection, {"of_alarm": alarm_id})
+    for kind, at in deadlines.items():
+        _INSERT_DEADLINE.run(connection, {"alarm_id": alarm_id, "kind": kind, "at": at})
 
 
 def cell_of(point: Position | None) -> int | None:
@@ -289,8 +320,27 @@ def neighbours(
     """
     middle = cell_of(point) or 0
     cells = {f"cell{i}": middle + (i // 3 - 1) * CELLS_A_ROW + (i % 3 - 1) for i in range(9)}
-    rows = connection.execute(_NEIGHBOURS, {**cells, "since": since_ms})
+    rows = _NEIGHBOURS.run(connection, {**cells, "since": since_ms})
     return [(row[0], row[1], row[2], Position(lat=row[3], lon=row[4])) for row in rows]
+
+
+def load_incident(connection: Connection, incident_id: str) -> Row:
+    """Raises NotFound."""
+    query = select(incident_table).where(incident_table.c.id == incident_id)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        raise NotFound(f"no incident {incident_id}")
+    return dict(row)
+
+
+def stamp_incident(connection: Connection, incident_id: str, column: str, now_ms: int) -> None:
+    """Takes down when a step was first reached."""
+    stamped = incident_table.c[column]
+    connection.execute(
+        update(incident_table)
+        .where(incident_table.c.id == incident_id, stamped.is_(None))
+        .values({column: now_ms})
+    )
 
 
 def lineage_of(row: Row) -> tuple[str, ...]:

@@ -318,7 +318,7 @@ def parse_location(raw: bytes) -> Fix:
         raise ProtocolError("too_long", 512)
     try:
         report = msgspec.json.decode(raw, type=_Location)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise ProtocolError("malformed", detail=str(exc)[:200]) from None
     return Fix(
         position=from_datum(report.lat, report.lon, report.datum),

@@ -213,7 +213,7 @@ class EventChannel:
                 continue
             try:
                 said = json.loads(message.data)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(said, dict) and said.get("type") == "visible":
                 subscriber.visible = said.get("visible") is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -13,7 +14,7 @@ from gateway.errors import NotFound, TooMany, Unavailable
 from gateway.http.routes import Exchange, Handler, Route, json_response
 from gateway.streams.cameras import CameraState
 from gateway.streams.media import StreamName
-from gateway.streams.whep import EdgeRequest, EdgeResponse, IceServer, SessionEndpoint
+from gateway.streams.whep import CORS_HEADERS, EdgeRequest, EdgeResponse, IceServer, SessionEndpoint
 
 __all__ = ["WHEP_SESSIONS", "WHIP_SESSIONS", "CameraDirectory", "LiveCameras", "MediaEdge"]
 
@@ -46,14 +47,18 @@ class LiveCameras:
         state: Callable[[str], CameraState],
         watchers: Callable[[str, StreamName], int],
         jpeg: Callable[[str], Awaitable[bytes]],
+        guests: Callable[[str], frozenset[str]] = lambda camera_id: frozenset(),
     ) -> None:
+        """guests(camera_id): who may see it for a time, by a grant or for a call near by."""
+        self._guests = guests
         self._catalog = catalog
         self._state = state
         self._watchers = watchers
         self._jpeg = jpeg
 
     def resource(self, camera_id: str) -> Resource:
-        return self._catalog().resource(camera_id)
+        resource, guests = self._catalog().resource(camera_id), self._guests(camera_id)
+        return replace(resource, participants=resource.participants | guests) if guests else resource
 
     def ids(self) -> Sequence[str]:
         return tuple(self._catalog().configs)
@@ -100,6 +105,14 @@ class LiveCameras:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Whose session it is, and which camera's picture it shows; None: a leg of a call, which the call itself ends."""
+
+    principal: Principal
+    camera_id: str | None
+
+
 class MediaEdge:
     """Holds who owns which media session; the plane tells it when one ends (`session_closed`)."""
 
@@ -128,18 +141,31 @@ class MediaEdge:
         self._own_leg, self._watchable_leg = own_leg, watchable_leg
         self._call_resource, self._leg_resource = call_resource, leg_resource
         self._draining = draining
-        self._holders: dict[str, Principal] = {}
+        self._holders: dict[str, _Held] = {}
         self._joined: dict[str, int] = {}
 
     def session_closed(self, session_id: str) -> None:
         """The plane ended it, for whatever reason."""
         holder = self._holders.pop(session_id, None)
         if holder is not None:
-            self._leave(holder.sub)
+            self._leave(holder.principal.sub)
 
     def sessions_where(self, concerned: Callable[[Principal], bool]) -> list[str]:
         """Media sessions whose holder satisfies `concerned`."""
-        return [session_id for session_id, holder in self._holders.items() if concerned(holder)]
+        return [session_id for session_id, held in self._holders.items() if concerned(held.principal)]
+
+    def sessions_without_right(self) -> list[str]:
+        """Sessions that show a camera which their holder may not see any more: a grant or a call has ended."""
+        return [session_id for session_id, held in self._holders.items() if not self._still_allowed(held)]
+
+    def _still_allowed(self, held: _Held) -> bool:
+        if held.camera_id is None:
+            return True
+        try:
+            camera = self._cameras.resource(held.camera_id)
+        except NotFound:
+            return False
+        return authorize(held.principal, Action.CAMERA_VIEW, camera).allowed
 
     def routes(self) -> list[Route]:
         def camera(request: web.Request) -> Resource:
@@ -153,7 +179,7 @@ class MediaEdge:
             holder = self._holders.get(session_id)
             if holder is None:
                 raise NotFound("no such media session")
-            return Resource(kind="media_session", id=session_id, owner=holder.sub)
+            return Resource(kind="media_session", id=session_id, owner=holder.principal.sub)
 
         def open_path(request: web.Request) -> Resource:
             return Resource(kind="preflight", id=request.path)
@@ -200,9 +226,9 @@ class MediaEdge:
             )  # fmt: skip
 
         leg = "/api/v1/calls/{call_id}/legs/{leg_id}"
-        rows += [
-            preflight(path, self._preflight) for path in ("/whep/{camera_id}", f"{leg}/whip", f"{leg}/whep")
-        ]
+        endpoints = ("/whep/{camera_id}", f"{leg}/whip", f"{leg}/whep")
+        rows += [preflight(path, self._preflight) for path in endpoints]
+        open_paths = {*endpoints, *(base + "/{session_id}" for base in (WHEP_SESSIONS, WHIP_SESSIONS))}
         for base, handler in ((WHEP_SESSIONS, self._whep_session), (WHIP_SESSIONS, self._whip_session)):
             path = base + "/{session_id}"
             rows.append(preflight(path, handler))
@@ -211,9 +237,9 @@ class MediaEdge:
                     method=method, path=path, action=Action.MEDIA_SESSION, handler=handler, resource=session,
                     summary=f"{method} a media session", media=fragment,
                 )
-                for method in ("GET", "PATCH", "DELETE")
+                for method in ("GET", "HEAD", "PATCH", "DELETE")
             ]  # fmt: skip
-        return rows
+        return [replace(row, answer_headers=CORS_HEADERS) if row.path in open_paths else row for row in rows]
 
     # -- cameras ------------------------------------------------------------------------------------------------
 
@@ -245,7 +271,7 @@ class MediaEdge:
 
     async def _watch(self, exchange: Exchange) -> web.StreamResponse:
         camera_id = exchange.path("camera_id")
-        answer = await self._join(exchange, self._whep, f"camera/{camera_id}", exchange.who.sub)
+        answer = await self._join(exchange, self._whep, f"camera/{camera_id}", exchange.who.sub, camera_id)
         if answer.status == 201:
             await self._viewed(exchange.who, camera_id)
         return _to_aiohttp(answer)
@@ -263,7 +289,12 @@ class MediaEdge:
         return _to_aiohttp(await self._join(exchange, self._whep, source, owner))
 
     async def _join(
-        self, exchange: Exchange, endpoint: SessionEndpoint, source: str, owner: str
+        self,
+        exchange: Exchange,
+        endpoint: SessionEndpoint,
+        source: str,
+        owner: str,
+        camera_id: str | None = None,
     ) -> EdgeResponse:
         """Count the principal in before anything is allocated; count it out again if no session came of it."""
         principal = exchange.who
@@ -281,7 +312,7 @@ class MediaEdge:
             if answer.status == 201:
                 location = answer.headers["Location"]
                 session_id = str(location).rpartition("/")[2]
-                self._holders[session_id] = principal
+                self._holders[session_id] = _Held(principal, camera_id)
                 kept = True
         finally:
             if not kept:

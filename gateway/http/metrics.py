@@ -5,6 +5,7 @@ Nothing is counted here: the parts own their counters and this module reads them
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ class Metrics:
         health = parts.health()
         yield _gauge("gateway_ready", "Whether presses and viewers are accepted", float(health.ready))
         yield _gauge("gateway_event_loop_lag_seconds", "How late the event loop is", parts.lag_ms / 1000)
+        yield _gauge("gateway_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         yield from self._cameras()
         yield from self._media()
         yield from self._alarms()
@@ -56,10 +58,10 @@ class Metrics:
 
     def _cameras(self) -> Iterator[Metric]:
         states = CounterLike("gateway_cameras", "Cameras by state", "state")
-        for camera in self._parts.supervisor.states():
+        for camera in self._parts.media.states():
             states.add(camera.state)
         yield states.gauge()
-        counters = self._parts.supervisor.counters()
+        counters = self._parts.media.counters()
         yield _counter("gateway_rtsp_dials_total", "Connections begun to cameras", counters.dials)
         failures = CounterMetricFamily(
             "gateway_rtsp_failures_total", "Pulls that ended, by reason", labels=["reason"]
@@ -81,29 +83,56 @@ class Metrics:
         )
 
     def _media(self) -> Iterator[Metric]:
-        plane, port = self._parts.plane, self._parts.media_port
+        media = self._parts.media
+        counts = media.counts()
         sessions = CounterLike("gateway_media_sessions", "WebRTC sessions by kind", "kind")
-        for session in plane.sessions():
+        for session in media.sessions():
             sessions.add(session.kind)
         yield sessions.gauge()
         answered = CounterMetricFamily(
             "gateway_media_answers_total", "Offers answered by kind", labels=["kind"]
         )
-        for kind, count in plane.answered.items():
+        for kind, count in counts.answered.items():
             answered.add_metric([str(kind)], count)
         yield answered
         closed = CounterMetricFamily(
             "gateway_media_closed_total", "Sessions ended by reason", labels=["reason"]
         )
-        for reason, count in plane.closed_reasons.items():
+        for reason, count in counts.closed.items():
             closed.add_metric([reason], count)
         yield closed
         events = CounterMetricFamily(
             "gateway_media_port_events_total", "What happened at the port", labels=["event"]
         )
-        for name, count in port.counters.items():
+        for name, count in counts.port.items():
             events.add_metric([name], count)
         yield events
+        yield from self._workers()
+
+    def _workers(self) -> Iterator[Metric]:
+        """Only with several worker processes."""
+        workers = self._parts.media.workers()
+        if not workers:
+            return
+        families = (
+            GaugeMetricFamily("gateway_worker_up", "Whether a media worker serves", labels=["worker"]),
+            GaugeMetricFamily(
+                "gateway_worker_loop_lag_seconds", "How late its event loop is", labels=["worker"]
+            ),
+            GaugeMetricFamily("gateway_worker_cameras", "Cameras of a media worker", labels=["worker"]),
+            GaugeMetricFamily("gateway_worker_sessions", "Sessions of a media worker", labels=["worker"]),
+        )
+        restarts = CounterMetricFamily(
+            "gateway_worker_restarts_total", "Times a media worker was started again", labels=["worker"]
+        )
+        for worker in workers:
+            label = [str(worker.number)]
+            figures = (float(worker.port is not None), worker.lag_ms / 1000, worker.cameras, worker.sessions)
+            for family, value in zip(families, figures, strict=True):
+                family.add_metric(label, value)
+            restarts.add_metric(label, worker.restarts)
+        yield from families
+        yield restarts
 
     def _alarms(self) -> Iterator[Metric]:
         parts = self._parts
@@ -114,9 +143,10 @@ class Metrics:
         yield _counter("gateway_store_writes_total", "Writes in them", store.writes)
         for name, count in parts.desk.counters.items():
             yield _counter(f"gateway_alarm_{name}_total", f"Alarm path: {name}", count)
-        if parts.mqtt is not None:
-            yield _gauge("gateway_mqtt_up", "Whether the broker is connected", float(parts.mqtt.is_up))
-            for name, count in parts.mqtt.counters.items():
+        mqtt = parts.devices.client
+        if mqtt is not None:
+            yield _gauge("gateway_mqtt_up", "Whether the broker is connected", float(mqtt.is_up))
+            for name, count in mqtt.counters.items():
                 yield _counter(f"gateway_mqtt_{name}_total", f"MQTT messages {name}", count)
         yield _gauge("gateway_event_pages", "Pages on the event channel", parts.events.readers())
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from aiohttp import WSMsgType, web
 
 from gateway.access import Action, Resource
-from gateway.errors import NotAllowed, NotFound, TooMany, Unavailable
+from gateway.errors import NotAllowed, NotFound, ProtocolError, TooMany, Unavailable
 from gateway.http.routes import Exchange, Route, json_response, same_origin
 
 __all__ = ["DIST", "Health", "page_routes", "security_headers"]
@@ -97,7 +97,15 @@ def page_routes(
             resource=_from_this_machine,
             summary="Prometheus text format",
         ),
-        get("/mqtt", Action.MQTT_CONNECT, pages.mqtt, "MQTT over WebSocket, a pipe to the broker"),
+        Route(
+            method="GET",
+            path="/mqtt",
+            action=Action.MQTT_CONNECT,
+            handler=pages.mqtt,
+            resource=fixed("page"),
+            summary="MQTT over WebSocket, a pipe to the broker",
+            channel=True,
+        ),
     ]
 
 
@@ -174,6 +182,8 @@ class _Pages:
         """The broker itself checks the device's credential; this only carries bytes (MQTT 5.0 section 6)."""
         if not same_origin(exchange.request):
             raise NotAllowed("this WebSocket is for pages of this server")
+        if not web.WebSocketResponse(protocols=("mqtt",)).can_prepare(exchange.request):
+            raise ProtocolError("this is a WebSocket of the subprotocol mqtt")  # before the broker is dialled
         address = self._broker_address()
         if address is None:
             raise Unavailable("MQTT is off; use the signed HTTP press")
@@ -193,7 +203,11 @@ async def _pipe(request: web.Request, address: tuple[str, int]) -> web.WebSocket
     except OSError as error:
         raise Unavailable(f"the broker does not answer: {error.strerror}", retry_after_s=2) from None
     socket = web.WebSocketResponse(protocols=("mqtt",), heartbeat=30, max_msg_size=64 * 1024, compress=False)
-    await socket.prepare(request)
+    try:
+        await socket.prepare(request)
+    except BaseException:
+        writer.close()
+        raise
 
     async def downstream() -> None:
         with contextlib.suppress(ConnectionResetError):

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.alarms.desk import AlarmDesk
-from gateway.alarms.mqtt import MqttClient
+from gateway.devices import Devices
 from gateway.http.events import EventChannel
 from gateway.http.pages import Health
 from gateway.store import Store
-from gateway.streams.cameras import CameraSupervisor
-from gateway.streams.link import MediaPort
-from gateway.streams.plane import MediaPlane
+from gateway.streams.media_service import MediaService
 
 __all__ = ["Parts"]
 
@@ -22,10 +20,8 @@ class Parts(Protocol):
     store: Store
     desk: AlarmDesk
     events: EventChannel
-    supervisor: CameraSupervisor
-    mqtt: MqttClient | None
-    plane: MediaPlane
-    media_port: MediaPort
+    devices: Devices
+    media: MediaService
 
     @property
     def lag_ms(self) -> float: ...

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -365,6 +365,10 @@ class Switchboard:
     async def get(self, call_id: str) -> Call:
         """Raises NotFound."""
         return await self._store.read(lambda connection: self._load(connection, call_id))
+
+    def open_calls(self) -> Collection[Call]:
+        """Those going on, from memory, as they are on disk."""
+        return self._open.values()
 
     async def calls(self, *, only_open: bool = False, limit: int = 100) -> list[Call]:
         """Newest first; the caller leaves out what the principal may not see."""

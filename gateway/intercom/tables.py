@@ -21,6 +21,7 @@ from sqlalchemy import (
     Integer,
     Table,
     Text,
+    bindparam,
     insert,
     select,
     update,
@@ -38,7 +39,7 @@ from gateway.intercom.model import (
     Rung,
     Side,
 )
-from gateway.store import metadata
+from gateway.store import Prepared, metadata
 
 __all__ = [
     "busy_workers",
@@ -123,6 +124,29 @@ call_rings = Table(
 Index("ix_call_rings_worker", call_rings.c.worker_id, call_rings.c.rung_at)
 
 
+# A storm of alarms opens as many calls: these statements run for each.
+_INSERT_CALL = Prepared(insert(calls))
+_CALL_COLUMNS = [column.name for column in calls.c if column.name not in ("id", "opened_for")]
+_UPDATE_CALL = Prepared(
+    update(calls)
+    .where(calls.c.id == bindparam("of_call"), calls.c.version == bindparam("of_version"))
+    .values({name: bindparam(name) for name in _CALL_COLUMNS})
+)
+_INSERT_RING = Prepared(insert(call_rings))
+_RING_COLUMNS = [column.name for column in call_rings.c if column.name not in ("call_id", "number")]
+_UPDATE_RING = Prepared(
+    update(call_rings)
+    .where(call_rings.c.call_id == bindparam("of_call"), call_rings.c.number == bindparam("of_number"))
+    .values({name: bindparam(name) for name in _RING_COLUMNS})
+)
+_OPENED_FOR = Prepared(select(calls.c.id).where(calls.c.opened_for == bindparam("of_alarm")))
+_BUSY_WORKERS = Prepared(
+    select(call_legs.c.participant_id)
+    .join(calls, calls.c.id == call_legs.c.call_id)
+    .where(_open, call_legs.c.left_at.is_(None), call_legs.c.role == "worker")
+)
+
+
 def load(connection: Connection, call_id: str) -> Call | None:
     row = connection.execute(select(calls).where(calls.c.id == call_id)).mappings().first()
     if row is None:
@@ -166,7 +190,7 @@ def insert_call(connection: Connection, call: Call, *, opened_for: str | None) -
 
     `opened_for` must be new: look with `opened_for()` first, in the same transaction.
     """
-    connection.execute(insert(calls), {**_call_row(call), "id": call.id, "opened_for": opened_for})
+    _INSERT_CALL.run(connection, {**_call_row(call), "id": call.id, "opened_for": opened_for})
     _write_parts(connection, call, legs=(), rung=())
 
 
@@ -174,11 +198,8 @@ def save(connection: Connection, before: Call, after: Call) -> None:
     """Writes what changed. Raises Conflict if the call is no longer at `before.version`."""
     if after.version == before.version:
         return
-    changed = connection.execute(
-        update(calls)
-        .where(calls.c.id == before.id, calls.c.version == before.version)
-        .values(**_call_row(after))
-    ).rowcount
+    values = {**_call_row(after), "of_call": before.id, "of_version": before.version}
+    changed = _UPDATE_CALL.run(connection, values).rowcount
     if changed != 1:
         raise Conflict("the call changed meanwhile", state=before.state.value)
     _write_parts(connection, after, legs=before.legs, rung=before.rung)
@@ -186,7 +207,8 @@ def save(connection: Connection, before: Call, after: Call) -> None:
 
 def opened_for(connection: Connection, alarm_id: str) -> str | None:
     """The call that this alarm's commit opened, ended or not."""
-    return connection.execute(select(calls.c.id).where(calls.c.opened_for == alarm_id)).scalar()
+    row = _OPENED_FOR.first(connection, {"of_alarm": alarm_id})
+    return None if row is None else row[0]
 
 
 def open_for(connection: Connection, alarm_id: str) -> list[str]:
@@ -215,12 +237,7 @@ def involving(connection: Connection, worker_id: str) -> list[str]:
 
 def busy_workers(connection: Connection) -> frozenset[str]:
     """Gridworkers who have a place in an open call."""
-    found = (
-        select(call_legs.c.participant_id)
-        .join(calls, calls.c.id == call_legs.c.call_id)
-        .where(_open, call_legs.c.left_at.is_(None), call_legs.c.role == "worker")
-    )
-    return frozenset(connection.execute(found).scalars())
+    return frozenset(row[0] for row in _BUSY_WORKERS.run(connection, {}))
 
 
 def missed(connection: Connection, worker_id: str, since_ms: int, limit: int) -> list[tuple[str, int]]:
@@ -255,13 +272,9 @@ def _write_parts(
             )
     for number, ring in enumerate(call.rung):
         if number >= len(rung):
-            connection.execute(insert(call_rings), {**_rung_row(ring), "call_id": call.id, "number": number})
+            _INSERT_RING.run(connection, {**_rung_row(ring), "call_id": call.id, "number": number})
         elif ring != rung[number]:
-            connection.execute(
-                update(call_rings)
-                .where(call_rings.c.call_id == call.id, call_rings.c.number == number)
-                .values(**_rung_row(ring))
-            )
+            _UPDATE_RING.run(connection, {**_rung_row(ring), "of_call": call.id, "of_number": number})
 
 
 def _call_row(call: Call) -> dict[str, Any]:

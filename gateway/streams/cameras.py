@@ -3,20 +3,21 @@
 One task per stream that is wanted (always-on, or watched, or watched until a moment ago). A task dials, pulls until that
 fails, and waits with full jitter (random between 0 and a ceiling that doubles); a wrong password, an unknown path and an
 unsupported codec wait long, so that no account gets locked. DialGate lets only so many dial at once, in total and per host,
-and lets those go first that were not found silent lately: dead cameras can't hold up the living. Nothing that goes wrong
+and lets those go first that were not found silent lately; who gets no answer for a second gives up his place if others
+wait: dead cameras can't hold up the living. Nothing that goes wrong
 with one camera is seen by another, and only changes of state are logged.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import random
 import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,10 +25,12 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from gateway.errors import NotFound, Unavailable
+from gateway.streams.dialling import DialGate, DialLimits
 from gateway.streams.h264 import Timeline
-from gateway.streams.ingest import Pull, PullFailed, PullSpec, ReceiveBuffer
-from gateway.streams.media import AccessUnit, AudioFrame, MediaSink, StreamName
+from gateway.streams.ingest import Pull, PullFailed, PullSpec
+from gateway.streams.media import AccessUnit, AudioFrame, MediaSink, StreamName, Undecodable
 from gateway.streams.rtsp import Remedy
+from gateway.streams.sweep import Sweep
 
 __all__ = [
     "CameraSource",
@@ -97,77 +100,6 @@ class CameraState:
     streams: dict[StreamName, StreamState]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DialLimits:
-    """Seconds, and numbers of connections. A host is host:port of the URL (one recorder).
-
-    dials, dials_per_host: from dialling to PLAY. connections_per_host: pulls at once, None for no limit.
-    backoff_*: ceiling of the pause after the first failure and after many. long_pause_s: after what only a person can mend.
-    suspect_connect_timeout_s: for a host that was silent at the last dial.
-    """
-
-    dials: int = 128
-    dials_per_host: int = 32
-    connections_per_host: int | None = None
-    backoff_first_s: float = 0.5
-    backoff_most_s: float = 5.0
-    long_pause_s: float = 60.0
-    connect_timeout_s: float = 5.0
-    suspect_connect_timeout_s: float = 1.0
-    data_timeout_s: float = 10.0
-    grace_s: float = 10.0
-    first_keyframe_timeout_s: float = 12.0
-
-
-class DialGate:
-    """A priority semaphore with a limit in total and per host. Unsuspected first, then first come."""
-
-    def __init__(self, total: int, per_host: int) -> None:
-        self._total = total
-        self._per_host = per_host
-        self._order = 0
-        self._waiting: list[tuple[bool, int, str, asyncio.Future[None]]] = []
-        self._hosts: Counter[str] = Counter()
-        self.dialling = 0
-        self.peak = 0
-
-    async def enter(self, host: str, *, suspect: bool) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._order += 1
-        heapq.heappush(self._waiting, (suspect, self._order, host, future))
-        self._let_in()
-        try:
-            await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self.leave(host)
-            raise
-
-    def leave(self, host: str) -> None:
-        self.dialling -= 1
-        self._hosts[host] -= 1
-        if not self._hosts[host]:
-            del self._hosts[host]
-        self._let_in()
-
-    def _let_in(self) -> None:
-        full = []
-        while self._waiting and self.dialling < self._total:
-            entry = heapq.heappop(self._waiting)
-            _suspect, _order, host, future = entry
-            if future.done():
-                continue
-            if self._hosts[host] >= self._per_host:
-                full.append(entry)
-                continue
-            self.dialling += 1
-            self.peak = max(self.peak, self.dialling)
-            self._hosts[host] += 1
-            future.set_result(None)
-        for entry in full:
-            heapq.heappush(self._waiting, entry)
-
-
 @dataclass(slots=True, kw_only=True)
 class Counters:
     """Totals for the metrics, over all streams since start. failures: by reason."""
@@ -200,12 +132,13 @@ class _Stream:
         self.reason = ""
         self.since_ms = owner.clock_ms()
         self.logged = (State.IDLE, "")
-        self.last_frame_at: float | None = None
+        self._last_frame_at: float | None = None
         self.pull: Pull | None = None
         self.task: asyncio.Task[None] | None = None
         self.grace: asyncio.TimerHandle | None = None
         self.failures = 0
         self.silent = False  # the last dial got no answer at all
+        self.undecodable = False  # the last pull ended for what the camera sends
         self.next_dial_at = 0.0
         self.wake = asyncio.Event()
         self.changed = asyncio.Event()
@@ -226,6 +159,14 @@ class _Stream:
         return self.camera.pull_main == "always"
 
     @property
+    def last_frame_at(self) -> float | None:
+        """time.monotonic() of the last picture, built or not."""
+        depacketizer = self.pull.depacketizer if self.pull is not None else None
+        if depacketizer is not None and depacketizer.last_unit_at is not None:
+            self._last_frame_at = depacketizer.last_unit_at
+        return self._last_frame_at
+
+    @property
     def live(self) -> bool:
         return self.state is State.LIVE
 
@@ -239,10 +180,10 @@ class _Stream:
     # -- media -----------------------------------------------------------------------------------------------------
 
     def on_unit(self, unit: AccessUnit) -> None:
-        self.last_frame_at = unit.received_at
-        if self.state is not State.LIVE:
+        self._last_frame_at = unit.received_at
+        if self.state is not State.LIVE and not self._may_prove_undecodable():
             self.failures = 0
-            self.silent = False
+            self.silent = self.undecodable = False
             self.set(State.LIVE)
         try:
             self.sink.on_access_unit(unit)
@@ -250,9 +191,25 @@ class _Stream:
             # A sink that breaks its promise must not take the pull (or its neighbours) down.
             self.owner.sink_failed(self)
 
+    def _may_prove_undecodable(self) -> bool:
+        """A viewer waits, and the SPS leaves room for B-frames: they show by the third picture, and he takes the sub-stream."""
+        depacketizer = self.pull.depacketizer if self.pull is not None else None
+        if depacketizer is None or depacketizer.sps is None or not self.viewers:
+            return False
+        return depacketizer.sps.may_reorder and depacketizer.units < 3
+
     def on_audio(self, frame: AudioFrame) -> None:
         try:
             self.sink.on_audio(frame)
+        except Exception:
+            self.owner.sink_failed(self)
+
+    def listening(self) -> bool:
+        return self.sink.listening
+
+    def on_skip(self) -> None:
+        try:
+            self.sink.on_skip()
         except Exception:
             self.owner.sink_failed(self)
 
@@ -318,7 +275,8 @@ class CameraSupervisor:
         self._sink_of = sink_of
         self._on_state = on_state
         self._tls = tls
-        self._buffer = ReceiveBuffer()
+        self._sweep = Sweep()
+        self._audio_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audio")
         self._streams: dict[str, dict[StreamName, _Stream]] = {}
         self._connections: Counter[str] = Counter()
         self._group: asyncio.TaskGroup | None = None
@@ -341,12 +299,13 @@ class CameraSupervisor:
                 self._group = None
                 for stream in self._all():
                     self._cancel(stream)
+                self._audio_thread.shutdown(wait=False, cancel_futures=True)
 
     async def acquire(self, camera_id: str, name: StreamName) -> None:
         """Count a viewer in and return once there is a keyframe to start from.
 
         Raises NotFound for a camera or stream that there is none of, Unavailable with the camera's reason if no picture can
-        be had now. Every acquire that returned needs one release.
+        be had now, Undecodable (one of these) if the camera's other stream may help. Every acquire that returned needs one release.
         """
         stream = self._find(camera_id, name)
         stream.viewers += 1
@@ -396,6 +355,7 @@ class CameraSupervisor:
                 stream.camera = camera
                 if self._identity(stream, self._credentials) != old:
                     stopped += self._cancel(stream)
+                    stream.undecodable = False
         if stopped:
             await asyncio.wait(stopped)
         if self._group is not None:
@@ -434,6 +394,8 @@ class CameraSupervisor:
         if stream.grace is not None:
             stream.grace.cancel()
             stream.grace = None
+        if stream.undecodable and stream.next_dial_at > time.monotonic():
+            raise self._unavailable(stream)
         self._start(stream)
         if stream.pull is not None:
             stream.pull.watch(True)
@@ -458,7 +420,8 @@ class CameraSupervisor:
 
     def _unavailable(self, stream: _Stream) -> Unavailable:
         wait_s = max(1.0, stream.next_dial_at - time.monotonic())
-        return Unavailable(stream.reason, retry_after_s=round(wait_s, 1))
+        kind = Undecodable if stream.undecodable else Unavailable
+        return kind(stream.reason, retry_after_s=round(wait_s, 1))
 
     def _leave(self, stream: _Stream) -> None:
         stream.viewers = max(0, stream.viewers - 1)
@@ -476,7 +439,8 @@ class CameraSupervisor:
         stream.grace = None
         if not stream.viewers and not stream.always:
             self._cancel(stream)
-            stream.set(State.IDLE)
+            if not stream.undecodable:  # why there is never a picture stays to be seen
+                stream.set(State.IDLE)
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -512,9 +476,10 @@ class CameraSupervisor:
                 )
                 failure = PullFailed("internal error", Remedy.LONG_PAUSE)
             stream.failures += 1
-            stream.silent = failure.reason in ("no answer from host", "host unreachable")
+            stream.silent = failure.reason.startswith("no answer") or failure.reason == "host unreachable"
+            stream.undecodable = failure.remedy is Remedy.OTHER_STREAM
             self._past.failures[failure.reason] += 1
-            if failure.remedy is Remedy.LONG_PAUSE:
+            if failure.remedy in (Remedy.LONG_PAUSE, Remedy.OTHER_STREAM):
                 pause_s = limits.long_pause_s * random.uniform(0.75, 1.25)
             else:
                 ceiling_s = min(
@@ -559,14 +524,24 @@ class CameraSupervisor:
         """Hold a place in the dial gate until the yielded callable is called, or the pull ends."""
         await self.gate.enter(host, suspect=stream.silent)
         self._past.dials += 1
-        held = True
+        loop = asyncio.get_running_loop()
+        patience: asyncio.TimerHandle | None
+
+        def waited() -> None:
+            nonlocal patience
+            if stream.pull is not None and self.gate.wanted_by_others(host):
+                stream.pull.give_up_if_silent()
+            patience = loop.call_later(self.limits.patience_s / 4, waited)
 
         def dialled() -> None:
-            nonlocal held
-            if held:
-                held = False
+            nonlocal patience
+            if patience is not None:
+                patience.cancel()
+                patience = None
                 self.gate.leave(host)
 
+        # Twice as long after each failure: if it is us or the network that is slow, all get through in the end.
+        patience = loop.call_later(self.limits.patience_s * 2.0 ** min(stream.failures, 4), waited)
         try:
             yield dialled
         finally:
@@ -589,11 +564,14 @@ class CameraSupervisor:
             spec,
             on_unit=stream.on_unit,
             on_audio=stream.on_audio,
+            on_skip=stream.on_skip,
             on_playing=dialled,
             on_closing=lambda: _add(self._past, pull),
             timeline=stream.timeline,
             audio_timeline=stream.audio_timeline,
-            buffer=self._buffer,
+            sweep=self._sweep,
+            listening=stream.listening,
+            audio_thread=self._audio_thread,
         )
         return pull
 
@@ -634,7 +612,7 @@ class CameraSupervisor:
     def _camera_state(self, camera_id: str, streams: dict[StreamName, _Stream]) -> CameraState:
         rank = {State.LIVE: 0, State.CONNECTING: 1, State.DOWN: 2, State.IDLE: 3}
         best = min(streams.values(), key=lambda stream: rank[stream.state])
-        frames = [stream.last_frame_at for stream in streams.values() if stream.last_frame_at is not None]
+        frames = [at for stream in streams.values() if (at := stream.last_frame_at) is not None]
         last_ms = None
         if frames:
             last_ms = self.clock_ms() - int((time.monotonic() - max(frames)) * 1000)

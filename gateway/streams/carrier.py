@@ -14,12 +14,16 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import ifaddr
 
 from gateway.errors import ConfigError
+from gateway.streams import compiled
 from gateway.streams.srtp import Buffers
+
+if TYPE_CHECKING:
+    from gateway.streams._fan import Gate
 
 __all__ = [
     "Address",
@@ -60,9 +64,11 @@ class Receiver(Protocol):
 
 
 class Carrier(Protocol):
-    """links: the index of authenticated addresses. `send*` return False when the data was dropped."""
+    """links: the index of authenticated addresses; gate: for the compiled loop, None where it can't send.
+    `send*` return False when the data was dropped."""
 
     links: dict[Address, Receiver]
+    gate: Gate | None
     protocol: str
 
     def send(self, data: bytes, address: Address) -> bool: ...
@@ -77,9 +83,10 @@ Path = tuple[Carrier, Address]
 
 
 class CarrierOwner(Protocol):
-    """The port, as carriers see it. counters: faults and drops by name."""
+    """The port, as carriers see it. counters: faults and drops by name; compiled: use the compiled loop."""
 
     counters: Counter[str]
+    compiled: bool
 
     def clock(self) -> float: ...
 
@@ -114,6 +121,7 @@ class UdpSocket:
         self._sock = sock
         self._sendmsg = sock.sendmsg
         self._gso = True
+        self.gate = compiled.new_gate(sock.fileno()) if port.compiled else None
         self._pending: tuple[bytes, int, Address] | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -124,9 +132,15 @@ class UdpSocket:
         return name[0], name[1]
 
     def close(self) -> None:
+        self._set_gate(False)
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
+
+    def _set_gate(self, usable: bool) -> None:
+        """The compiled loop must not pass a batch that waits, nor try GSO again."""
+        if self.gate is not None:
+            self.gate.open = usable and self._gso
 
     def _readable(self) -> None:
         receive, links, now = self._sock.recvfrom, self.links, self._port.clock()
@@ -192,11 +206,13 @@ class UdpSocket:
         if isinstance(error, BlockingIOError):
             counters["send_blocked"] += 1
             self._pending = (data, segment_size, address)
+            self._set_gate(False)
             self._loop.add_writer(self._sock.fileno(), self._flush)
             return True
         if error.errno in (errno.EIO, errno.EINVAL) and self._gso and len(data) > segment_size:
             # The path refuses segmentation (a device without checksum offload, or a smaller MTU).
             self._gso = False
+            self._set_gate(False)
             counters["gso_refused"] += 1
             logger.warning(
                 "UDP GSO refused, plain sends from now on", extra={"local": self.local, "error": str(error)}
@@ -215,6 +231,7 @@ class UdpSocket:
         if self._pending is not None:
             return False
         self._loop.remove_writer(self._sock.fileno())
+        self._set_gate(True)
         return True
 
 
@@ -222,6 +239,7 @@ class TcpConnection(asyncio.Protocol):
     """One accepted ICE-TCP connection. Its first frame has to be a check that authenticates, and soon."""
 
     protocol = "tcp"
+    gate: Gate | None = None
 
     def __init__(self, port: CarrierOwner) -> None:
         self.links: dict[Address, Receiver] = {}

@@ -26,7 +26,7 @@ from gateway.errors import ProtocolError
 from gateway.streams.media import AccessUnit
 from gateway.streams.sps import Bits, Sps, parse_sps
 
-__all__ = ["Depacketizer", "NalType", "Timeline"]
+__all__ = ["B_SLICE", "Depacketizer", "NalType", "Timeline"]
 
 MAX_ACCESS_UNIT_BYTES = 8 * 1024 * 1024
 MAX_NAL_UNITS = 1024
@@ -109,20 +109,21 @@ def _b_slice_table() -> bytes:
     return bytes(1 if byte >> 4 == 0b1010 or byte >> 2 == 0b100111 else 0 for byte in range(256))
 
 
-_B_SLICE = _b_slice_table()
+B_SLICE = _b_slice_table()
 
 
 class Depacketizer:
     """RTP packets of one H.264 source in, access units to `emit` (which must not raise).
 
     payload_type: others are counted and left out. channel: interleaved channel for feed(). Counters are public ints.
+    pause_after_keyframe: feed() returns behind a whole keyframe, paused, and wants resume() before it goes on (Backlog).
     """
 
     __slots__ = (
         "_annexb", "_bytes", "_channel", "_emit", "_ended", "_expected", "_has_slice", "_idr", "_late", "_magic",
         "_markers_lie", "_middle", "_nals", "_pieces", "_plain", "_pps", "_skip", "_source", "_sps_units", "_timeline",
         "b_slices", "damaged_units", "dropped_units", "faults", "foreign_packets", "keyframes", "last_unit_at",
-        "lost_packets", "packets", "payload_type", "reordering", "sps", "units", "waiting",
+        "lost_packets", "packets", "pause_after_keyframe", "paused", "payload_type", "reordering", "sps", "units", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -158,11 +159,10 @@ class Depacketizer:
         self.units = self.keyframes = self.b_slices = 0
         self.faults: dict[str, int] = {}
         self.last_unit_at: float | None = None
+        self.pause_after_keyframe = self.paused = False
         for nal_unit in parameter_sets or ():
             if nal_unit[0] & 31 in (NalType.SPS, NalType.PPS):
-                self._keep_parameter_set(nal_unit)
-
-    # -- packets ---------------------------------------------------------------------------------------------------
+                self.keep_parameter_set(nal_unit)
 
     @property
     def ssrc(self) -> int:
@@ -174,6 +174,33 @@ class Depacketizer:
         highest = (self._expected - 1) & 0xFFFF
         cycles = max(0, self.packets + self.lost_packets - 1 - highest + 0x8000) >> 16
         return cycles << 16 | highest
+
+    # -- for whoever keeps packets back ----------------------------------------------------------------------------
+
+    @property
+    def framing(self) -> tuple[int, int]:
+        """The first two bytes of our interleaved frames, and those of an RTP header with nothing unusual."""
+        return self._magic, self._plain
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The sequence number expected next, and timestamp << 32 | ssrc of the last packet."""
+        return self._expected, self._source
+
+    def resume(self, position: tuple[int, int]) -> None:
+        """Go on from a pause at what was the position there, or at a later one before which all is forgotten."""
+        self._expected, self._source = position
+        self._ended = self._source
+        self.paused = False
+
+    def count_held(self, packets: int, units: int, now: float) -> None:
+        """Count what is kept back as if it had been given on."""
+        self.packets += packets
+        if units:
+            self.units += units
+            self.last_unit_at = now
+
+    # -- packets ---------------------------------------------------------------------------------------------------
 
     def feed(self, buffer: bytearray, start: int, end: int, now: float) -> int:
         """Take whole interleaved packets of our channel from `start` on; return where the first that is not begins."""
@@ -205,7 +232,7 @@ class Depacketizer:
                             continue
                     elif fu == last and flags == marked:
                         head = pieces[0][1]
-                        if head & 0x80 and not _B_SLICE[head]:
+                        if head & 0x80 and not B_SLICE[head]:
                             append(buffer[start + 18 : stop])
                             nal_unit = b"".join(pieces)
                             pieces.clear()
@@ -226,7 +253,7 @@ class Depacketizer:
                         start = stop
                         continue
                     if (
-                        fu & 0x1F80 == 0x0180 and flags == marked and not _B_SLICE[fu & 0xFF]
+                        fu & 0x1F80 == 0x0180 and flags == marked and not B_SLICE[fu & 0xFF]
                     ):  # a whole picture
                         source_now = source
                         self._deliver(bytes(buffer[start + 16 : stop]), source, now)
@@ -239,6 +266,10 @@ class Depacketizer:
             else:
                 self.packets -= 1  # packet() counts it
                 self.packet(buffer, start + 4, stop, now)
+            if self.paused:
+                expected = self._expected
+                start = stop
+                break
             middle, expected, source_now = self._middle, self._expected, self._source
             quick = self._quick()
             last = middle | 0x40 if quick and middle & 31 == 1 else -1
@@ -363,7 +394,7 @@ class Depacketizer:
             else:
                 self._nal_unit(bytes(memoryview(buffer)[start:stop]))
         if marker and self._has_slice and not self._markers_lie and not self._pieces:
-            self._end(now)
+            self.paused = self._end(now) and self.pause_after_keyframe and not self._annexb
         return None
 
     def _resume(self, sequence_number: int, source: int) -> bool:
@@ -427,7 +458,7 @@ class Depacketizer:
     def _one(self, nal_unit: bytes) -> None:
         kind = nal_unit[0] & 31
         if kind in (NalType.SPS, NalType.PPS):
-            self._keep_parameter_set(nal_unit)
+            self.keep_parameter_set(nal_unit)
             return
         if 1 <= kind <= 5:
             if not self._has_slice and not self._first_slice(nal_unit):
@@ -459,14 +490,15 @@ class Depacketizer:
                 self._damage("first_slice_missing")
             return False
         self._has_slice = True
-        if _B_SLICE[nal_unit[1]] and nal_unit[0] & 31 == 1:
+        if B_SLICE[nal_unit[1]] and nal_unit[0] & 31 == 1:
             self.b_slices += 1
             if self.sps is None or self.sps.may_reorder:
                 self.reordering = True  # browsers decode in output order: nothing more is emitted
                 self.waiting = True
         return True
 
-    def _keep_parameter_set(self, nal_unit: bytes) -> None:
+    def keep_parameter_set(self, nal_unit: bytes) -> None:
+        """Take note of an SPS or PPS; every keyframe from now on gets it put before."""
         try:
             if nal_unit[0] & 31 == NalType.SPS:
                 key = Bits(nal_unit[4:12]).ue()
@@ -482,8 +514,8 @@ class Depacketizer:
         except ProtocolError as error:
             self._fault(error.reason)
 
-    def _end(self, now: float) -> None:
-        """The access unit is complete: give it on, if it can be decoded."""
+    def _end(self, now: float) -> bool:
+        """The access unit is complete: give it on, if it can be decoded. True if that was a keyframe."""
         if self._pieces:
             self._damage("fu_a_without_end")
         nals = self._nals
@@ -492,17 +524,17 @@ class Depacketizer:
         if not self._has_slice:
             if len(nals) > 16:
                 nals.clear()
-            return
+            return False
         self._ended = source
         self._has_slice = self._idr = self._skip = False
         self._bytes = 0
         if not nals:
-            return
+            return False
         self._nals = []
         if self.waiting:
             if not idr or self.reordering or not self._sps_units or not self._pps:
                 self.dropped_units += 1
-                return
+                return False
             self.waiting = False
         if idr:
             self.keyframes += 1
@@ -517,6 +549,7 @@ class Depacketizer:
                 received_at=now,
             )
         )
+        return idr
 
     # -- faults ----------------------------------------------------------------------------------------------------
 

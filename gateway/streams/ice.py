@@ -6,8 +6,9 @@ peer's nomination. The rules below were learned from browsers:
 - Before nomination every path with an authenticated check may carry DTLS and media: Chromium sends its
   ClientHello on the first pair that answered, ahead of USE-CANDIDATE; waiting for that costs a second.
 - After nomination the last USE-CANDIDATE wins (re-nomination, mobility). A selected pair that fell silent
-  gives way to one that is being checked, because rebinding shows itself by checks alone.
-- An authenticated request renews consent (RFC 7675); CONSENT_S of silence ends the session.
+  gives way to one that is being checked, because rebinding shows itself by checks alone, and at once to one on
+  which the peer's RTCP comes.
+- An authenticated request renews consent (RFC 7675); `consent_s` of silence ends the session.
 - A restart keeps both generations of credentials until the first check of the new one; DTLS and SRTP are
   untouched by it.
 
@@ -31,6 +32,8 @@ CONSENT_S = 30.0
 CHECK_TIMEOUT_S = 30.0
 # Chromium checks the selected pair every 2.5 s, Firefox every 5 s; one lost check must not move a pair.
 SILENT_PAIR_S = 11.0
+# RTCP on another pair says more than silence: the peer sends where it selected. Stragglers come within a second.
+ABANDONED_S = 1.0
 # One peer needs a few (interfaces x families x transports); the bound keeps a flapping NAT from filling the
 # index.
 MAX_PATHS = 16
@@ -106,7 +109,10 @@ def _generation(local: IceCredentials, remote_ufrag: str) -> _Generation:
 class IceSession(Generic[PathT]):
     """One controlled ICE-lite agent with one component."""
 
-    def __init__(self, *, local: IceCredentials, remote_ufrag: str, now: float) -> None:
+    def __init__(
+        self, *, local: IceCredentials, remote_ufrag: str, now: float, consent_s: float = CONSENT_S
+    ) -> None:
+        """consent_s: silence after which the peer's consent is lost (RFC 7675 section 5.1 has 30 s)."""
         self.state = IceState.WAITING
         self.selected: PathT | None = None
         self.failure: str | None = None
@@ -115,6 +121,7 @@ class IceSession(Generic[PathT]):
         self._next: _Generation | None = None
         self._paths: dict[PathT, float] = {}
         self._heard = now
+        self._consent_s = consent_s
 
     @property
     def local(self) -> IceCredentials:
@@ -168,12 +175,19 @@ class IceSession(Generic[PathT]):
         )
 
     def receive_data(self, path: PathT) -> bool:
-        """DTLS or media came on a path.
+        """DTLS or authentic RTCP came on a path.
 
-        Before nomination an authenticated one shows what the peer prefers. True: `selected` changed.
+        Before nomination an authenticated path shows what the peer prefers. Afterwards it does so too when
+        the selected one was not checked since: the peer's NAT gave it another address, and its consent checks
+        need not nominate again (aiortc's don't). True: `selected` changed.
         """
-        if self.state is IceState.CHECKED and path in self._paths:
+        heard = self._paths.get(path)
+        if heard is None or path == self.selected:
+            return False
+        if self.state is IceState.CHECKED:
             return self._select(path)
+        if self.state is IceState.NOMINATED and self.selected is not None:
+            return heard - self._paths.get(self.selected, heard) > ABANDONED_S and self._select(path)
         return False
 
     def forget(self, path: PathT) -> None:
@@ -197,7 +211,7 @@ class IceSession(Generic[PathT]):
         """Monotonic seconds at which handle_timeout() has something to decide."""
         if self.state is IceState.FAILED:
             return None
-        return self._heard + (CHECK_TIMEOUT_S if self.state is IceState.WAITING else CONSENT_S)
+        return self._heard + (CHECK_TIMEOUT_S if self.state is IceState.WAITING else self._consent_s)
 
     def handle_timeout(self, now: float) -> None:
         """End the session if its time is over; `failure` says why."""
@@ -209,7 +223,7 @@ class IceSession(Generic[PathT]):
                 f"no connectivity check came within {CHECK_TIMEOUT_S:.0f} s (is the media port reachable?)"
             )
         else:
-            self.failure = f"consent lost: no connectivity check for {CONSENT_S:.0f} s"
+            self.failure = f"consent lost: no connectivity check for {self._consent_s:.0f} s"
         self._step(_Input.EXPIRED)
 
     def _find(self, request: stun.BindingRequest) -> _Generation | None:

@@ -1,8 +1,8 @@
 """One pull: the asyncio shell around rtsp.Session and h264.Depacketizer.
 
 All connections of a loop read into one ReceiveBuffer. That is safe because a selector loop calls get_buffer, recv_into and
-buffer_updated without anything in between; only the tail of an incomplete packet is kept per connection. Nobody watching, a
-TCP socket wakes us only every 0.3 s worth of data (SO_RCVLOWAT).
+buffer_updated without anything in between; only the tail of an incomplete packet is kept per connection. While nobody
+watches, a TCP socket is read by the Sweep, a good piece of data at a time (SO_RCVLOWAT), and Backlog keeps what it says.
 
 run() pulls until it fails and then raises PullFailed; whatever ends it, cancellation included, TEARDOWN is sent. What helps
 at once is tried at once: another transport after 461, a new session after 454, the other place after 3xx.
@@ -12,31 +12,39 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import os
 import random
 import secrets
 import socket
 import ssl
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
 from gateway.errors import ProtocolError, Unavailable
 from gateway.streams import rtsp
+from gateway.streams.audio import Sound, output_codec
+from gateway.streams.backlog import Backlog
 from gateway.streams.h264 import Depacketizer, Timeline
-from gateway.streams.media import AccessUnit, AudioFrame, Codec, StreamName
+from gateway.streams.media import AccessUnit, AudioFrame, StreamName
 from gateway.streams.reception import Reception, ReorderWindow
 from gateway.streams.sps import parse_sprop
+from gateway.streams.sweep import ReceiveBuffer, Sweep
 
-__all__ = ["Pull", "PullFailed", "PullSpec", "ReceiveBuffer"]
+__all__ = ["Pull", "PullFailed", "PullSpec"]
+
+log = logging.getLogger(__name__)
 
 TICK_STARTING_S = 0.25
 TICK_PLAYING_S = 2.5
 REPORT_INTERVAL_S = 5.0
 MAX_REMEDIES = 4
-_LOW_WATER_CAP = {StreamName.SUB: 16 * 1024, StreamName.MAIN: 64 * 1024}
-_CODECS = {"PCMU": Codec.PCMU, "PCMA": Codec.PCMA, "OPUS": Codec.OPUS}
+LOW_WATER_S = 0.6
+_LOW_WATER_CAP = {StreamName.SUB: 32 * 1024, StreamName.MAIN: 128 * 1024}
 
 
 class PullFailed(Unavailable):
@@ -72,20 +80,13 @@ class PullSpec:
         return f"PullSpec({self.url!r}, {self.name}, {self.transport})"
 
 
-class ReceiveBuffer:
-    """One receive buffer for all connections of one event loop."""
-
-    __slots__ = ("data", "view")
-
-    def __init__(self, size: int = 512 * 1024) -> None:
-        self.data = bytearray(size)
-        self.view = memoryview(self.data)
-
-
 class Pull:
     """One stream of one camera.
 
-    on_unit, on_audio: where media goes; they must not raise. on_playing: the camera accepted PLAY.
+    on_unit, on_audio: where media goes; they must not raise. While unwatched, pictures behind a keyframe may be held back
+    until watch(True). on_skip: of those held back some were dropped. A first audio frame without payload tells the codec,
+    more come only while listening(). audio_thread: makes AAC into Opus; without it such sound is left out.
+    on_playing: the camera accepted PLAY.
     on_closing: a session ends; its counters can be read for the last time.
     timeline outlives the pull, so that a stream's time never runs backwards over reconnects.
     """
@@ -96,22 +97,29 @@ class Pull:
         *,
         on_unit: Callable[[AccessUnit], None],
         on_audio: Callable[[AudioFrame], None],
+        on_skip: Callable[[], None] = lambda: None,
         on_playing: Callable[[], None] = lambda: None,
         on_closing: Callable[[], None] = lambda: None,
         timeline: Timeline | None = None,
         audio_timeline: Timeline | None = None,
-        buffer: ReceiveBuffer | None = None,
+        sweep: Sweep | None = None,
+        listening: Callable[[], bool] = lambda: True,
+        audio_thread: ThreadPoolExecutor | None = None,
     ) -> None:
         self.spec = spec
         self._on_unit = on_unit
         self._on_audio = on_audio
+        self._on_skip = on_skip
         self._on_playing = on_playing
         self._on_closing = on_closing
         self._timeline = timeline or Timeline()
         self._audio_timeline = audio_timeline or Timeline(8000)
-        self._buffer = buffer or ReceiveBuffer()
+        self.sweep = sweep if sweep is not None else Sweep()
         self._connection: _Connection | None = None
+        self._listening = listening
+        self._audio_thread = audio_thread
         self._watched = False
+        self._connecting: asyncio.Timeout | None = None
 
     @property
     def depacketizer(self) -> Depacketizer | None:
@@ -135,10 +143,18 @@ class Pull:
         return self._connection.session.ignored if self._connection is not None else ()
 
     def watch(self, watched: bool) -> None:
-        """Somebody looks: every packet counts at once. Nobody does: wake up seldom."""
+        """Somebody looks: every packet counts at once, and what was held back comes before this returns. Nobody does: wake
+        up seldom and build no pictures but keyframes."""
         self._watched = watched
         if self._connection is not None:
-            self._connection.set_low_water()
+            self._connection.watch(watched)
+
+    def give_up_if_silent(self) -> None:
+        """Others wait for the place that this dial holds: end it now, unless the host has said something."""
+        if self._connection is not None:
+            self._connection.give_up_if_silent()
+        elif self._connecting is not None and not self._connecting.expired():
+            self._connecting.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Pull until it fails. Always raises: PullFailed, or CancelledError after TEARDOWN."""
@@ -173,8 +189,14 @@ class Pull:
         connection: _Connection | None = None
         udp: list[_UdpTrack] = []
         try:
+            family = 0
             if transport is rtsp.Transport.UDP:
-                udp = [await _UdpTrack.open(loop), await _UdpTrack.open(loop)]
+                try:
+                    family = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0][0]
+                except OSError as error:
+                    raise PullFailed(_os_reason(error)) from None
+                any_address = "::" if family == socket.AF_INET6 else "0.0.0.0"  # noqa: S104
+                udp = [await _UdpTrack.open(loop, any_address), await _UdpTrack.open(loop, any_address)]
             connection = _Connection(
                 pull=self,
                 udp=udp,
@@ -186,14 +208,18 @@ class Pull:
                     cnonce=secrets.token_hex(8),
                     udp_ports=[track.ports for track in udp],
                     audio=self.spec.audio,
+                    transcodable=lambda track: (
+                        self._audio_thread is not None and output_codec(track) is not None
+                    ),
                 ),
             )
             try:
-                async with asyncio.timeout(self.spec.connect_timeout_s):
+                async with asyncio.timeout(self.spec.connect_timeout_s) as self._connecting:
                     await loop.create_connection(
                         lambda: connection,
                         host,
                         port,
+                        family=family,
                         ssl=(self.spec.tls or ssl.create_default_context()) if secure else None,
                     )
             except TimeoutError:
@@ -202,6 +228,8 @@ class Pull:
                 raise PullFailed(f"TLS: {(error.reason or 'failed').lower().replace('_', ' ')}") from None
             except OSError as error:
                 raise PullFailed(_os_reason(error)) from None
+            finally:
+                self._connecting = None
             self._connection = connection
             connection.begin()
             await connection.ended
@@ -221,10 +249,6 @@ class Pull:
     def watched(self) -> bool:
         return self._watched
 
-    @property
-    def receive_buffer(self) -> ReceiveBuffer:
-        return self._buffer
-
     def new_depacketizer(self, active: rtsp.ActiveTrack) -> Depacketizer:
         return Depacketizer(
             self._on_unit,
@@ -234,14 +258,19 @@ class Pull:
             timeline=self._timeline,
         )
 
-    def audio(self, track: rtsp.Track, packet: bytes, now: float) -> None:
-        payload = _rtp_payload(packet, track.payload_type)
-        if payload:
-            codec = _CODECS[track.encoding]
-            if codec is Codec.OPUS:
-                self._audio_timeline.clock_rate = 48_000
-            timestamp = self._audio_timeline.at(int.from_bytes(packet[4:8], "big"), now)
-            self._on_audio(AudioFrame(codec=codec, payload=payload, timestamp=timestamp, received_at=now))
+    def new_backlog(
+        self, depacketizer: Depacketizer, on_other: Callable[[int, int, int, float], None]
+    ) -> Backlog:
+        return Backlog(depacketizer, on_skip=self._on_skip, on_other=on_other, watched=self._watched)
+
+    def new_sound(self, active: rtsp.ActiveTrack) -> Sound:
+        return Sound(
+            active.track,
+            timeline=self._audio_timeline,
+            deliver=self._on_audio,
+            listening=self._listening,
+            thread=self._audio_thread,
+        )
 
     def playing(self) -> None:
         self._on_playing()
@@ -260,12 +289,15 @@ class _Connection(asyncio.BufferedProtocol):
         self._pull = pull
         self._udp = udp
         self._transport: asyncio.Transport | None = None
-        self._buffer = pull.receive_buffer
+        self._sweep = pull.sweep
+        self._buffer: ReceiveBuffer = pull.sweep.buffer
+        self._swept_fd = -1
         self._tail = b""
         self._feed: Callable[[bytearray, int, int, float], int] | None = None
         self._garbage = 0
         self._audio_channel = -1
-        self._audio_track: rtsp.Track | None = None
+        self._sound: Sound | None = None
+        self._backlog: Backlog | None = None
         self._receptions: list[Reception] = []
         self._timer: asyncio.TimerHandle | None = None
         self._playing_since: float | None = None
@@ -279,6 +311,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._leave_sweep()
         self._end("connection closed by camera" if exc is None else _os_reason(exc))
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -308,7 +341,8 @@ class _Connection(asyncio.BufferedProtocol):
                     break
                 if isinstance(found, rtsp.Frame):
                     self._rubbish(found.start - 4 - before)
-                    self._frame(found, data, now)
+                    self._garbage = 0
+                    self._frame(found.channel, found.start, found.stop, now)
                 else:
                     self._garbage = 0
                     self._apply(self.session.receive(found, now), now)
@@ -323,20 +357,20 @@ class _Connection(asyncio.BufferedProtocol):
             if self._garbage > rtsp.MAX_GARBAGE_BYTES:
                 raise ProtocolError("garbage instead of RTSP")
 
-    def _frame(self, frame: rtsp.Frame, data: bytearray, now: float) -> None:
-        self._garbage = 0
-        channel = frame.channel
-        depacketizer = self.depacketizer
-        if depacketizer is None:
+    def _frame(self, channel: int, start: int, stop: int, now: float) -> None:
+        """An interleaved frame in the receive buffer that feed() did not take."""
+        backlog = self._backlog
+        if backlog is None:
             return
-        if channel == self.session.tracks[0].channel:
-            depacketizer.packet(data, frame.start, frame.stop, now)
-        elif self._audio_track is not None and channel == self._audio_channel:
-            self._pull.audio(self._audio_track, bytes(data[frame.start : frame.stop]), now)
+        data = self._buffer.data
+        if channel == self._audio_channel and self._sound is not None:
+            self._sound.packet(data, start, stop, now)
+        elif channel == self.session.tracks[0].channel:
+            backlog.packet(data, start, stop, now)
         else:
             for active, reception in zip(self.session.tracks, self._receptions, strict=False):
                 if channel == active.channel + 1:
-                    reception.on_rtcp(bytes(data[frame.start : frame.stop]), now)
+                    reception.on_rtcp(bytes(data[start:stop]), now)
 
     # -- session ---------------------------------------------------------------------------------------------------
 
@@ -344,6 +378,10 @@ class _Connection(asyncio.BufferedProtocol):
         now = time.monotonic()
         self._apply(self.session.start(now), now)
         self._schedule(TICK_STARTING_S)
+
+    def give_up_if_silent(self) -> None:
+        if not self.received:
+            self._end(f"no answer to {self.session.asked}")
 
     def _apply(self, effects: list[rtsp.Effect], now: float) -> None:
         for effect in effects:
@@ -366,10 +404,11 @@ class _Connection(asyncio.BufferedProtocol):
                 Reception(own_ssrc=random.getrandbits(32), clock_rate=active.track.clock_rate or 90_000)
             )
         if len(tracks) > 1:
-            self._audio_track = tracks[1].track
+            self._sound = self._pull.new_sound(tracks[1])
             self._audio_channel = tracks[1].channel
         if not self._udp:
-            self._feed = self.depacketizer.feed
+            self._backlog = self._pull.new_backlog(self.depacketizer, self._frame)
+            self._feed = self._backlog.feed
             return
         host = self._peer()
         for index, (active, track) in enumerate(zip(tracks, self._udp, strict=False)):
@@ -382,34 +421,72 @@ class _Connection(asyncio.BufferedProtocol):
             self.depacketizer.packet(packet, 0, len(packet), now)
 
     def _udp_audio(self, packet: bytes, now: float) -> None:
-        if self._audio_track is not None:
-            self._pull.audio(self._audio_track, packet, now)
+        if self._sound is not None:
+            self._sound.packet(packet, 0, len(packet), now)
 
     def _play(self, tracks: tuple[rtsp.ActiveTrack, ...], now: float) -> None:
         self._playing_since = now
         self._counted = (now, self.received, 0)
         self._report_at = now + REPORT_INTERVAL_S
+        if self._sound is not None:
+            self._sound.announce(now)
         self._pull.playing()
 
-    def set_low_water(self) -> None:
-        """Wake us for 0.3 s of data if nobody watches (plain TCP only: TLS records must be read to be decrypted)."""
+    def watch(self, watched: bool) -> None:
+        if watched and self._swept_fd >= 0:
+            self._read()  # what the kernel still holds is part of what a viewer starts with
+        if self._backlog is not None:
+            self._backlog.watch(watched)
+        self._set_reading()
+
+    def _set_reading(self) -> None:
+        """Plain TCP that nobody watches is swept; TLS is not, whose records must be read to be decrypted."""
         transport = self._transport
-        if (
-            transport is None
-            or self._udp
-            or self._playing_since is None
-            or transport.get_extra_info("ssl_object")
-        ):
+        if transport is None or self._udp or self._playing_since is None or transport.is_closing():
             return
-        wanted = 1
-        if not self._pull.watched and self.rate > 0:
-            wanted = max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * 0.3)))
-        if wanted == self._low_water or (wanted > 1 and abs(wanted - self._low_water) < self._low_water / 4):
+        if self._pull.watched or not self.rate or transport.get_extra_info("ssl_object"):
+            if self._swept_fd >= 0:
+                self._set_low_water(1)
+                self._leave_sweep()
+                transport.resume_reading()
+                self._schedule(TICK_PLAYING_S)
+            return
+        piece_s = min(LOW_WATER_S, self._pull.spec.data_timeout_s / 4)
+        self._set_low_water(max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * piece_s))))
+        if self._swept_fd < 0:
+            transport.pause_reading()
+            self._swept_fd = transport.get_extra_info("socket").fileno()
+            self._sweep.add(self._swept_fd, on_readable=self._read, on_turn=self._tick)
+
+    def _leave_sweep(self) -> None:
+        if self._swept_fd >= 0:
+            self._sweep.remove(self._swept_fd)
+            self._swept_fd = -1
+
+    def _read(self) -> None:
+        """Read what there is; called by the Sweep instead of the loop."""
+        try:
+            count = os.readv(self._swept_fd, [self.get_buffer(-1)])
+            if count:
+                self.buffer_updated(count)
+                return
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(_os_reason(error))
+        except Exception:
+            log.exception("reading from a camera failed")
+            self._end("internal error")
+        else:
+            self._end("connection closed by camera")
+        self._leave_sweep()
+
+    def _set_low_water(self, wanted: int) -> None:
+        if wanted > 1 and abs(wanted - self._low_water) < self._low_water / 4:
             return
         self._low_water = wanted
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.fileno() >= 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+        if self._transport is not None:
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -419,7 +496,9 @@ class _Connection(asyncio.BufferedProtocol):
     def _tick(self) -> None:
         self._timer = None
         if self.ended.done():
-            return
+            return  # also when the session ended but the Sweep has not been left yet
+        if self._swept_fd >= 0:
+            self._read()  # a camera that sends less than before has not fallen silent
         now = time.monotonic()
         self._apply(self.session.on_time(now), now)
         if self._playing_since is not None:
@@ -428,7 +507,7 @@ class _Connection(asyncio.BufferedProtocol):
             if now >= self._report_at:
                 self._report_at = now + REPORT_INTERVAL_S
                 self._send_reports(now)
-        if not self.ended.done():
+        if not self.ended.done() and self._swept_fd < 0:
             starting = self._playing_since is None or now - self._playing_since < 1.0
             self._schedule(TICK_STARTING_S if starting else TICK_PLAYING_S)
 
@@ -438,7 +517,7 @@ class _Connection(asyncio.BufferedProtocol):
         if depacketizer is None or self._playing_since is None:
             return
         if depacketizer.reordering:
-            self._end("B-frames not supported", rtsp.Remedy.LONG_PAUSE)
+            self._end("B-frames not supported", rtsp.Remedy.OTHER_STREAM)
             return
         limit = self._pull.spec.data_timeout_s
         last = depacketizer.last_unit_at
@@ -454,9 +533,10 @@ class _Connection(asyncio.BufferedProtocol):
         self.rate = (self.received - received) / (now - since)
         self.fps = (depacketizer.units - units) / (now - since)
         self._counted = (now, self.received, depacketizer.units)
-        self.set_low_water()
+        self._set_reading()
 
     def _send_reports(self, now: float) -> None:
+        """A receiver report for each track that is being read (RFC 3550 section 6.4.2)."""
         depacketizer = self.depacketizer
         if depacketizer is None or not self._receptions:
             return
@@ -469,10 +549,20 @@ class _Connection(asyncio.BufferedProtocol):
             highest=depacketizer.highest_sequence_number,
             now=now,
         )
+        self._send_rtcp(0, report)
+        if self._sound is not None and (counted := self._sound.counted).packets:
+            reception = self._receptions[1]
+            reception.ssrc = self._sound.ssrc
+            report = reception.report(
+                packets=counted.packets, lost=counted.lost, highest=counted.highest, now=now
+            )
+            self._send_rtcp(1, report)
+
+    def _send_rtcp(self, index: int, report: bytes) -> None:
         if self._udp:
-            self._udp[0].send_rtcp(report)
+            self._udp[index].send_rtcp(report)
         else:
-            channel = self.session.tracks[0].channel + 1
+            channel = self.session.tracks[index].channel + 1
             self._write(bytes((0x24, channel)) + len(report).to_bytes(2, "big") + report)
 
     # -- end -------------------------------------------------------------------------------------------------------
@@ -494,6 +584,9 @@ class _Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._leave_sweep()
+        if self._sound is not None:
+            self._sound.close()
         self._feed = None
         if self.ended.done():
             if not self.ended.cancelled():
@@ -525,16 +618,16 @@ class _UdpTrack:
         self._rtcp_peer: tuple[str, int] | None = None
 
     @classmethod
-    async def open(cls, loop: asyncio.AbstractEventLoop) -> _UdpTrack:
+    async def open(cls, loop: asyncio.AbstractEventLoop, address: str) -> _UdpTrack:
         """An even port and the next one (RFC 3550 section 11)."""
         for _ in range(50):
-            rtp, _protocol = await loop.create_datagram_endpoint(_Datagrams, local_addr=("0.0.0.0", 0))  # noqa: S104
+            rtp, _protocol = await loop.create_datagram_endpoint(_Datagrams, local_addr=(address, 0))
             port = rtp.get_extra_info("sockname")[1]
             if port % 2 == 0:
                 try:
                     rtcp, _protocol = await loop.create_datagram_endpoint(
                         _Datagrams,
-                        local_addr=("0.0.0.0", port + 1),  # noqa: S104
+                        local_addr=(address, port + 1),
                     )
                 except OSError:
                     pass
@@ -587,17 +680,6 @@ class _Datagrams(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if self.handler is not None and addr[0] == self.host:
             self.handler(data, time.monotonic())
-
-
-def _rtp_payload(packet: bytes, payload_type: int) -> bytes:
-    """Payload of an RTP packet, empty if it is none of that type (RFC 3550 section 5.1)."""
-    if len(packet) < 12 or packet[0] >> 6 != 2 or packet[1] & 0x7F != payload_type:
-        return b""
-    start = 12 + 4 * (packet[0] & 15)
-    end = len(packet) - (packet[-1] if packet[0] & 0x20 else 0)
-    if packet[0] & 0x10:
-        start += 4 + 4 * int.from_bytes(packet[start + 2 : start + 4], "big")
-    return packet[start:end] if start < end else b""
 
 
 def _os_reason(error: BaseException) -> str:

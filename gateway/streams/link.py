@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.errors import ConfigError, ProtocolError, TooMany
-from gateway.streams import stun
+from gateway.streams import compiled, stun
 from gateway.streams.carrier import (
     Address,
     Carrier,
@@ -31,7 +31,7 @@ from gateway.streams.carrier import (
     expand_binds,
 )
 from gateway.streams.dtls import Certificate, DtlsServer, DtlsState
-from gateway.streams.ice import IceCredentials, IceSession
+from gateway.streams.ice import CONSENT_S, IceCredentials, IceSession
 from gateway.streams.sdp import Candidate
 from gateway.streams.srtp import Buffers, SrtpReceiver, SrtpSender
 
@@ -159,6 +159,7 @@ class Link:
         self._send_all(self._dtls.close())
         self._port.remove_link(self)
         self._carrier = None
+        self._aim()
         self.srtp = None
         self._receiver = None
         self._dtls.release()
@@ -180,7 +181,10 @@ class Link:
             try:
                 # RFC 5761 section 4: RTCP packet types 192-223 are payload types 64-95 with the marker.
                 if len(data) > 1 and 64 <= data[1] & 0x7F < 96:
-                    self._handlers.on_rtcp(receiver.unprotect_rtcp(data), now)
+                    compound = receiver.unprotect_rtcp(data)
+                    if self._ice.receive_data((carrier, address)):
+                        self.follow_ice()
+                    self._handlers.on_rtcp(compound, now)
                 else:
                     self._handlers.on_rtp(receiver.unprotect(data), now)
             except ProtocolError as error:
@@ -231,6 +235,12 @@ class Link:
             self._carrier = None
         else:
             self._carrier, self._address = selected
+        self._aim()
+
+    def _aim(self) -> None:
+        """Tell the compiled loop where packets go now."""
+        if isinstance(self.srtp, compiled.CompiledSender):
+            self.srtp.aim(None if self._carrier is None else self._carrier.gate, self._address)
 
     def next_deadline(self) -> float | None:
         if self.closed_reason is not None:
@@ -268,7 +278,9 @@ class Link:
             self.close(dtls.failure or "DTLS closed")
         elif not self.connected and dtls.keys is not None:
             self.connected = True
-            self.srtp = SrtpSender.create(dtls.keys.local)
+            keys = dtls.keys.local
+            self.srtp = compiled.CompiledSender(keys) if self._port.compiled else SrtpSender.create(keys)
+            self._aim()
             self._receiver = SrtpReceiver(dtls.keys.remote)
             try:
                 self._handlers.on_connected()
@@ -293,15 +305,24 @@ class _Timed(Protocol):
 class MediaPort:
     """The sockets of one process and every link on them. All deadlines share one timer.
 
-    counters: faults and drops by name, monotone. clock: monotonic seconds.
+    counters: faults and drops by name, monotone. clock: monotonic seconds. compiled: whether the compiled loop
+    is used.
     """
 
     def __init__(
-        self, *, certificate: Certificate, announce: Sequence[tuple[str, int]], clock: Callable[[], float]
+        self,
+        *,
+        certificate: Certificate,
+        announce: Sequence[tuple[str, int]],
+        clock: Callable[[], float],
+        compiled: bool,
+        consent_s: float,
     ) -> None:
+        self.compiled = compiled
         self.certificate = certificate
         self.counters: Counter[str] = Counter()
         self.clock = clock
+        self._consent_s = consent_s
         self._announce = tuple(announce)
         self._sockets: list[UdpSocket] = []
         self._servers: list[asyncio.Server] = []
@@ -321,15 +342,24 @@ class MediaPort:
         certificate: Certificate,
         announce: Sequence[tuple[str, int]] = (),
         tcp: bool = True,
+        use_compiled: bool = True,
+        consent_s: float = CONSENT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> MediaPort:
         """Bind every address of `binds` (host, port; port 0 takes a free one; a wildcard means each address
         of this machine).
 
         announce: further addresses under which the port is reachable (1:1 NAT); port 0 there means the local
-        one. Raises ConfigError naming the address that can't be bound.
+        one; consent_s: silence that ends a session (RFC 7675); use_compiled: the compiled loop if it was built.
+        Raises ConfigError naming the address that can't be bound.
         """
-        port = cls(certificate=certificate, announce=announce, clock=clock)
+        port = cls(
+            certificate=certificate,
+            announce=announce,
+            clock=clock,
+            consent_s=consent_s,
+            compiled=use_compiled and compiled.available(),
+        )
         try:
             for host, number in expand_binds(binds):
                 await port._bind(host, number, tcp)
@@ -386,7 +416,9 @@ class MediaPort:
             fingerprint_algorithm=remote.fingerprint_algorithm,
             fingerprint=remote.fingerprint,
         )
-        ice: IceSession[Path] = IceSession(local=new_credentials(), remote_ufrag=remote.ufrag, now=now)
+        ice: IceSession[Path] = IceSession(
+            local=new_credentials(), remote_ufrag=remote.ufrag, now=now, consent_s=self._consent_s
+        )
         link = Link(self, ice, dtls, handlers)
         self._links.add(link)
         self._by_ufrag[link.local.ufrag] = link

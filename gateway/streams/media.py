@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-__all__ = ["AccessUnit", "AudioFrame", "Codec", "MediaSink", "StreamName"]
+from gateway.errors import Unavailable
+
+__all__ = ["AccessUnit", "AudioFrame", "Codec", "MediaSink", "StreamName", "Undecodable"]
 
 
 class Codec(StrEnum):
@@ -19,6 +21,10 @@ class Codec(StrEnum):
     PCMU = "PCMU"
     PCMA = "PCMA"
     AAC = "MPEG4-GENERIC"
+
+
+class Undecodable(Unavailable):
+    """The stream is there, but its codec or its B-frames are beyond browsers. The camera's other stream may do."""
 
 
 class StreamName(StrEnum):
@@ -46,7 +52,7 @@ class AccessUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioFrame:
-    """One RTP audio payload, untouched. timestamp: in the codec's RTP clock, unwrapped, monotone."""
+    """One RTP audio payload, untouched or made into Opus. timestamp: in the codec's RTP clock, unwrapped, monotone."""
 
     codec: Codec
     payload: bytes
@@ -55,11 +61,21 @@ class AudioFrame:
 
 
 class MediaSink(Protocol):
-    """Where ingest puts what it pulled. Called from the event loop, must not block, must not raise."""
+    """Where ingest puts what it pulled. Called from the event loop, must not block, must not raise.
+
+    While nobody has acquired the stream only keyframes come as they are received; the pictures after the newest one come,
+    in order, before an acquire returns. An audio frame without payload only tells the codec; others come while `listening`.
+    """
+
+    @property
+    def listening(self) -> bool: ...
 
     def on_access_unit(self, access_unit: AccessUnit) -> None: ...
 
     def on_audio(self, frame: AudioFrame) -> None: ...
+
+    def on_skip(self) -> None:
+        """Pictures that came after the last keyframe were dropped unseen: nothing continues it before the next one."""
 
     def on_reset(self) -> None:
         """The source was cut: the cached group of pictures is no longer a prefix of what follows."""

@@ -23,7 +23,7 @@ from enum import StrEnum
 from gateway.errors import GatewayError, NotFound, ProtocolError, TooMany, Unavailable
 from gateway.streams import sdp
 from gateway.streams.link import MediaPort, RemoteTransport
-from gateway.streams.media import Codec, StreamName
+from gateway.streams.media import Codec, StreamName, Undecodable
 from gateway.streams.publisher import PublishedMedia, Publisher
 from gateway.streams.sender import PayloadTypes, TrackSender
 from gateway.streams.session import Session, SessionAnswer, SessionInfo, SessionKind, SessionState, new_etag
@@ -202,12 +202,16 @@ class MediaPlane:
             try:
                 await self._acquire(camera_id, name)
             except (Unavailable, NotFound) as error:
-                # A camera may have one picture only: whoever asks for a tile gets that. AUTO takes what there is.
-                no_sub = isinstance(error, NotFound) and name is StreamName.SUB
-                if not no_sub and choice is not StreamChoice.AUTO:
+                # A camera may have one picture only: whoever asks for a tile gets that. AUTO takes what there is, and
+                # if main is beyond browsers (H.265, B-frames), sub is what there is to see, whatever was asked for.
+                other = _other_picture(choice, name, error)
+                if other is None:
                     raise
-                name = StreamName.MAIN if no_sub else StreamName.SUB
-                await self._acquire(camera_id, name)
+                name = other
+                try:
+                    await self._acquire(camera_id, name)
+                except NotFound:
+                    raise error from None
         finally:
             self._reserved -= 1
         try:
@@ -417,6 +421,14 @@ class MediaPlane:
             self.close(session_id, reason=reason)
         return len(mine)
 
+    async def restart_session(self, session_id: str, fragment: sdp.Fragment) -> SessionAnswer:
+        """`restart` for those who must be able to ask a plane in another process."""
+        return self.restart(session_id, fragment)
+
+    async def close_session(self, session_id: str, *, reason: str = "closed") -> None:
+        """`close` for the same."""
+        self.close(session_id, reason=reason)
+
     def session(self, session_id: str) -> SessionInfo:
         """Raises NotFound."""
         return self._session(session_id).info()
@@ -425,6 +437,10 @@ class MediaPlane:
         """The sessions of now; with `closed` the last ended ones too, with the reason."""
         current = [session.info() for session in self._sessions.values()]
         return current + list(self._closed) if closed else current
+
+    def session_ids(self) -> list[str]:
+        """Of the sessions of now, in the order in which they came."""
+        return list(self._sessions)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -569,6 +585,15 @@ def _flat(types: Mapping[Codec, PayloadTypes]) -> tuple[int, ...]:
         for payload_type in (one.media, one.rtx)
         if payload_type is not None
     )
+
+
+def _other_picture(choice: StreamChoice, name: StreamName, error: GatewayError) -> StreamName | None:
+    """What to show instead of the picture that failed with `error`."""
+    if name is StreamName.SUB:
+        return StreamName.MAIN if isinstance(error, NotFound) else None
+    if choice is StreamChoice.AUTO or isinstance(error, Undecodable):
+        return StreamName.SUB
+    return None
 
 
 def _profile_of(stream: Stream) -> str | None:

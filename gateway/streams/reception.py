@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-__all__ = ["Reception", "ReorderWindow"]
+__all__ = ["Reception", "ReorderWindow", "SequenceCounter"]
 
 _REPORT = Struct("!BBHIIIIIII").pack
 _SDES = Struct("!BBHIBB").pack
@@ -79,6 +79,30 @@ class ReorderWindow:
     def _follow(self, number: int, packet: bytes) -> list[bytes]:
         self._next = (number + 1) & 0xFFFF
         return [packet]
+
+
+class SequenceCounter:
+    """Packets, losses and the extended highest sequence number of a source (RFC 3550 appendix A.1, A.3)."""
+
+    __slots__ = ("_first", "highest", "packets")
+
+    def __init__(self) -> None:
+        self._first = 0
+        self.highest = 0
+        self.packets = 0
+
+    def count(self, sequence_number: int) -> None:
+        if not self.packets:
+            self._first = self.highest = sequence_number
+        else:
+            step = (sequence_number - self.highest) & 0xFFFF
+            if step < 0x8000:
+                self.highest += step
+        self.packets += 1
+
+    @property
+    def lost(self) -> int:
+        return max(0, self.highest - self._first + 1 - self.packets) if self.packets else 0
 
 
 class Reception:

@@ -15,7 +15,7 @@ whose remedy says what may help: another transport, another URL, a new session, 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import urlsplit, urlunsplit
@@ -35,6 +35,7 @@ __all__ = [
     "Transport",
     "next_message",
     "parse_description",
+    "passes_through",
     "resolve_control",
     "without_credentials",
 ]
@@ -300,6 +301,7 @@ class Remedy(StrEnum):
     LONG_PAUSE = "long_pause"
     NEW_SESSION = "new_session"
     OTHER_TRANSPORT = "other_transport"
+    OTHER_STREAM = "other_stream"  # what this one sends no browser decodes; the camera's other stream may do
     REDIRECT = "redirect"
 
 
@@ -370,7 +372,7 @@ class Session:
     """One RTSP session over one connection.
 
     url: without credentials. udp_ports: for UDP, the client's (RTP, RTCP) ports of each track, video first.
-    cnonce: fresh random text (RFC 7616 section 3.4).
+    cnonce: fresh random text (RFC 7616 section 3.4). transcodable: audio that is taken if none can be passed through.
     """
 
     def __init__(
@@ -383,6 +385,7 @@ class Session:
         cnonce: str,
         udp_ports: Sequence[tuple[int, int]] = (),
         audio: bool = True,
+        transcodable: Callable[[Track], bool] = lambda track: False,
     ) -> None:
         self._url = self._base = url
         self._transport = transport
@@ -391,6 +394,7 @@ class Session:
         self._cnonce = cnonce
         self._udp_ports = udp_ports
         self._audio = audio
+        self._transcodable = transcodable
         self._state = State.INIT
         self._authorizer: Authorizer | None = None
         self._cseq = 0
@@ -417,6 +421,11 @@ class Session:
     def cseq(self) -> int:
         return self._cseq
 
+    @property
+    def asked(self) -> str:
+        """The method whose answer is awaited."""
+        return self._request[0] if self._request is not None else "nothing"
+
     def next_deadline(self) -> float | None:
         """When on_time() wants to be called, in the clock of `now`."""
         return self._deadline
@@ -436,7 +445,7 @@ class Session:
             self._request = None
             self._deadline = now + self._keep_alive_s()
             return []
-        return self._fail(f"no answer to {self._request[0] if self._request else 'request'}", Remedy.PAUSE)
+        return self._fail(f"no answer to {self.asked}", Remedy.PAUSE)
 
     def teardown(self) -> bytes:
         """The last request; empty if the server holds no session of ours."""
@@ -522,11 +531,15 @@ class Session:
         video = next((track for track in videos if track.encoding == "H264"), None)
         if video is None:
             named = ", ".join(dict.fromkeys(track.encoding or "unknown" for track in videos))
-            return self._fail(f"codec {named} not supported" if named else "no video", Remedy.LONG_PAUSE)
+            if not named:
+                return self._fail("no video", Remedy.LONG_PAUSE)
+            return self._fail(f"codec {named} not supported", Remedy.OTHER_STREAM)
         self._wanted = [video]
         audios = [track for track in tracks if track.media == "audio"]
-        if self._audio and (audio := next((track for track in audios if _passes_through(track)), None)):
-            self._wanted.append(audio)
+        usable = [track for track in audios if passes_through(track)]
+        usable += [track for track in audios if self._transcodable(track)]
+        if self._audio and usable:
+            self._wanted.append(usable[0])
         else:
             self.ignored = tuple(dict.fromkeys(track.encoding for track in audios if track.encoding))
         self._move(Input.OK)
@@ -652,7 +665,8 @@ class Session:
         return ("\r\n".join(clean) + "\r\n\r\n").encode()
 
 
-def _passes_through(track: Track) -> bool:
+def passes_through(track: Track) -> bool:
+    """Browsers take this sound as it is: G.711 (RFC 7874 section 3) or Opus."""
     if track.encoding in ("PCMU", "PCMA"):
         return track.clock_rate == 8000 and track.channels == 1
     return track.encoding == "OPUS" and track.clock_rate == 48_000

@@ -598,8 +598,6 @@ def write_answer(
             f"a={answer.direction}",
             "a=rtcp-mux",
         ]
-        if section.rtcp_mux_only:
-            lines.append("a=rtcp-mux-only")
         lines += [
             "a=rtcp-rsize",
             f"a=ice-ufrag:{ice_ufrag}",

@@ -25,7 +25,7 @@ from typing import Protocol
 from gateway.streams.media import Codec
 from gateway.streams.packets import PacketGroup
 from gateway.streams.rtcp import ReportBlock, SenderReport, write_sender_report
-from gateway.streams.srtp import Buffers
+from gateway.streams.srtp import SEND_WINDOW, Buffers
 from gateway.streams.stream import Replay, SealGroup, Track, TrackKind
 
 __all__ = ["MediaLink", "PayloadTypes", "SenderState", "SenderStats", "SessionKeys", "TrackSender"]
@@ -51,6 +51,9 @@ class SessionKeys(Protocol):
     """What senders use of `srtp.SrtpSender`. segment_overhead: bytes that sealing adds to a payload."""
 
     segment_overhead: int
+
+    @property
+    def lane(self) -> object | None: ...
 
     @property
     def seal_group(self) -> SealGroup: ...
@@ -151,6 +154,7 @@ class TrackSender:
         "cursor",
         "index_offset",
         "kind",
+        "lane",
         "octets",
         "overhead",
         "packets",
@@ -186,6 +190,7 @@ class TrackSender:
         self.packets = 0
         self.octets = 0
         self.overhead = 0
+        self.lane: object | None = None
         self.seal: SealGroup = _no_seal
         self.send: Callable[[Buffers, int, int], bool] = _no_send
         self.state = SenderState.IDLE
@@ -219,6 +224,7 @@ class TrackSender:
 
     def start(self, link: MediaLink, keys: SessionKeys, track: Track, now: float) -> None:
         """The link is up: from here packets may be sent."""
+        self.lane = keys.lane
         self.seal = keys.seal_group
         self.overhead = keys.segment_overhead
         self.send = link.send_segments
@@ -444,7 +450,8 @@ class TrackSender:
         if entry is not None and entry.track.history is not None:
             group = entry.track.history.group_of(index - entry.index_offset)
         rtt = self.stats.rtt_s or DEFAULT_RTT_S
-        if entry is None or group is None or now - self._resent.get(index, float("-inf")) < rtt:
+        too_old = self._rtx_payload_type is None and self.cursor + self.index_offset - index > SEND_WINDOW
+        if entry is None or group is None or too_old or now - self._resent.get(index, float("-inf")) < rtt:
             self.stats.retransmissions_refused += 1
             return
         position = index - entry.index_offset - group.first

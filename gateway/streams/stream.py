@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.streams import compiled
 from gateway.streams.media import AccessUnit, AudioFrame, Codec
 from gateway.streams.packets import (
     PacketGroup,
@@ -102,6 +103,7 @@ class SealGroup(Protocol):
 class Sender(Protocol):
     """One viewer's end of one track, as far as the track and `fan_out` must know it."""
 
+    lane: object | None
     seal: SealGroup
     send: Callable[[Buffers, int, int], bool]
     overhead: int
@@ -123,23 +125,35 @@ class Sender(Protocol):
         """What comes next on the track does not continue what was sent: wait for a keyframe."""
 
 
-def fan_out(groups: Sequence[PacketGroup], senders: Iterable[Sender]) -> list[Sender]:
-    """Sends groups to every sender: the one hot loop of the process (a compiled one may take its place).
+Shot = tuple[tuple[bytes, ...], int, int, bool, int]
+"""What `fan_out` needs of a group: payloads, first packet number, timestamp, marker, octets."""
+
+
+def fan_out(groups: Sequence[PacketGroup], senders: Sequence[Sender]) -> list[Sender]:
+    """Sends groups to every sender: the one hot loop of the process, compiled or here.
 
     Returns the senders of which a group was dropped. Their indices are spent all the same: a nonce is never
     used twice.
     """
+    shots = tuple(
+        (group.payloads, group.first, group.timestamp, group.marker, group.octets) for group in groups
+    )
+    if senders[0].lane is None:
+        return _fan_out(shots, senders)
     dropped: list[Sender] = []
-    end = groups[-1].first + len(groups[-1].payloads)
-    shots = [
-        (group.payloads, group.first, group.timestamp, group.marker, len(group.payloads), group.octets)
-        for group in groups
-    ]
+    for sender, missing in compiled.fan(shots, senders):
+        dropped += _fan_out(shots[missing:], (sender,))
+    return dropped
+
+
+def _fan_out(shots: Sequence[Shot], senders: Iterable[Sender]) -> list[Sender]:
+    dropped: list[Sender] = []
+    end = shots[-1][1] + len(shots[-1][0])
     for sender in senders:
         seal = sender.seal
         send = sender.send
         overhead = sender.overhead
-        for payloads, first, timestamp, marker, count, octets in shots:
+        for payloads, first, timestamp, marker, octets in shots:
             buffers = seal(
                 payloads,
                 first_index=first + sender.index_offset,
@@ -148,6 +162,7 @@ def fan_out(groups: Sequence[PacketGroup], senders: Iterable[Sender]) -> list[Se
                 payload_type=sender.payload_type,
                 marker=marker,
             )
+            count = len(payloads)
             if send(buffers, len(payloads[0]) + overhead, count):
                 sender.packets += count
                 sender.octets += octets
@@ -355,6 +370,11 @@ class Track:
             sender.on_reset(self)
             self.wait(sender)
 
+    def skip(self) -> None:
+        """What follows does not continue the cached group of pictures; its keyframe stays as a still."""
+        self.gop_first = None
+        self._bare_units = []
+
     def timestamp_at(self, now: float) -> int | None:
         """The track's timestamp at a moment, extrapolated; None before anything came."""
         if self.base is None:
@@ -447,6 +467,11 @@ class Stream:
     def watchers(self) -> int:
         return max(self.video.watchers, self.audio.watchers)
 
+    @property
+    def listening(self) -> bool:
+        """Somebody takes the sound."""
+        return self.audio.watchers > 0
+
     def on_access_unit(self, access_unit: AccessUnit) -> None:
         self.video.push_access_unit(access_unit)
 
@@ -454,8 +479,7 @@ class Stream:
         track = self.audio
         if not track.watchers:
             track.codec = frame.codec if frame.codec in CLOCK_RATES else None
-            return
-        if frame.codec in CLOCK_RATES:
+        elif frame.payload and frame.codec in CLOCK_RATES:
             track.push_packet(
                 frame.codec,
                 frame.payload,
@@ -463,6 +487,9 @@ class Stream:
                 marker=False,
                 now=frame.received_at,
             )
+
+    def on_skip(self) -> None:
+        self.video.skip()
 
     def on_reset(self) -> None:
         self.video.reset()

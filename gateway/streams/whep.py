@@ -1,11 +1,11 @@
 """WHEP (draft-ietf-wish-whep-04) and WHIP (RFC 9725) as HTTP: requests to responses, without any web
 framework.
 
-    POST    endpoint  application/sdp offer        -> 201 answer, Location, ETag, Link; 400 406 409 413 415
-    429 OPTIONS endpoint                               -> 204 Accept-Post, CORS; never TURN credentials
-    PATCH   session   application/trickle-ice-...  -> 204 (candidates), 200 (restart); 400 412 415 422 428
-    GET     session                                -> 204 DELETE  session                                ->
-    200, media has stopped
+    POST     endpoint  application/sdp offer        -> 201 answer, Location, ETag, Link; 400 406 409 413 415 429
+    OPTIONS  endpoint                               -> 204 Accept-Post, CORS; never TURN credentials
+    PATCH    session   application/trickle-ice-...  -> 204 (candidates), 200 (restart); 400 412 415 422 428
+    GET      session                                -> 204
+    DELETE   session                                -> 200, media has stopped
 
 Errors are problem documents (RFC 9457). Authorization, rate limits and redirects are the caller's: he
 passes what may pass, with the `owner` it is counted to.
@@ -24,17 +24,25 @@ from gateway.streams import sdp
 from gateway.streams.plane import NotAcceptable
 from gateway.streams.session import SessionAnswer, SessionInfo, SessionKind
 
-__all__ = ["EdgeRequest", "EdgeResponse", "IceServer", "SessionEndpoint", "problem"]
+__all__ = ["CORS_HEADERS", "EdgeRequest", "EdgeResponse", "IceServer", "SessionEndpoint", "problem"]
 
 SDP_TYPE = "application/sdp"
 FRAGMENT_TYPE = "application/trickle-ice-sdpfrag"
 MAX_BODY = 64 * 1024
 
+# RFC 9110 section 13.1.1 has the bare asterisk, the examples of RFC 9725 quote it, and clients do as either says.
+_ANY_TAG = frozenset({"*", '"*"'})
 _RESERVED = {"type", "title", "status", "detail", "headers"}
 _ENDPOINT_METHODS = "OPTIONS, POST"
 _SESSION_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH"
 _EXPOSED = "Accept-Patch, Accept-Post, ETag, Link, Location, Retry-After"
 _REQUEST_HEADERS = "Authorization, Content-Type, If-Match, X-Requested-With"
+
+CORS_HEADERS: Mapping[str, str] = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": _EXPOSED,
+}
+"""What a page of any origin needs to read an answer or a refusal. With `*` browsers send no cookie: only a bearer counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +89,15 @@ class IceServer:
 
 
 class Sessions(Protocol):
-    """What is needed of a MediaPlane."""
+    """What is needed of a MediaPlane or a MediaService."""
 
     async def watch(self, source_id: str, offer_sdp: str, *, stream: str, owner: str) -> SessionAnswer: ...
 
     async def publish(self, source_id: str, offer_sdp: str, *, owner: str) -> SessionAnswer: ...
 
-    def restart(self, session_id: str, fragment: sdp.Fragment) -> SessionAnswer: ...
+    async def restart_session(self, session_id: str, fragment: sdp.Fragment) -> SessionAnswer: ...
 
-    def close(self, session_id: str) -> None: ...
+    async def close_session(self, session_id: str) -> None: ...
 
     def session(self, session_id: str) -> SessionInfo: ...
 
@@ -170,7 +178,7 @@ class SessionEndpoint:
             if request.method == "OPTIONS":
                 response = self._options(_SESSION_METHODS, {"Accept-Patch": FRAGMENT_TYPE})
             else:
-                response = self._session(request, session_id)
+                response = await self._session(request, session_id)
         except GatewayError as error:
             response = _problem_of(error)
         return self._with_cors(response)
@@ -203,7 +211,7 @@ class SessionEndpoint:
             headers["Link"] = links
         return EdgeResponse(status=201, headers=headers, body=answer.sdp.encode())
 
-    def _session(self, request: EdgeRequest, session_id: str) -> EdgeResponse:
+    async def _session(self, request: EdgeRequest, session_id: str) -> EdgeResponse:
         session = self._plane.session(session_id)
         if session.kind is not self._kind:
             raise NotFound("no such session")
@@ -211,15 +219,15 @@ class SessionEndpoint:
             case "GET" | "HEAD":
                 return EdgeResponse(status=204, headers={"ETag": session.etag, "Cache-Control": "no-store"})
             case "DELETE":
-                self._plane.close(session_id)
+                await self._plane.close_session(session_id)
                 return EdgeResponse(status=200)
             case "PATCH":
-                return self._patch(request, session)
+                return await self._patch(request, session)
         return problem(
             405, "Method not allowed", "a session takes PATCH and DELETE", headers={"Allow": _SESSION_METHODS}
         )
 
-    def _patch(self, request: EdgeRequest, session: SessionInfo) -> EdgeResponse:
+    async def _patch(self, request: EdgeRequest, session: SessionInfo) -> EdgeResponse:
         """RFC 9725 section 4.3: candidates to the ICE session that the entity tag names, or a restart."""
         if request.content_type != FRAGMENT_TYPE:
             return problem(
@@ -231,8 +239,9 @@ class SessionEndpoint:
         condition = request.headers.get("if-match", "").strip()
         if not condition:
             return problem(428, "Precondition required", "name the ICE session by If-Match")
+        any_tag = condition in _ANY_TAG
         tags = [tag.strip() for tag in condition.split(",")]
-        if condition != "*" and session.etag not in tags:
+        if not any_tag and session.etag not in tags:
             return problem(412, "Precondition failed", "the ICE session was restarted since")
         if len(request.body) > MAX_BODY:
             return problem(413, "Content too large", f"a fragment has at most {MAX_BODY} bytes")
@@ -241,10 +250,10 @@ class SessionEndpoint:
             # A lite agent learns the client's addresses from its checks, so candidates of any kind are
             # taken and need not be kept.
             return EdgeResponse(status=204, headers={"ETag": session.etag})
-        if condition != "*":
+        if not any_tag:
             # Section 4.3.3: a restart is asked for with "*"; new credentials under a tag are a mix-up.
             return problem(422, "Unprocessable content", 'an ICE restart needs If-Match: "*"')
-        answer = self._plane.restart(session.session_id, fragment)
+        answer = await self._plane.restart_session(session.session_id, fragment)
         return EdgeResponse(
             status=200,
             headers={"Content-Type": FRAGMENT_TYPE, "ETag": answer.etag, "Cache-Control": "no-store"},

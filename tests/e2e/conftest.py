@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -22,7 +21,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     (folder / "cameras.yaml").write_text(yaml.dump({"cameras": rows}, allow_unicode=True, sort_keys=False))
     settings = {
         "http": {"port": running.http},
-        "media": {"udp_port": free_port(socket.SOCK_DGRAM)},
+        "media": {"udp_port": 0},
         "mqtt": {"port": running.mqtt},
     }
     (folder / "gateway.yaml").write_text(yaml.dump(settings))

@@ -31,7 +31,13 @@ def bare_gateway(tmp_path: Path) -> Iterator[Product]:
     )
     try:
         running.start(
-            "gateway", "gateway", "serve", "--cameras", f"{tmp_path}/cameras.yaml", "--data", f"{tmp_path}/data"
+            "gateway",
+            "gateway",
+            "serve",
+            "--cameras",
+            f"{tmp_path}/cameras.yaml",
+            "--data",
+            f"{tmp_path}/data",
         )
         running.until_ready()
         yield running
@@ -47,8 +53,8 @@ async def test_a_foreign_camera_shows_on_the_wall_and_a_dead_one_says_why(
     link = await asyncio.to_thread(bare_gateway.link, "wall", "operator", "me")
     wall, errors = await open_page(browser, link, 1366, 768)
     tile = "[data-tile][data-camera=test]"
-    await wall.wait_for_selector(f"{tile}[data-state=live]", timeout=30_000)
-    async with asyncio.timeout(20):
+    await wall.wait_for_selector(f"{tile}[data-state=live]", timeout=60_000)
+    async with asyncio.timeout(60):
         while int(await wall.get_attribute(tile, "data-frames") or 0) < 25:
             await asyncio.sleep(0.1)
     token = await asyncio.to_thread(bare_gateway.token, "operator", "me")

@@ -23,7 +23,7 @@ PICTURES = """tiles => tiles.map(t => {
 REMOTE = "legs => legs.map(l => [Number(l.dataset.remoteFrames), Number(l.dataset.remoteAudio)])"
 
 
-async def until(what: str, ask: Callable[[], Awaitable[object]], seconds: float = 20) -> object:
+async def until(what: str, ask: Callable[[], Awaitable[object]], seconds: float = 60) -> object:
     """Ask until the answer is true. The time limit only bounds a failure; nothing is measured here."""
     last: object = None
     try:
@@ -48,7 +48,7 @@ async def test_a_press_from_the_shell_ends_face_to_face(product: Product, browse
     done = await asyncio.to_thread(subprocess.run, line, capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stderr
 
-    alarm = await wall.wait_for_selector("[data-alarm]", timeout=15_000)
+    alarm = await wall.wait_for_selector("[data-alarm]", timeout=60_000)
     alarm_id = await alarm.get_attribute("data-alarm")
     assert alarm_id
 
@@ -65,7 +65,7 @@ async def test_a_press_from_the_shell_ends_face_to_face(product: Product, browse
     assert shown
 
     # It rings by itself; the gridworker answers, the operator acknowledges and joins.
-    await phone.wait_for_selector("[data-ring]", timeout=15_000)
+    await phone.wait_for_selector("[data-ring]", timeout=60_000)
     await phone.click("[data-act=claim]")
     await wall.keyboard.press("Space")
     await wall.keyboard.press("c")
@@ -93,7 +93,7 @@ async def test_a_press_from_the_shell_ends_face_to_face(product: Product, browse
 
 async def test_the_red_key_twice_shows_each_stage_when_it_is_true(product: Product, browser: Browser) -> None:
     stb, stb_errors = await open_page(browser, product.link("stb", "stb", "stb00002"), 1280, 720)
-    await stb.wait_for_selector("body[data-mqtt=up]", timeout=20_000)
+    await stb.wait_for_selector("body[data-mqtt=up]", timeout=60_000)
     await stb.keyboard.press("r")
     await stb.keyboard.press("r")
     await stage(stb, "persisted")
@@ -116,7 +116,7 @@ async def sixteen_tiles_advance(wall: Page) -> None:
         states = await wall.eval_on_selector_all("[data-tile]", "tiles => tiles.map(t => t.dataset.state)")
         return len(states) == 16 and set(states) == {"live"}
 
-    await until("16 tiles are live", all_live, 40)
+    await until("16 tiles are live", all_live, 90)
     before = await wall.eval_on_selector_all("[data-tile]", FRAMES)
 
     async def all_advanced() -> bool:

@@ -23,6 +23,7 @@ class RecordingLink:
     """MediaLink and SessionKeys in one: sealing lays header and payload end to end."""
 
     segment_overhead = 12
+    lane = None
 
     def __init__(self) -> None:
         self.sent: list[Sent] = []

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import re
+import ssl
 import struct
 from types import TracebackType
 
@@ -19,9 +20,22 @@ class Farm:
     """`async with Farm(...) as farm`: one camera at farm.url, 50 pictures and 50 audio frames a second, a keyframe every 10."""
 
     def __init__(
-        self, *, algorithm: str | None = None, fault: str = "", location: str = "", port: int = 0
+        self,
+        *,
+        algorithm: str | None = None,
+        fault: str = "",
+        location: str = "",
+        port: int = 0,
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+        audio: tuple[str, list[bytes], int] | None = None,
     ) -> None:
+        """audio: SDP lines of the audio track, its payloads (sent in turn, 50 a second), and the step of its timestamp."""
         self.fault = fault
+        self.audio = audio or ("m=audio 0 RTP/AVP 8\r\n", [b"\xd5" * 160], 160)
+        self.audio_reports: list[bytes] = []
+        self.host = host
+        self._tls = tls
         self.ssrc = 0xABCDEF01
         self.methods: list[str] = []
         self.transports: list[str] = []
@@ -37,7 +51,7 @@ class Farm:
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Farm:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self._accept, self.host, self._port, ssl=self._tls)
         self._port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -53,7 +67,8 @@ class Farm:
 
     @property
     def url(self) -> str:
-        return f"rtsp://127.0.0.1:{self._port}/live"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"rtsp{'s' if self._tls else ''}://{host}:{self._port}/live"
 
     @property
     def port(self) -> int:
@@ -142,6 +157,8 @@ class _Connection:
                     data = await self._reader.readexactly(length)
                     if channel == 1:
                         self._farm.reports.append(data)
+                    elif channel == 3:
+                        self._farm.audio_reports.append(data)
                     continue
                 head = (first + await self._reader.readuntil(b"\r\n\r\n")).decode()
                 if self._farm.fault == "mute":
@@ -176,7 +193,7 @@ class _Connection:
             body = (
                 "v=0\r\nm=video 0 RTP/AVP 96\r\n"
                 f"a=rtpmap:96 {codec}/90000\r\na=control:track1\r\n"
-                "m=audio 0 RTP/AVP 8\r\na=control:track2\r\n"
+                f"{farm.audio[0]}a=control:track2\r\n"
             )
             return self._reply(
                 headers, "200 OK", f"Content-Base: {uri}/", "Content-Type: application/sdp", body=body
@@ -202,10 +219,10 @@ class _Connection:
         track = int(uri[-1]) - 1
         if ports := re.search(r"client_port=(\d+)-", wanted):
             transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-                asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+                asyncio.DatagramProtocol, local_addr=(self._farm.host, 0)
             )
             own = transport.get_extra_info("sockname")[1]
-            self._udp[track] = (transport, ("127.0.0.1", int(ports[1])))
+            self._udp[track] = (transport, (self._farm.host, int(ports[1])))
             wanted += f";server_port={own}-{own + 1}"
         elif self._farm.fault == "udp_only":
             return self._reply(headers, "461 Unsupported Transport")
@@ -223,7 +240,7 @@ class _Connection:
         held: list[bytes] = []
 
         def send(track: int, payload: bytes, timestamp: int, marker: bool) -> None:
-            kind = (96, 8)[track]
+            kind = (96, int(farm.audio[0].split()[3]))[track]
             packet = struct.pack(
                 "!BBHII",
                 0x80,
@@ -251,10 +268,10 @@ class _Connection:
 
         for number in range(100_000):
             timestamp = 0xFFFFF000 + number * 1800
-            if number == 15 and farm.fault == "drop":
+            if (number == 15 and farm.fault == "drop") or farm.fault == "drop_later":
                 self._writer.close()
                 return
-            if number == 15 and farm.fault == "stall":
+            if (number == 15 and farm.fault == "stall") or farm.fault == "stall_later":
                 return
             if number % 10 == 0 and not (farm.fault == "no_keyframe" and number):
                 send(0, SPS_MAIN if farm.fault == "b_frames" else SPS, timestamp, False)
@@ -268,7 +285,8 @@ class _Connection:
                 send(0, b"\x01\xa8" + b"\x55" * 100, timestamp, True)
             else:
                 send(0, b"\x41\x9a" + b"\x55" * 400, timestamp, True)
-            send(1, b"\xd5" * 160, number * 160, number == 0)
+            _, payloads, step = farm.audio
+            send(1, payloads[number % len(payloads)], number * step, number == 0 or len(payloads) > 1)
             if 0 not in self._udp:
                 await self._writer.drain()
             await asyncio.sleep(0.02)

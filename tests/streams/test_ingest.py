@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
+import ipaddress
+import itertools
+import ssl
 import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import av
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from gateway.streams.ingest import Pull, PullFailed, PullSpec
 from gateway.streams.media import AccessUnit, AudioFrame, Codec
@@ -54,14 +64,20 @@ class Collected:
                 await self.came.wait()
 
 
-def pull_of(spec: PullSpec) -> tuple[Pull, Collected]:
+def pull_of(
+    spec: PullSpec, *, watched: bool = True, thread: ThreadPoolExecutor | None = None
+) -> tuple[Pull, Collected]:
     collected = Collected()
 
     def audio(frame: AudioFrame) -> None:
         collected.audio.append(frame)
         collected.came.set()
 
-    return Pull(spec, on_unit=collected.unit, on_audio=audio), collected
+    pull = Pull(
+        spec, on_unit=collected.unit, on_audio=audio, listening=lambda: pull.watched, audio_thread=thread
+    )
+    pull.watch(watched)
+    return pull, collected
 
 
 @contextlib.asynccontextmanager
@@ -85,6 +101,7 @@ async def failure(pull: Pull) -> PullFailed:
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 @pytest.mark.parametrize("algorithm", [None, "MD5", "SHA-256", "Basic"])
 async def test_pictures_and_teardown(transport: str, algorithm: str | None) -> None:
+    """Complaints about the peers, item 4: digest variants; TEARDOWN on every exit leaves no session behind."""
     async with Farm(algorithm=algorithm) as farm:
         pull, collected = pull_of(PullSpec(url=farm.url, transport=transport, username="u", password="p"))
         async with running(pull):
@@ -96,20 +113,52 @@ async def test_pictures_and_teardown(transport: str, algorithm: str | None) -> N
         stamps = [unit.timestamp for unit in collected.units]
         assert stamps == sorted(stamps)
         assert {frame.codec for frame in collected.audio} == {Codec.PCMA}
-        assert collected.audio[0].payload == b"\xd5" * 160
+        assert [frame.payload for frame in collected.audio[:2]] == [b"", b"\xd5" * 160]
         await farm.saw("TEARDOWN")
 
 
-async def test_watching_and_not_watching_change_nothing_but_the_wakeups() -> None:
+async def test_unwatched_it_is_swept_and_builds_keyframes_only() -> None:
     async with Farm() as farm:
-        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp"))
+        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp"), watched=False)
         async with running(pull):
-            await collected.at_least(60)  # long enough for a low water mark to be set
-            pull.watch(True)
-            await collected.at_least(len(collected.units) + 5)
-            pull.watch(False)
-            await collected.at_least(len(collected.units) + 5)
+            await collected.at_least(15)
+            assert len(pull.sweep) == 1
+            assert all(unit.keyframe for unit in collected.units)
+            assert len(collected.audio) == 1, "to tell the codec"
+            assert pull.depacketizer is not None
+            assert pull.depacketizer.units > 100
             assert pull.kbps > 10
+            pull.watch(True)
+            assert len(pull.sweep) == 0
+            assert len(collected.units) == pull.depacketizer.units - 9 * (pull.depacketizer.keyframes - 1)
+            at_once = len(collected.units)
+            await collected.at_least(at_once + 30, audio=20)
+            stamps = [unit.timestamp for unit in collected.units[at_once - 1 :]]
+            assert {later - earlier for earlier, later in itertools.pairwise(stamps)} == {1800}
+            pull.watch(False)
+            await collected.at_least(len(collected.units) + 12)
+            assert collected.units[-1].keyframe
+            assert pull.depacketizer.lost_packets == 0
+        await farm.saw("TEARDOWN")
+        assert len(pull.sweep) == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("drop_later", "connection closed by camera"), ("stall_later", "no data for 1 s")]
+)
+async def test_the_end_of_a_swept_connection_is_noticed(fault: str, reason: str) -> None:
+    """Complaints about the peers, item 3."""
+    async with Farm() as farm:
+        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp", data_timeout_s=1.0), watched=False)
+        async with running(pull) as task:
+            await collected.at_least(15)
+            assert len(pull.sweep) == 1
+            farm.fault = fault
+            with pytest.raises(PullFailed) as caught:
+                async with asyncio.timeout(15):
+                    await task
+        assert caught.value.reason == reason
+        assert len(pull.sweep) == 0
 
 
 async def test_reordered_datagrams_are_put_in_order() -> None:
@@ -121,18 +170,102 @@ async def test_reordered_datagrams_are_put_in_order() -> None:
             assert pull.depacketizer.lost_packets == 0
 
 
-async def test_receiver_reports_reach_the_camera() -> None:
+async def test_receiver_reports_reach_the_camera_for_both_tracks() -> None:
     async with Farm() as farm:
         pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp"))
         async with running(pull):
             await collected.at_least(1)
             async with asyncio.timeout(15):
-                while not farm.reports:
-                    await collected.at_least(len(collected.units) + 1)
-        report = farm.reports[0]
-        version, kind, words, _own, ssrc = struct.unpack_from("!BBHII", report)
-        assert (version, kind, words, ssrc) == (0x81, 201, 7, farm.ssrc)
-        assert report[32:34] == b"\x81\xca"
+                while not farm.reports or not farm.audio_reports:
+                    await asyncio.sleep(0.05)
+    for report, ssrc in ((farm.reports[0], farm.ssrc), (farm.audio_reports[0], farm.ssrc + 1)):
+        assert report[1] == 201
+        assert struct.unpack("!I", report[8:12])[0] == ssrc
+        assert report[12:16] == bytes(4), "nothing was lost"
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+async def test_ipv6(transport: str) -> None:
+    async with Farm(host="::1") as farm:
+        pull, collected = pull_of(PullSpec(url=farm.url, transport=transport))
+        async with running(pull):
+            await collected.at_least(12, audio=3)
+
+
+def self_signed(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """(the camera's, ours that trusts it)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "camera")])
+    today = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(today - datetime.timedelta(days=1))
+        .not_valid_after(today + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = folder / "camera.pem"
+    pem.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    camera = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    camera.load_cert_chain(pem)
+    return camera, ssl.create_default_context(cafile=str(pem))
+
+
+async def test_rtsps_with_a_certificate_that_is_trusted_and_one_that_is_not(tmp_path: Path) -> None:
+    camera, ours = self_signed(tmp_path)
+    async with Farm(tls=camera, algorithm="MD5") as farm:
+        assert farm.url.startswith("rtsps://")
+        pull, collected = pull_of(PullSpec(url=farm.url, username="u", password="p", tls=ours), watched=False)
+        async with running(pull):
+            await collected.at_least(3)
+            assert len(pull.sweep) == 0, "TLS is not swept"
+            pull.watch(True)
+            await collected.at_least(len(collected.units) + 12, audio=3)
+        failed = await failure(pull_of(PullSpec(url=farm.url))[0])
+        assert failed.reason == "TLS: certificate verify failed"
+
+
+async def test_aac_arrives_as_opus() -> None:
+    """Complaints about the peers, item 6."""
+    encoder = av.CodecContext.create("aac", "w")
+    encoder.sample_rate, encoder.layout, encoder.format = 48_000, "mono", "fltp"
+    payloads = []
+    for number in range(60):
+        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        frame.planes[0].update(struct.pack("<1024f", *([0.2, -0.2] * 512)))
+        frame.sample_rate, frame.pts = 48_000, number * 1024
+        payloads += [bytes(packet) for packet in encoder.encode(frame)]
+    lines = (
+        "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 MPEG4-GENERIC/48000/1\r\na=fmtp:97 mode=AAC-hbr; sizelength=13; "
+        f"indexlength=3; indexdeltalength=3; config={bytes(encoder.extradata or b'').hex()}\r\n"
+    )
+    framed = [b"\x00\x10" + (len(unit) << 3).to_bytes(2, "big") + unit for unit in payloads]
+    async with Farm(audio=(lines, framed, 1024)) as farm:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            pull, collected = pull_of(PullSpec(url=farm.url), thread=thread)
+            async with running(pull):
+                await collected.at_least(1, audio=30)
+        assert {frame.codec for frame in collected.audio} == {Codec.OPUS}
+        stamps = [frame.timestamp for frame in collected.audio[1:]]
+        assert {after - before for before, after in itertools.pairwise(stamps)} == {960}
+        pull, collected = pull_of(PullSpec(url=farm.url))
+        async with running(pull):
+            await collected.at_least(12)
+            assert pull.ignored_audio == ("MPEG4-GENERIC",)
+            assert collected.audio == []
 
 
 @pytest.mark.parametrize(
@@ -140,12 +273,12 @@ async def test_receiver_reports_reach_the_camera() -> None:
     [
         ("401", "401 unauthorised", Remedy.LONG_PAUSE),
         ("404", "404 not found", Remedy.LONG_PAUSE),
-        ("h265", "codec H265 not supported", Remedy.LONG_PAUSE),
+        ("h265", "codec H265 not supported", Remedy.OTHER_STREAM),
         ("drop", "connection closed by camera", Remedy.PAUSE),
         ("stall", "no data for 1 s", Remedy.PAUSE),
         ("no_keyframe", "no decodable picture for 1 s", Remedy.PAUSE),
         ("garbage", "garbage instead of RTSP", Remedy.PAUSE),
-        ("b_frames", "B-frames not supported", Remedy.LONG_PAUSE),
+        ("b_frames", "B-frames not supported", Remedy.OTHER_STREAM),
         ("redirect_loop", "too many redirects or refusals", Remedy.PAUSE),
     ],
 )

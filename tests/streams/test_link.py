@@ -23,7 +23,10 @@ from gateway.streams.dtls import Certificate
 from gateway.streams.ice import CONSENT_S, IceCredentials
 from gateway.streams.srtp import Profile, SrtpKeys, SrtpReceiver, SrtpSender
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("send_loop"),
+]
 
 
 class Recorder:

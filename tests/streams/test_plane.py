@@ -8,10 +8,12 @@ import re
 import pytest
 from webrtc_clients import Feed, WhepClient, WhipClient, encode_clip, eventually, running_plane
 
-from gateway.errors import NotFound
+from gateway.errors import NotFound, Unavailable
 from gateway.streams import sdp
-from gateway.streams.media import StreamName
+from gateway.streams.media import StreamName, Undecodable
 from gateway.streams.plane import PlaneLimits
+
+pytestmark = pytest.mark.usefixtures("send_loop")
 
 
 async def test_viewer_starts_from_the_cached_keyframe():
@@ -35,6 +37,25 @@ async def test_viewer_starts_from_the_cached_keyframe():
             assert plane.sessions(closed=True)[0].reason == "closed"
         finally:
             await client.close()
+
+
+async def test_what_no_browser_decodes_is_replaced_by_the_sub_stream():
+    """Complaints about the peers, item 6."""
+    client = WhepClient()
+    offer = await client.offer()
+    await client.close()
+    async with running_plane("cam001") as plane:
+        plane.cameras.refuse[StreamName.MAIN] = Undecodable("codec H265 not supported")
+        await plane.watch("camera/cam001", offer, stream="main", owner="me")
+        assert plane.cameras.held == [("cam001", StreamName.SUB)]
+        (session,) = plane.sessions()
+        assert session.stream == StreamName.SUB
+        plane.cameras.refuse[StreamName.SUB] = NotFound("no sub-stream")
+        with pytest.raises(Undecodable):
+            await plane.watch("camera/cam001", offer, stream="main", owner="me")
+        plane.cameras.refuse[StreamName.MAIN] = Unavailable("no answer from host")
+        with pytest.raises(Unavailable, match="no answer"):
+            await plane.watch("camera/cam001", offer, stream="main", owner="me")
 
 
 async def test_live_video_and_audio():

@@ -302,7 +302,7 @@ def test_other_codecs_are_named() -> None:
     session.start(0.0)
     session.receive(answer(session), 0.0)
     (failed,) = session.receive(answer(session, body=SDP.replace(b"H264", b"H265")), 0.0)
-    assert failed == Failed(reason="codec H265 not supported", remedy=Remedy.LONG_PAUSE)
+    assert failed == Failed(reason="codec H265 not supported", remedy=Remedy.OTHER_STREAM)
 
 
 def test_silence_ends_the_start() -> None:

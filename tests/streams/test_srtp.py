@@ -159,6 +159,6 @@ def test_aes_cm_refuses_what_is_too_old_to_be_sent_again() -> None:
     sender = SrtpSender.create(keys(Profile.AES128_CM_SHA1_80))
     for index in range(1, 1300, 50):
         datagrams(sender, [b"x"] * 50, first_index=index)
-    datagrams(sender, [b"x"], first_index=500)
+    datagrams(sender, [b"x"], first_index=900)
     with pytest.raises(ValueError, match="too long ago"):
         datagrams(sender, [b"x"], first_index=3)

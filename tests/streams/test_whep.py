@@ -307,8 +307,11 @@ async def test_restart_under_a_tag_is_422_and_keeps_the_session(session):
 
 async def test_restart_is_200_with_a_fragment_and_a_new_tag(session):
     whep, session_id, etag, _ = session
+    quoted = await whep.handle_session(patch(trickle("first"), '"*"'), session_id)
+    assert quoted.status == 200
     response = await whep.handle_session(patch(trickle("fresh"), "*"), session_id)
     assert response.status == 200
+    assert response.headers["ETag"] != quoted.headers["ETag"]
     assert response.headers["Content-Type"] == FRAGMENT
     assert response.headers["ETag"] != etag
     body = response.body.decode()

@@ -1,0 +1,139 @@
+"""Whom an alarm calls out: the alarm desk's knowledge in the words of calls, and what the edge asks of an alarm's people.
+
+Alarms and calls don't know each other; this is the one place that reads both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import select
+
+from gateway.alarms import announce, records
+from gateway.alarms.dispatch import DispatchSettings, WorkerChoice, rank_workers
+from gateway.alarms.roster import Roster
+from gateway.catalog import Catalog
+from gateway.errors import NotFound
+from gateway.geo import Position
+from gateway.intercom.switchboard import AlarmBrief
+from gateway.store import Store
+
+__all__ = ["Callout"]
+
+RANKED = 50
+"""Workers that a call's plan may choose from: more than ever ring in one call."""
+
+Pair = tuple[float, float]
+
+
+class Callout:
+    """Rankings and descriptions. `catalog` gives the configured world as it is now."""
+
+    def __init__(
+        self,
+        catalog: Callable[[], Catalog],
+        store: Store,
+        roster: Roster,
+        settings: DispatchSettings,
+        *,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._roster = roster
+        self._settings = settings
+        self._now_ms = now_ms
+
+    def rank(self, position: Pair | None, grid: str | None, exclude: frozenset[str]) -> list[WorkerChoice]:
+        """Workers for a call, best first; busy ones too, since a call may wait at a phone."""
+        catalog = self._catalog()
+        where = _position(position) or (catalog.district.centroid(grid) if grid else None)
+        if where is None:
+            return []
+        return rank_workers(
+            self._settings,
+            self._roster.states(),
+            where,
+            grid=grid or catalog.world.area_at(where).grid,
+            now_ms=self._now_ms(),
+            exclude=exclude,
+            busy_too=True,
+            limit=RANKED,
+        )
+
+    def pick(self, worker_id: str, position: Pair | None) -> WorkerChoice | None:
+        """One worker as the ranking sees it; None if unknown, off duty or nowhere."""
+        site = next((w for w in self._catalog().world.workers() if w.id == worker_id), None)
+        where = _position(position) or (site.centroid if site is not None else None)
+        if site is None or where is None:
+            return None
+        ranked = rank_workers(
+            self._settings,
+            [state for state in self._roster.states() if state.id == worker_id],
+            where,
+            grid=site.grid,
+            now_ms=self._now_ms(),
+            busy_too=True,
+            limit=1,
+        )
+        return ranked[0] if ranked else None
+
+    def whereabouts(self, worker_id: str) -> tuple[tuple[str, ...], Pair | None, str]:
+        """Lineage, position and a label of where a worker is. Raises NotFound."""
+        district = self._catalog().district
+        worker = district.gridworkers.get(worker_id)
+        if worker is None:
+            raise NotFound(f"no gridworker {worker_id!r}")
+        position = self._roster.view(worker_id, self._now_ms()).position
+        grid = district.areas.get(worker.grid or "")
+        pair = None if position is None else (position.lat, position.lon)
+        return district.lineage(worker.grid), pair, grid.name if grid else worker.name
+
+    async def brief_of(self, alarm_id: str) -> AlarmBrief:
+        """An alarm as a call needs it. Raises NotFound."""
+        row = await self._row(alarm_id)
+        position = records.position_of(row)
+        return AlarmBrief(
+            alarm_id=alarm_id,
+            place_label=row["place_label"],
+            position=None if position is None else (position.lat, position.lon),
+            lineage=self._catalog().full_lineage(records.lineage_of(row)),
+            grid=row["grid"],
+            incident_id=row["incident_id"],
+        )
+
+    async def participants(self, alarm_id: str) -> frozenset[str]:
+        """Who may see the household card: the acknowledging operator and the claiming gridworker, until it closes."""
+        row = await self._row(alarm_id)
+        if row["closed_at"] is not None:
+            return frozenset()
+        return frozenset(sub for sub in (row["acknowledged_sub"], row["worker_id"]) if sub)
+
+    async def last_ack(self, sid: str) -> dict[str, Any] | None:
+        """The stage of the box's open alarm, for a page that was reloaded."""
+        table = records.alarm_table
+        query = (
+            select(table)
+            .where(table.c.source == f"stb/{sid}", table.c.closed_at.is_(None), table.c.verified.is_(True))
+            .order_by(table.c.received_at.desc())
+            .limit(1)
+        )
+        row = await self._store.read(lambda connection: connection.execute(query).mappings().first())
+        if row is None:
+            return None
+        stage = announce.stage_of(dict(row))
+        return {
+            "pid": row["press_id"],
+            "alarm": row["id"],
+            "stage": stage,
+            "message": announce.words(stage, dict(row)),
+            "silent": bool(row["silent"]),
+        }
+
+    async def _row(self, alarm_id: str) -> records.Row:
+        return await self._store.read(lambda connection: records.load(connection, alarm_id))
+
+
+def _position(pair: Pair | None) -> Position | None:
+    return None if pair is None else Position(lat=pair[0], lon=pair[1])

@@ -1,0 +1,24 @@
+from collections.abc import Sequence
+from typing import Any
+
+class Gate:
+    open: bool
+    def __init__(self, fd: int) -> None: ...
+
+class Lane:
+    def __init__(self, key: bytes, salt: bytes, auth_key: bytes) -> None: ...
+    def seal_group(
+        self,
+        payloads: Sequence[bytes],
+        first_index: int,
+        timestamp: int,
+        ssrc: int,
+        payload_type: int,
+        marker: bool,
+    ) -> bytes: ...
+    def aim(self, gate: Gate, host: str, port: int, scope: int = 0, /) -> None: ...
+    def rest(self) -> None: ...
+
+def fan(
+    shots: tuple[tuple[tuple[bytes, ...], int, int, bool, int], ...], senders: Sequence[Any], /
+) -> list[tuple[Any, int]]: ...
