@@ -119,7 +119,7 @@ async def screens(studio: Studio) -> None:
     await phone.wait_for_selector(".fix.ok")
     await studio.take(phone, "worker-standby")
     await phone.click("[data-act=open-report]")
-    await phone.click("[data-type=facility]")
+    await phone.click("[data-type=公共设施]")
     await phone.fill(".sheet textarea", "路灯不亮，行人看不清台阶")
     await studio.take(phone, "worker-report")
     await phone.click(".sheet .x")
