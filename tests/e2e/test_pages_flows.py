@@ -125,7 +125,7 @@ async def test_a_gridworker_reports_an_event_and_what_is_said_offline_arrives_la
 
     async def report(words: str) -> None:
         await phone.click("[data-act=open-report]")
-        await phone.click("[data-type=facility]")
+        await phone.click("[data-type=公共设施]")
         await phone.fill(".sheet textarea", words)
         await phone.click(".sheet [data-act=report]")
         await phone.wait_for_selector("[data-report]", state="detached")
@@ -133,7 +133,7 @@ async def test_a_gridworker_reports_an_event_and_what_is_said_offline_arrives_la
     async def known(words: str) -> bool:
         found = (await asyncio.to_thread(product.get, "/api/v1/incidents", token))["incidents"]
         return [i["type"] for i in found if i["note"] == words and i["reported_by"] == "worker/w005"] == [
-            "facility"
+            "公共设施"
         ]
 
     await report("井盖缺失")
