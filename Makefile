@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench soak fuzz clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -21,8 +21,16 @@ check:  ## format, lint, types
 	@scripts/setup.sh test
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy
 
+fuzz:  ## every parser for longer (FUZZ_EXAMPLES=20000)
+	@scripts/setup.sh test
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(PY) -m pytest tests/test_fuzz_parsers.py $(ARGS)
+
 bench: setup  ## the figures in the README
 	@$(PY) -m benchmarks $(ARGS)
+
+soak:  ## joins, leaves and faults for SECONDS=600: memory flat, nothing left behind
+	@scripts/setup.sh test
+	@$(PY) tests/soak/soak.py --seconds $(or $(SECONDS),600)
 
 clean:  ## forget set-up and build results (not var/)
 	rm -rf .venv .setup gateway/web/node_modules gateway/web/dist build *.egg-info

@@ -188,6 +188,7 @@ async def measure(
         "receipt_to_ring_ms": percentiles(rung),
         "alarms_rung": len(rung),
         "cpu_percent": spent,
+        "gateway_cpu_ms_a_press": round(10 * spent["gateway"] * took / max(1, answered), 2),
         "start_to_ready_s": round(site.starts_s[0], 2),
     }
 

@@ -2,6 +2,11 @@
 
     python -m benchmarks.ingest rtsp://127.0.0.1:8654/cam{c}/sub --cameras 768 --seconds 20
 
+    python -m benchmarks.ingest --reboot --cameras 768
+
+The second starts the project's own simulators, lets all cameras reboot at the same moment and says how long after the last
+one was up again all were live, and how many were dialled at one time at most.
+
 Prints one JSON object: CPU (user + system of this process) in ms per camera-second and in percent of a core, frames per
 camera-second, packets lost, seconds until all were live, RSS. {c} is the camera's number in three digits.
 """
@@ -10,11 +15,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import resource
+import socket
+import sys
+import tempfile
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
 
 from gateway.streams.cameras import CameraSupervisor, DialLimits, State
 from gateway.streams.media import StreamName
@@ -82,11 +95,7 @@ async def measure(
     started = time.monotonic()
     running = asyncio.create_task(supervisor.run())
     start_cpu = cpu_s()
-    while sum(state.state is State.LIVE for state in supervisor.states()) < cameras:
-        await asyncio.sleep(0.2)
-        if time.monotonic() - started > 60:
-            reasons = {state.reason for state in supervisor.states() if state.state is not State.LIVE}
-            raise SystemExit(f"not all cameras came up: {reasons}")
+    await all_live(supervisor, cameras)
     live_after_s = time.monotonic() - started
     start_cpu = cpu_s() - start_cpu
     await asyncio.sleep(6.0)  # rates are known, low water marks set
@@ -119,11 +128,94 @@ async def measure(
     return result
 
 
+@contextlib.asynccontextmanager
+async def simulators(cameras: int) -> AsyncIterator[tuple[str, str]]:
+    """(RTSP address, control address) of that many simulated cameras, each with /camNNN/main and /camNNN/sub."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = "".join(
+            f"  - {{id: cam{number:03d}, main: 'rtsp://127.0.0.1/cam{number:03d}/main'}}\n"
+            for number in range(cameras)
+        )
+        listed = Path(folder) / "cameras.yaml"
+        listed.write_text(f"cameras:\n{rows}", encoding="utf-8")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "simulators", "cameras", "--cameras", str(listed), "--port", "0"),
+            *("--http", str(port), "--live", "0", "--no-auth", "--seconds", "4"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            if process.stdout is None:
+                raise SystemExit("the simulators have no output")
+            async with asyncio.timeout(300):  # they may have to encode their clips first
+                said = json.loads(await process.stdout.readline())
+            yield said["rtsp"], f"http://127.0.0.1:{port}"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            await process.wait()
+
+
+async def measure_reboot(cameras: int) -> dict[str, float]:
+    """All cameras go away at once and come back 5 s later."""
+    async with simulators(cameras) as (rtsp, control), aiohttp.ClientSession() as http:
+        sources = [
+            Source(
+                id=f"cam{number:03d}", main=f"{rtsp}/cam{number:03d}/main", sub=f"{rtsp}/cam{number:03d}/sub"
+            )
+            for number in range(cameras)
+        ]
+        sinks: dict[str, Stream] = {}
+        limits = DialLimits(dials=64, dials_per_host=64)
+        supervisor = CameraSupervisor(
+            sources, {}, lambda camera_id, _name: sinks.setdefault(camera_id, Stream()), limits=limits
+        )
+        running = asyncio.create_task(supervisor.run())
+        started = time.monotonic()
+        await all_live(supervisor, cameras)
+        first_s = time.monotonic() - started
+        for source in sources:
+            await http.post(f"{control}/fault", json={"camera": source.id, "fault": "reboot"})
+        while True:
+            async with http.get(f"{control}/faults") as answer:
+                if not (await answer.json())["on"]:
+                    break
+            await asyncio.sleep(0.1)
+        up = time.monotonic()
+        live = sum(state.state is State.LIVE for state in supervisor.states())
+        await all_live(supervisor, cameras)
+        result = {
+            "cameras": cameras,
+            "all_live_after_start_s": round(first_s, 2),
+            "live_when_the_last_was_up": live,
+            "all_back_after_the_last_was_up_s": round(time.monotonic() - up, 2),
+            "dial_cap": limits.dials,
+            "dial_peak": supervisor.gate.peak,
+            "dials": supervisor.counters().dials,
+        }
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return result
+
+
+async def all_live(supervisor: CameraSupervisor, cameras: int) -> None:
+    started = time.monotonic()
+    while sum(state.state is State.LIVE for state in supervisor.states()) < cameras:
+        await asyncio.sleep(0.1)
+        if time.monotonic() - started > 90:
+            reasons = {state.reason for state in supervisor.states() if state.state is not State.LIVE}
+            raise SystemExit(f"not all cameras came up: {reasons}")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("url")
+    parser.add_argument("url", nargs="?")
+    parser.add_argument("--reboot", action="store_true", help="measure the return of all after a reboot")
     parser.add_argument("--cameras", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument(
@@ -132,10 +224,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--transport", choices=["tcp", "udp"], default="tcp")
     parser.add_argument("--credentials", help="user:password")
     arguments = parser.parse_args(argv)
-    name = StreamName(arguments.name or ("sub" if "sub" in arguments.url else "main"))
-    username, colon, password = (arguments.credentials or "").partition(":")
+    if bool(arguments.url) is arguments.reboot:
+        parser.error("either a URL or --reboot")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    if arguments.reboot:
+        print(json.dumps(asyncio.run(measure_reboot(arguments.cameras)), indent=1))
+        return
+    name = StreamName(arguments.name or ("sub" if "sub" in arguments.url else "main"))
+    username, colon, password = (arguments.credentials or "").partition(":")
     result = asyncio.run(
         measure(
             arguments.url,

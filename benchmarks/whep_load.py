@@ -207,12 +207,13 @@ def quantile(values: list[float], share: float) -> float:
 async def run(options: argparse.Namespace) -> None:
     context, fingerprint = identity(PROFILES[options.srtp])
     viewers = [Viewer(context) for _ in range(options.count)]
+    consents: list[asyncio.Task[None]] = []
     headers = {"Authorization": f"Bearer {options.token}"}
     async with aiohttp.ClientSession(headers=headers) as http, asyncio.TaskGroup() as tasks:
         for number, viewer in enumerate(viewers):
             camera = f"cam{number % options.cameras:03}"
             await viewer.join(http, options.url.replace("{camera}", camera), fingerprint)
-        consents = [tasks.create_task(viewer.keep_consent()) for viewer in viewers]
+            consents.append(tasks.create_task(viewer.keep_consent()))
         await asyncio.sleep(options.settle)
         before = [(viewer.packets, viewer.octets, viewer.frames) for viewer in viewers]
         Viewer.counting = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hmac
 import logging
 import signal
 import ssl
@@ -26,7 +27,10 @@ from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
 from gateway.alarms.policy import Actor, AlarmSettings
+from gateway.alarms.press import sign
 from gateway.alarms.roster import Roster, WorkerView
+from gateway.alarms.statistics import Statistics
+from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
 from gateway.callout import Callout
 from gateway.catalog import Catalog
@@ -35,7 +39,7 @@ from gateway.devices import Devices, handlers_of
 from gateway.errors import GatewayError, NotAllowed, NotFound
 from gateway.http.alarms import AlarmsEdge
 from gateway.http.calls import CallsEdge
-from gateway.http.door import Door
+from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
 from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
 from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
@@ -43,6 +47,7 @@ from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
 from gateway.http.pages import Health, page_routes, security_headers
 from gateway.http.people import PeopleEdge, worker_json
+from gateway.http.reach import AudienceReach
 from gateway.http.routes import Edge, Exchange, Route, same_origin
 from gateway.http.session import SessionsEdge
 from gateway.identity import Keyring, LoginThrottle
@@ -71,12 +76,15 @@ log = logging.getLogger(__name__)
 
 LAG_PROBE_S = 0.5
 RIGHTS_CHECK_S = 1.0
+LINGER_S = 2.0
+"""How long the rest of a body is waited for whose request was refused."""
 LAG_LIMIT_MS = 1_000.0
 """Above it /readyz fails: a front door should send viewers elsewhere."""
 EVENT_ACTIONS = {
     "alarm": Action.ALARM_LIST,
     "incident": Action.INCIDENT_LIST,
     "task": Action.TASK_LIST,
+    "audience": Action.ALARM_LIST,
     "call": Action.CALL_LIST,
     "ring": Action.CALL_LIST,
     "ring_end": Action.CALL_LIST,
@@ -170,9 +178,20 @@ class Gateway:
             publish_mqtt=self.devices.publish,
             publish_event=self._publish_alarm_event,
             ring=self._ring_plan,
+            reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
         )
-        self.cases = CaseDesk(store, clock=now_ms, new_id=lambda at: str(ULID.from_timestamp(at / 1000)))
+        self.cases = CaseDesk(
+            store,
+            clock=now_ms,
+            new_id=lambda at: str(ULID.from_timestamp(at / 1000)),
+            name_of=self._helper_name,
+            action_ms=alarms.action_ms,
+            task_offer_ms=alarms.task_offer_ms,
+        )
+        self.tasks = TaskDesk(
+            store, photos=options.data.path / "photos", move_incident=self.cases.move_if_legal, clock=now_ms
+        )
         self.switchboard = Switchboard(
             store,
             CallSettings(**asdict(self.settings.calls)),
@@ -250,14 +269,16 @@ class Gateway:
                 self._tasks = tasks
                 running = [
                     tasks.create_task(self._watch_lag(), name="loop-lag"),
-                    tasks.create_task(self._watch_rights(runner), name="rights"),
+                    tasks.create_task(self._watch_rights(), name="rights"),
                     tasks.create_task(self.desk.run(), name="alarm-desk"),
+                    tasks.create_task(self.cases.run(), name="incidents"),
+                    tasks.create_task(self.tasks.run(), name="tasks"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
                 ]
                 topics = handlers_of(
                     self.desk,
                     self.roster,
-                    self.switchboard,
+                    reply=self._on_reply,
                     duty_changed=self._duty_changed,
                     now_ms=now_ms,
                 )
@@ -290,17 +311,15 @@ class Gateway:
             await asyncio.sleep(LAG_PROBE_S)
             self._lag_ms = max(0.0, (time.monotonic() - due) * 1000)
 
-    async def _watch_rights(self, runner: web.AppRunner) -> None:
+    async def _watch_rights(self) -> None:
         """What is still open from an earlier request must still be allowed: log-outs and revocations end things at once,
         this ends what ends by time (tokens, grants, calls), and what was just being opened meanwhile."""
-        door = Door(self.settings.http.request_timeout_s)
         while True:
             await asyncio.sleep(RIGHTS_CHECK_S)
             self._on_revoked(lambda principal: not self.sessions.is_valid(principal), "expired")
             if self.media_edge is not None:
                 for session_id in self.media_edge.sessions_without_right():
                     self._background(self.media.close_session(session_id, reason="revoked"), "close-revoked")
-            door.close_idle(runner, time.monotonic())
 
     def _background(self, work: Any, name: str) -> None:
         """Work that nobody waits for, owned by the gateway. Its failure is logged, never silent."""
@@ -326,6 +345,17 @@ class Gateway:
             full_lineage=self.catalog.full_lineage,
             locate=lambda position: self.catalog.district.locate(position).lineage,
             participants=self.callout.participants,
+            helpers=self.tasks.helpers,
+            duties=self.settings.alarms.duties,
+        )
+        cases = CasesEdge(
+            self.cases,
+            self.tasks,
+            Statistics(self.store, clock=now_ms),
+            full_lineage=self.catalog.full_lineage,
+            names=self._display_name,
+            duties=self.settings.alarms.duties,
+            verify_box=self._verify_box,
         )
         calls = CallsEdge(
             self.switchboard, brief_of=self.callout.brief_of, whereabouts=self.callout.whereabouts
@@ -366,7 +396,7 @@ class Gateway:
         )
         metrics = Metrics(self)
         grants = GrantsEdge(self.grants, camera=self.catalog.resource)
-        for routes in (self.sessions, grants, alarms, calls, self.media_edge, people):
+        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people):
             edge.add(routes.routes())
         edge.add(
             page_routes(
@@ -378,7 +408,12 @@ class Gateway:
         )
         edge.add([self._events_route(), openapi_route(lambda: edge.routes)])
         runner = web.AppRunner(
-            edge.app, access_log=None, handle_signals=False, shutdown_timeout=http.shutdown_s
+            edge.app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=http.shutdown_s,
+            keepalive_timeout=http.request_timeout_s,  # also the time that a request's header may take
+            lingering_time=LINGER_S,
         )
         await runner.setup()
         tls = None
@@ -436,6 +471,15 @@ class Gateway:
             },
         )
 
+    async def _on_reply(self, worker_id: str, said: dict[str, Any]) -> None:
+        """`w/{wid}/reply`: to a task, or to a ringing call."""
+        task_id, act = said.get("task"), TASK_REPLIES.get(str(said.get("act")))
+        if not isinstance(task_id, str):
+            await self.switchboard.reply(worker_id, said)
+        elif act is not None and (await self.tasks.scope(task_id))[1] == worker_id:
+            by = Actor(sub=worker_id, name=self._helper_name(worker_id) or worker_id, role=Role.WORKER)
+            await self.tasks.act(task_id, act, by, feedback=str(said.get("note") or "")[:2000])
+
     def _on_denied(self, client: str, topic: str) -> None:
         """A device wrote where it may not (product.md section 6 row 5)."""
         log.warning("broker refused %s on %s", client, topic)
@@ -444,13 +488,34 @@ class Gateway:
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
     async def _publish_alarm_event(self, type: str, data: dict[str, Any], lineage: tuple[str, ...]) -> None:
-        resource = Resource(kind=type, id=str(data.get("id")), lineage=self.catalog.full_lineage(lineage))
+        assignee = data.get("assignee")
+        resource = Resource(
+            kind=type,
+            id=str(data.get("id")),
+            lineage=self.catalog.full_lineage(lineage),
+            owner=assignee["id"] if assignee else None,
+        )
         self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource)
         if type == "alarm" and (
             data["condition"] == Condition.CLEARED or data["handling"] == Handling.CLOSED
         ):
             # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
             await self.switchboard.cancel_alarm(str(data["id"]))
+
+    def _helper_name(self, sub: str) -> str | None:
+        """Name of a gridworker or volunteer."""
+        district = self.catalog.district
+        known = district.gridworkers.get(sub) or district.volunteers.get(sub)
+        return None if known is None else known.name
+
+    def _display_name(self, code: str) -> str:
+        """Of an area or a helper, for the figures."""
+        area = self.catalog.district.areas.get(code)
+        return area.name if area else self._helper_name(code) or code
+
+    def _verify_box(self, sid: str, text: str, signature: str) -> bool:
+        key = self.catalog.world.box_key(sid)
+        return key is not None and hmac.compare_digest(sign(key, text).encode(), signature.encode())
 
     async def _publish_call_event(self, type: str, data: dict[str, Any], audience: Audience) -> None:
         resource = Resource(

@@ -1,4 +1,4 @@
-"""The console script `gateway`: serve, check, token, link.
+"""The console script `gateway`: serve, check, token, link, audit verify.
 
 Exit codes: 0 done, 1 it couldn't be done (the reason is on standard error), 2 wrong usage.
 """
@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from urllib.parse import urlsplit
 
 from gateway import __version__
 from gateway.access import Action, Principal, Resource, Role, authorize
+from gateway.alarms.broker import end_left_behind
+from gateway.audit import verify_audit
 from gateway.config import Files, ServeOptions, load_configuration
 from gateway.data_dir import DataDir
 from gateway.errors import ConfigError, GatewayError
@@ -87,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         "--ttl", type=_at_least_1, default=600, metavar="S", help="seconds it is valid (default 600)"
     )
     link.set_defaults(run=_link)
+
+    trail = commands.add_parser("audit", help="the audit trail").add_subparsers(required=True, metavar="WHAT")
+    verify = trail.add_parser("verify", help="walk the hash chain, offline; exit 1 where it is broken")
+    verify.add_argument(
+        "--anchor", type=_anchor, metavar="ID:HASH", help="a head printed earlier; shows that no tail was cut"
+    )
+    _add_data(verify)
+    verify.set_defaults(run=_verify_audit)
     return parser
 
 
@@ -153,9 +164,14 @@ def _serve(options: argparse.Namespace) -> int:
     )
     for chatty in ("alembic", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # A traceback for each garbled request would let anybody fill the disk; our own errors are logged by the edge.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     files = _files(options)
     configuration = load_configuration(files)
     with DataDir.open(options.data) as data:
+        if configuration.settings.mqtt.mode is MqttMode.SUPERVISED:
+            # A gateway that was killed leaves its broker behind, which would hold the port.
+            end_left_behind(data.path / "broker")
         workers = options.workers or configuration.settings.media.workers
         if not workers:
             workers = max(1, min(len(os.sched_getaffinity(0)), len(configuration.cameras)))
@@ -191,6 +207,30 @@ def _issue(options: argparse.Namespace, kind: TokenKind) -> str:
 def _token(options: argparse.Namespace) -> int:
     print(_issue(options, TokenKind.ACCESS))
     return 0
+
+
+def _anchor(text: str) -> tuple[int, str]:
+    number, _, digest = text.partition(":")
+    if not number.isdecimal() or len(digest) != 64:
+        raise argparse.ArgumentTypeError("should be ID:HASH as printed by audit verify")
+    return int(number), digest.lower()
+
+
+def _verify_audit(options: argparse.Namespace) -> int:
+    path = options.data / "gateway.db"
+    if not path.is_file():
+        raise GatewayError(f"no database {path}")
+    try:
+        report = verify_audit(path, anchor=options.anchor)
+    except sqlite3.Error as error:
+        raise GatewayError(f"can't read {path}: {error}") from None
+    head = f"{report.head[0]}:{report.head[1]}"
+    if report.broken_at is None:
+        print(f"{report.entries} entries, the chain holds; head {head}")
+        return 0
+    raise GatewayError(
+        f"the audit trail is broken at entry {report.broken_at}: {report.reason}; sound up to {head}"
+    )
 
 
 def _link(options: argparse.Namespace) -> int:

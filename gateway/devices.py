@@ -1,7 +1,7 @@
 """The road to the devices: the broker (our own child or somebody else's), our client there, and what each topic means.
 
 Boxes and gridworkers' phones speak MQTT; which client may use which topic is the broker's ACL. Everything a device says
-is handled here by one short function a topic, which asks the alarm desk, the roster or the switchboard.
+is handled here by one short function a topic, which asks the alarm desk, the roster or whoever is answered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from gateway.config import Secrets
 from gateway.data_dir import DataDir
 from gateway.errors import ProtocolError, Unavailable
 from gateway.identity import device_password
-from gateway.intercom.switchboard import Switchboard
 from gateway.settings import MqttMode
 from gateway.settings import MqttSettings as Configured
 
@@ -159,8 +158,8 @@ class Devices:
 def handlers_of(
     desk: AlarmDesk,
     roster: Roster,
-    switchboard: Switchboard,
     *,
+    reply: Callable[[str, dict[str, Any]], Awaitable[None]],
     duty_changed: Callable[[str, Duty], Awaitable[None]],
     now_ms: Callable[[], int],
 ) -> Handlers:
@@ -187,8 +186,8 @@ def handlers_of(
         await roster.set_duty(message.device, wanted, now_ms=now_ms())
         await duty_changed(message.device, wanted)
 
-    async def reply(message: Incoming) -> None:
-        await switchboard.reply(message.device, _decode(message.payload))
+    async def answer(message: Incoming) -> None:
+        await reply(message.device, _decode(message.payload))
 
     return {
         "stb/+/press": press,
@@ -196,7 +195,7 @@ def handlers_of(
         "stb/+/presence": presence,
         "w/+/loc": location,
         "w/+/duty": duty,
-        "w/+/reply": reply,
+        "w/+/reply": answer,
     }
 
 

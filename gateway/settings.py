@@ -161,6 +161,23 @@ class AlarmSettings:
     press_rate_per_s: float = ranged(5.0, 0.1, 1_000)  # a box; beyond it presses are counted and slowed
     press_burst: int = ranged(20, 1, 1_000)
     resident_text_s: float = ranged(15.0, 1, 120)  # without `persisted` the box says 110
+    duties: tuple[str, ...] = (  # what a gridworker may report (上报)
+        "治安防范",
+        "矛盾纠纷",
+        "消防隐患",
+        "安全生产",
+        "占道经营",
+        "环境卫生",
+        "违法建设",
+        "流动人口",
+        "出租房屋",
+        "特殊人群",
+        "食品药品",
+        "公共设施",
+        "噪音扰民",
+        "民生服务",
+        "其他事项",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,26 @@ class Mistake:
         return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
 
 
+MAX_DEPTH = 64
+"""Of YAML nodes. Ours have ten."""
+
+
+def _refuse_deep(data: bytes) -> None:
+    """PyYAML composes nested nodes by recursion in C: a file of 10,000 brackets would end the process, not raise."""
+    depth, events = 0, _Loader(data)
+    try:
+        while events.check_event():
+            event = events.get_event()
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=event.start_mark)  # type: ignore[arg-type]
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    finally:
+        events.dispose()
+
+
 class Document:
     """One YAML file and the mistakes found in it so far. Of a `secret` one no value is ever quoted."""
 
@@ -71,6 +91,7 @@ class Document:
         self.exists = True
         loader = None
         try:
+            _refuse_deep(data)
             loader = _Loader(data)
             self._root = loader.get_single_node()
         except yaml.MarkedYAMLError as error:

@@ -91,7 +91,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CAM=FAULT",
-        help=", ".join(f"{k}: {v}" for k, v in faults.FAULTS.items()),
+        help=", ".join(f"{k}: {v}" for k, v in faults.FAULTS.items()).replace("%", "%%"),
     )
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "announce_alarm",
     "announce_ring",
     "announce_stage",
+    "audience_brief",
     "refusal",
     "stage_of",
 ]
@@ -131,6 +132,19 @@ def announce_alarm(connection: Connection, row: Row, deadlines: Mapping[Deadline
     """The alarm as it is now, to every page that may see it."""
     event = {"type": "alarm", "data": alarm_view(row, deadlines), "lineage": lineage_of(row)}
     outbox.add(connection, KIND_EVENT, f"alarm/{row['id']}", event)
+
+
+def audience_brief(row: Row) -> Json:
+    """What an added audience is told at once; its pages fetch the rest."""
+    return {
+        "alarm_id": row["id"],
+        "kind": row["kind"],
+        "silent": bool(row["silent"]),
+        "place_label": row["place_label"],
+        "position": None if row["lat"] is None else {"lat": row["lat"], "lon": row["lon"]},
+        "lineage": lineage_of(row),
+        "level": row["level"],
+    }
 
 
 def announce_ring(connection: Connection, row: Row) -> None:

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from gateway.errors import Unavailable
 
-__all__ = ["Broker", "BrokerSettings", "acl_text", "config_text", "password_line"]
+__all__ = ["Broker", "BrokerSettings", "acl_text", "config_text", "end_left_behind", "password_line"]
 
 logger = logging.getLogger(__name__)
 
@@ -257,11 +257,7 @@ class Broker:
         """A gateway that was killed leaves its broker behind; it would hold the port. Only ours, by its pid
         and its command line.
         """
-        pid = await asyncio.to_thread(_left_behind, self._directory)
-        if pid is None:
-            return
-        logger.warning("ending the broker (pid %d) that an earlier gateway left behind", pid)
-        await asyncio.to_thread(_end, pid)
+        await asyncio.to_thread(end_left_behind, self._directory)
 
     def _write_files(self) -> None:
         lines = [password_line(GATEWAY_USER, self._gateway_password, os.urandom(12))]
@@ -312,6 +308,14 @@ def _free_port(host: str, port: int) -> int:
                 f"MQTT port {port} on {host} is not free ({exc.strerror}); set another one"
             ) from exc
         return int(probe.getsockname()[1])
+
+
+def end_left_behind(directory: Path) -> None:
+    """Ends the broker that an earlier gateway with this directory left behind when it was killed. Blocking."""
+    pid = _left_behind(directory)
+    if pid is not None:
+        logger.warning("ending the broker (pid %d) that an earlier gateway left behind", pid)
+        _end(pid)
 
 
 def _left_behind(directory: Path) -> int | None:

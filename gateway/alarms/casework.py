@@ -8,6 +8,7 @@ closes the alarm that it came from.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -18,16 +19,30 @@ from gateway import outbox
 from gateway.alarms import records
 from gateway.alarms.alarm import Event, Handling, change_handling
 from gateway.alarms.announce import KIND_EVENT, Json, Stage, announce_alarm, announce_stage
-from gateway.alarms.incident import ENDS, IncidentState, Transition, change_incident, check_verifier
+from gateway.alarms.audiences import Audience, call_on, deliveries_of
+from gateway.alarms.incident import (
+    ENDS,
+    TRANSITIONS,
+    IncidentState,
+    Transition,
+    change_incident,
+    check_verifier,
+)
 from gateway.alarms.records import Row, alarm_table, incident_table
+from gateway.alarms.task import TaskEvent, TaskState
+from gateway.alarms.tasks import offer_task, settle_tasks
 from gateway.audit import audit, audit_table
-from gateway.errors import NotFound
-from gateway.geo import Position
+from gateway.errors import Conflict, NotAllowed, NotFound, ProtocolError, Unavailable
+from gateway.geo import Position, distance_m
 from gateway.store import Store, flush
 
 __all__ = ["CaseDesk", "announce_incident", "incident_view", "open_incident"]
 
 CHINA = datetime.timezone(datetime.timedelta(hours=8))
+HAND_OVER = ("110", "12345")
+MERGE_M, MERGE_MS = 150.0, 7_200_000
+_AT_WORK = (IncidentState.REPORTED, IncidentState.DISPATCHED, IncidentState.HANDLING)
+_OPEN_TASKS = frozenset({TaskState.OFFERED, TaskState.ACCEPTED, TaskState.EN_ROUTE, TaskState.ON_SCENE})
 _HANDLING_STEPS = ("incident.dispatch", "incident.handle", "incident.submit")
 
 
@@ -56,6 +71,7 @@ def open_incident(
     grid: str | None,
     alarm_id: str | None = None,
     note: str = "",
+    action_ms: int = 600_000,
 ) -> Row:
     """A new incident in the caller's transaction, audited and announced. Returns its row."""
     row: Row = {
@@ -79,6 +95,15 @@ def open_incident(
         "changed_at": now_ms,
         "reopened": 0,
         "note": note,
+        "dispatched_at": None,
+        "on_scene_at": None,
+        "submitted_at": None,
+        "ended_at": None,
+        "action_by": now_ms + action_ms,
+        "follow_up_at": None,
+        "satisfied": None,
+        "score": None,
+        "transferred_to": None,
     }
     connection.execute(incident_table.insert(), row)
     detail = {"alarm": alarm_id, "type": type, "severity": severity, "police": police}
@@ -106,15 +131,29 @@ def incident_view(row: Row) -> Json:
     return {**{key: value for key, value in row.items() if key not in hidden}, "position": position}
 
 
-class CaseDesk:
-    """The closed loop. `on_transition(incident view)` hooks are not needed: everything leaves through the
-    outbox.
-    """
+Suggestions = list[Json]  # CaseDesk has a method `list`
 
-    def __init__(self, store: Store, *, clock: Callable[[], int], new_id: Callable[[int], str]) -> None:
+
+class CaseDesk:
+    """The closed loop. Everything it tells leaves through the outbox; run `run()` for its deadlines."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], int],
+        new_id: Callable[[int], str],
+        name_of: Callable[[str], str | None] = lambda worker_id: worker_id,
+        action_ms: int = 600_000,
+        task_offer_ms: int = 120_000,
+    ) -> None:
+        """name_of: of a gridworker or volunteer by id, None if there is none. The other two: policy.AlarmSettings."""
         self._store = store
         self._clock = clock
         self._new_id = new_id
+        self._name_of = name_of
+        self._action_ms = action_ms
+        self._task_offer_ms = task_offer_ms
 
     async def report(
         self,
@@ -150,6 +189,7 @@ class CaseDesk:
                 community=community,
                 grid=grid,
                 note=note,
+                action_ms=self._action_ms,
             )
         )
         return incident_view(row)
@@ -181,13 +221,19 @@ class CaseDesk:
 
     async def lineage(self, incident_id: str) -> tuple[str, ...]:
         """For authorize(). Raises NotFound."""
-        return records.lineage_of(await self._store.read(lambda c: _load(c, incident_id)))
+        return records.lineage_of(await self._store.read(lambda c: records.load_incident(c, incident_id)))
+
+    async def alarm_of(self, incident_id: str) -> str | None:
+        """The alarm it came from. Raises NotFound."""
+        row = await self._store.read(lambda c: records.load_incident(c, incident_id))
+        alarm_id: str | None = row["alarm_id"]
+        return alarm_id
 
     async def get(self, incident_id: str) -> Json:
-        """With `timeline` from the audit trail. Raises NotFound."""
+        """With `timeline` from the audit trail, and `deliveries`. Raises NotFound."""
 
         def query(c: Connection) -> Json:
-            view = incident_view(_load(c, incident_id))
+            view = incident_view(records.load_incident(c, incident_id))
             a = audit_table.c
             rows = c.execute(
                 select(a.at, a.action, a.who, a.detail)
@@ -198,6 +244,7 @@ class CaseDesk:
                 {"at": at, "event": action.partition(".")[2], "by": who, "detail": records.decode(detail)}
                 for at, action, who, detail in rows
             ]
+            view["deliveries"] = deliveries_of(c, f"incident/{incident_id}")
             return view
 
         return await self._store.read(query)
@@ -215,46 +262,200 @@ class CaseDesk:
         Raises Conflict, NotAllowed.
         """
         now_ms = self._clock()
+        task_id = self._new_id(now_ms)
+        said = dict(detail or {})
+        worker = said.get("worker") or said.get("volunteer")
+        if worker is not None and (not isinstance(worker, str) or self._name_of(worker) is None):
+            raise NotFound(f"no gridworker or volunteer {worker}")
 
         def step(c: Connection) -> Json:
-            row = _load(c, incident_id)
-            before = IncidentState(row["state"])
-            came_from = None if row["came_from"] is None else IncidentState(row["came_from"])
-            after = change_incident(before, transition, came_from=came_from)
-            if transition in (Transition.RATE, Transition.REOPEN):
-                check_verifier(_handlers(c, incident_id), str(by))
-            values: Row = {"state": after, "changed_at": now_ms}
-            if after in (IncidentState.TRANSFERRED, IncidentState.SUSPENDED):
-                values["came_from"] = before
-            if transition is Transition.REOPEN:
-                values["reopened"] = row["reopened"] + 1
-            c.execute(update(incident_table).where(incident_table.c.id == incident_id).values(**values))
-            row = {**row, **values}
-            audit(
-                c,
-                who=str(by),
-                action=f"incident.{transition}",
-                subject=f"incident/{incident_id}",
-                detail={"name": by.name, "note": note, **(detail or {})},
-                now_ms=now_ms,
-            )
-            announce_incident(c, row)
-            if after in ENDS:
-                _close_alarms(c, incident_id, now_ms)
+            row = self._move(c, incident_id, transition, by, now_ms, note, said)
+            if transition is Transition.DISPATCH and worker is not None:
+                offer_task(
+                    c,
+                    task_id,
+                    row,
+                    assignee=worker,
+                    name=self._name_of(worker) or worker,
+                    role="worker" if "worker" in said else "volunteer",
+                    by=by,
+                    note=note,
+                    now_ms=now_ms,
+                    expires_at=now_ms + self._task_offer_ms,
+                )
             return incident_view(row)
 
         return await self._store.write(step)
 
+    def move_if_legal(self, c: Connection, incident_id: str, what: str, by: _Actor) -> None:
+        """What a task means for its incident: `handle` or `submit`, where the table allows it. In the caller's
+        transaction."""
+        row = records.load_incident(c, incident_id)
+        if (IncidentState(row["state"]), Transition(what)) in TRANSITIONS:
+            self._move(c, incident_id, Transition(what), by, self._clock(), "", {})
 
-def _load(connection: Connection, incident_id: str) -> Row:
-    row = (
-        connection.execute(select(incident_table).where(incident_table.c.id == incident_id))
-        .mappings()
-        .first()
-    )
-    if row is None:
-        raise NotFound(f"no incident {incident_id}")
-    return dict(row)
+    async def follow_up(
+        self, incident_id: str, who: str, *, satisfied: bool, note: str = "", source: str | None = None
+    ) -> Json:
+        """回访: the resident's own answer (`source`: stb/sid, which must have raised the incident's alarm) or a phone
+        note of a desk. Asked for while VERIFYING; a later answer replaces an earlier one. Raises Conflict, NotAllowed."""
+        now_ms = self._clock()
+
+        def step(c: Connection) -> Json:
+            row = records.load_incident(c, incident_id)
+            if row["state"] not in (IncidentState.VERIFYING, IncidentState.RATED):
+                raise Conflict("只有待核查的事件可以回访", state=row["state"])
+            if source is not None:
+                concerned = select(alarm_table.c.id).where(
+                    alarm_table.c.incident_id == incident_id,
+                    alarm_table.c.source == source,
+                    alarm_table.c.verified,
+                )
+                if c.execute(concerned).first() is None:
+                    raise NotAllowed("this box did not raise the incident's alarm")
+            values = {"satisfied": satisfied, "follow_up_at": now_ms, "changed_at": now_ms}
+            c.execute(update(incident_table).where(incident_table.c.id == incident_id).values(**values))
+            audit(
+                c,
+                who=who,
+                action="incident.follow_up",
+                subject=f"incident/{incident_id}",
+                detail={"satisfied": satisfied, "note": note},
+                now_ms=now_ms,
+            )
+            row = {**row, **values}
+            announce_incident(c, row)
+            return incident_view(row)
+
+        return await self._store.write(step)
+
+    async def merge_suggestions(self, incident_id: str) -> Suggestions:
+        """Open incidents within 150 m that were reported within two hours of this one, nearest first."""
+
+        def query(c: Connection) -> Suggestions:
+            row = records.load_incident(c, incident_id)
+            place = records.position_of(row)
+            if place is None:
+                return []
+            around = select(incident_table).where(
+                incident_table.c.id != incident_id,
+                incident_table.c.state.not_in(list(ENDS)),
+                incident_table.c.reported_at.between(
+                    row["reported_at"] - MERGE_MS, row["reported_at"] + MERGE_MS
+                ),
+            )
+            near: list[tuple[float, Json]] = []
+            for mapping in c.execute(around).mappings():
+                at = records.position_of(dict(mapping))
+                if at is not None and (metres := distance_m(place, at)) <= MERGE_M:
+                    view = {key: mapping[key] for key in ("id", "number", "type", "place_label", "state")}
+                    near.append((metres, {**view, "distance_m": round(metres, 1)}))
+            return [view for _, view in sorted(near, key=lambda item: item[0])]
+
+        return await self._store.read(query)
+
+    async def run(self) -> None:
+        """Until cancelled: an incident without any action in `action_ms` goes to the supervisor, again and again."""
+        while True:
+            await asyncio.sleep(1.0)
+            await self.fire_due()
+
+    async def fire_due(self) -> int:
+        """Tells the supervisor of what is overdue now; how many."""
+        now_ms = self._clock()
+        due = select(incident_table.c.id).where(incident_table.c.action_by <= now_ms).limit(50)
+
+        def step(c: Connection) -> int:
+            overdue = c.execute(due).scalars().all()
+            for incident_id in overdue:
+                row = records.load_incident(c, incident_id)
+                subject = f"incident/{incident_id}"
+                c.execute(
+                    update(incident_table)
+                    .where(incident_table.c.id == incident_id)
+                    .values(action_by=now_ms + self._action_ms)
+                )
+                audit(c, who="system", action="incident.overdue", subject=subject, detail={}, now_ms=now_ms)
+                brief = {
+                    "incident_id": incident_id,
+                    "number": row["number"],
+                    "place_label": row["place_label"],
+                    "lineage": records.lineage_of(row),
+                }
+                call_on(c, subject, Audience.SUPERVISOR, now_ms, brief)
+            return len(overdue)
+
+        try:
+            if await self._store.read(lambda c: c.execute(due).first()) is None:
+                return 0
+            return await self._store.write(step)
+        except Unavailable:
+            return 0
+
+    def _move(
+        self,
+        c: Connection,
+        incident_id: str,
+        transition: Transition,
+        by: _Actor,
+        now_ms: int,
+        note: str,
+        said: dict[str, Any],
+    ) -> Row:
+        row = records.load_incident(c, incident_id)
+        before = IncidentState(row["state"])
+        came_from = None if row["came_from"] is None else IncidentState(row["came_from"])
+        after = change_incident(before, transition, came_from=came_from)
+        if transition in (Transition.RATE, Transition.REOPEN):
+            check_verifier(_handlers(c, incident_id), str(by))
+        values: Row = {"state": after, "changed_at": now_ms}
+        # The supervisor hears of it when nothing is done; waiting for others is not our doing nothing.
+        values["action_by"] = now_ms + self._action_ms if after in _AT_WORK else None
+        if after in (IncidentState.TRANSFERRED, IncidentState.SUSPENDED):
+            values["came_from"] = before
+        if transition is Transition.TRANSFER:
+            if said.get("to") not in HAND_OVER:
+                raise ProtocolError(f"detail.to must be one of {', '.join(HAND_OVER)}")
+            values["transferred_to"] = said["to"]
+        elif transition is Transition.DISPATCH and row["dispatched_at"] is None:
+            values["dispatched_at"] = now_ms
+        elif transition is Transition.SUBMIT:
+            values["submitted_at"] = now_ms
+        elif transition is Transition.REOPEN:
+            values["reopened"] = row["reopened"] + 1
+        elif transition is Transition.RATE:
+            score = said.get("score")
+            if score is not None and (not isinstance(score, int) or not 1 <= score <= 5):
+                raise ProtocolError("detail.score must be 1..5")
+            values["score"] = score
+            if isinstance(said.get("satisfied"), bool):
+                values["satisfied"] = said["satisfied"]
+        elif transition is Transition.MERGE:
+            into = records.load_incident(c, str(said.get("into")))
+            if into["id"] == incident_id or IncidentState(into["state"]) in ENDS:
+                raise Conflict("并入哪一个进行中的事件？", into=into["id"])
+        if after in ENDS:
+            values["ended_at"] = now_ms
+        c.execute(update(incident_table).where(incident_table.c.id == incident_id).values(**values))
+        row = {**row, **values}
+        audit(
+            c,
+            who=str(by),
+            action=f"incident.{transition}",
+            subject=f"incident/{incident_id}",
+            detail={"name": by.name, "note": note, **said},
+            now_ms=now_ms,
+        )
+        announce_incident(c, row)
+        if transition is Transition.RATE:
+            settle_tasks(c, row, TaskEvent.VERIFY, by, now_ms, only=frozenset({TaskState.DONE}))
+        elif transition is Transition.REOPEN:
+            settle_tasks(c, row, TaskEvent.REDO, by, now_ms, only=frozenset({TaskState.DONE}))
+        elif after in ENDS:
+            settle_tasks(c, row, TaskEvent.REVOKE, "system", now_ms, only=_OPEN_TASKS)
+        if after in ENDS:
+            _close_alarms(c, incident_id, now_ms)
+        return row
 
 
 def _handlers(connection: Connection, incident_id: str) -> frozenset[str]:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, func, select
 from ulid import ULID
 
 from gateway import outbox
-from gateway.alarms import escalation, intake, records
+from gateway.alarms import announce, audiences, escalation, intake, records
 from gateway.alarms.alarm import Event, Handling, Outcome, change_handling
 from gateway.alarms.announce import (
     KIND_ACK,
@@ -45,6 +45,7 @@ from gateway.alarms.press import (
 )
 from gateway.alarms.records import Row, alarm_table, deadline_table, incident_table
 from gateway.alarms.roster import Roster
+from gateway.alarms.tasks import KIND_TASK
 from gateway.alarms.world import World
 from gateway.audit import audit
 from gateway.errors import Conflict, ProtocolError, Unavailable
@@ -92,8 +93,10 @@ class AlarmDesk:
         publish_mqtt: PublishMqtt,
         publish_event: PublishEvent,
         ring: Ring,
+        reach: audiences.Reach,
         clock: Callable[[], int],
     ) -> None:
+        self._reach = reach
         self._store = store
         self._world = world
         self._settings = settings
@@ -105,7 +108,13 @@ class AlarmDesk:
         self._clock = clock
         self._courier = outbox.Courier(
             store,
-            {KIND_ACK: self._deliver_ack, KIND_EVENT: self._deliver_event, KIND_RING: self._deliver_ring},
+            {
+                KIND_ACK: self._deliver_ack,
+                KIND_EVENT: self._deliver_event,
+                KIND_RING: self._deliver_ring,
+                audiences.KIND_AUDIENCE: self._deliver_audience,
+                KIND_TASK: self._deliver_task,
+            },
         )
         self._gate = Gate(store, settings)
         self._deadlines_changed = asyncio.Event()
@@ -291,6 +300,7 @@ class AlarmDesk:
                     grid=row["grid"],
                     alarm_id=row["id"],
                     note=note,
+                    action_ms=self._settings.action_ms,
                 )
             elif outcome is Outcome.MERGED:
                 if merged_into is None or merged_into == row["id"]:
@@ -323,8 +333,7 @@ class AlarmDesk:
 
         return await self._step(alarm_id, step)
 
-    # ---- other parts of the gateway ------------------------------------------------------------------------
-
+    # ---- other parts of the gateway
     async def on_call(self, alarm_id: str, call_id: str) -> None:
         """The alarm's call is open."""
 
@@ -416,11 +425,12 @@ class AlarmDesk:
         """The whole Alarm. `include_household`: for the acknowledging operator and the claiming worker only;
         the view is audited and ends with the alarm. Raises NotFound."""
 
-        def query(c: Connection) -> tuple[Row, dict[DeadlineKind, int], Alarms]:
+        def query(c: Connection) -> tuple[Row, dict[DeadlineKind, int], Alarms, Alarms]:
             row = records.load(c, alarm_id)
-            return row, records.load_deadlines(c, alarm_id), records.timeline_of(c, alarm_id)
+            told = audiences.deliveries_of(c, f"alarm/{alarm_id}")
+            return row, records.load_deadlines(c, alarm_id), records.timeline_of(c, alarm_id), told
 
-        row, deadlines, timeline = await self._store.read(query)
+        row, deadlines, timeline, deliveries = await self._store.read(query)
         now_ms = self._clock()
         view = records.alarm_view(row, deadlines)
         position = records.position_of(row)
@@ -429,6 +439,7 @@ class AlarmDesk:
             [] if position is None else self.workers_at(position, grid=row["grid"], now_ms=now_ms)
         )
         view["timeline"] = timeline
+        view["deliveries"] = deliveries
         view["household"] = None
         home = self._world.home(row["household"]) if row["household"] else None
         if include_household and home is not None and row["closed_at"] is None:
@@ -530,6 +541,7 @@ class AlarmDesk:
         if Effect.ABANDON in effects:
             row = records.update_alarm(c, row, handling=self._move(row, Event.ABANDON), **_NOT_ACKNOWLEDGED)
             self._log(c, row, "abandoned", None, now_ms)
+        added: tuple[Level, ...] = ()
         if Effect.ADD_AUDIENCE in effects:
             levels = tuple(Level)
             added = levels[levels.index(before.level) + 1 : levels.index(after.level) + 1]
@@ -539,6 +551,8 @@ class AlarmDesk:
         row = records.update_alarm(c, row, level=after.level, base_ms=after.base_ms, alerted_at=now_ms)
         records.store_deadlines(c, alarm_id, after.deadlines)
         announce_alarm(c, row, after.deadlines)
+        for audience in audiences.added_by(added, effects):
+            audiences.call_on(c, f"alarm/{alarm_id}", audience, now_ms, announce.audience_brief(row))
 
     # ---- steps ---------------------------------------------------------------------------------------------
 
@@ -650,6 +664,30 @@ class AlarmDesk:
     async def _deliver_event(self, message: outbox.Message) -> None:
         row: Mapping[str, Any] = message.payload
         await self._publish_event(row["type"], row["data"], tuple(row["lineage"]))
+
+    async def _deliver_audience(self, message: outbox.Message) -> None:
+        """Reaches for them and takes down how many there were; that there was nobody is told to the desk at once."""
+        payload: Json = message.payload
+        count = await self._reach(payload)
+        now_ms = self._clock()
+
+        def note(c: Connection) -> None:
+            if not audiences.reached(c, payload["delivery"], count, now_ms) or count:
+                return
+            kind, _, id = message.key.partition("/")
+            if kind == "alarm":
+                row = records.load(c, id)
+                records.add_timeline(
+                    c, id, at=now_ms, event="nobody_reached", by="system", audience=payload["audience"]
+                )
+                announce_alarm(c, row, records.load_deadlines(c, id))
+
+        await self._store.write(note)
+
+    async def _deliver_task(self, message: outbox.Message) -> None:
+        task = message.payload
+        topic = f"{announce.MQTT_ROOT}/w/{task['worker']}/task"
+        await self._publish_mqtt(topic, msgspec.json.encode(task["message"]), 1, False)
 
     async def _deliver_ring(self, message: outbox.Message) -> None:
         await self._ring(message.payload)

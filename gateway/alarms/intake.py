@@ -28,6 +28,7 @@ from gateway.alarms.announce import (
     refusal,
     stage_of,
 )
+from gateway.alarms.audiences import note_first
 from gateway.alarms.escalation import EscalationSettings, Level, first
 from gateway.alarms.press import Kind, PlaceKind, Press, Refusal
 from gateway.alarms.records import Row, alarm_table, press_table
@@ -201,6 +202,7 @@ def _new_alarm(
         detail={"pid": press.pid, "kind": press.kind, "via": admitted.via},
         now_ms=now_ms,
     )
+    note_first(connection, row["id"], level, now_ms)
     announce_stage(connection, row, Stage.PERSISTED, now_ms)
     announce_alarm(connection, row, progress.deadlines)
     if group is None and press.kind is not Kind.TEST:

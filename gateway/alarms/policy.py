@@ -28,6 +28,7 @@ class Actor:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlarmSettings:
     """press_rate: presses a second of one box before it is throttled, press_burst: how many at once.
+    action_ms: an incident without any action goes to the supervisor. task_offer_ms: a task not answered expires.
     keep_track_ms: of gridworkers' tracks.
     """
 
@@ -40,6 +41,9 @@ class AlarmSettings:
     throttle_ms: int = 1_000
     throttle_bound: int = 500
     flush_ms: int = 5_000
+    action_ms: int = 600_000
+    volunteer_radius_m: float = 500.0
+    task_offer_ms: int = 120_000
     keep_track_ms: int = 30 * 86_400_000
 
     @classmethod
@@ -51,7 +55,7 @@ class AlarmSettings:
         return cls(
             escalation=EscalationSettings(
                 shown_ms=round(alarms.shown_s * 1000),
-                street_ms=round(alarms.street_s * 1000),
+                street_ms=round(min(alarms.street_s, alarms.acknowledged_s) * 1000),
                 district_ms=round(alarms.district_s * 1000),
                 leader_ms=round(alarms.leader_s * 1000),
                 triage_ms=round(alarms.triage_s * 1000),
@@ -68,5 +72,7 @@ class AlarmSettings:
             group_ms=round(alarms.group_window_s * 1000),
             press_rate=alarms.press_rate_per_s,
             press_burst=float(alarms.press_burst),
+            action_ms=round(alarms.action_s * 1000),
+            volunteer_radius_m=alarms.volunteer_radius_m,
             keep_track_ms=where.track_days * 86_400_000,
         )

@@ -45,9 +45,11 @@ __all__ = [
     "lineage_of",
     "load",
     "load_deadlines",
+    "load_incident",
     "neighbours",
     "press_table",
     "progress_of",
+    "stamp_incident",
     "store_deadlines",
     "timeline_of",
     "timeline_table",
@@ -168,7 +170,18 @@ incident_table = Table(
     Column("changed_at", BigInteger, nullable=False),
     Column("reopened", Integer, nullable=False),
     Column("note", Text, nullable=False),
+    Column("dispatched_at", BigInteger),
+    Column("on_scene_at", BigInteger),
+    Column("submitted_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("action_by", BigInteger),
+    Column("follow_up_at", BigInteger),
+    Column("satisfied", Boolean),
+    Column("score", Integer),
+    Column("transferred_to", Text),
 )
+Index("ix_incident_action_by", incident_table.c.action_by)
+Index("ix_incident_reported_at", incident_table.c.reported_at)
 Index("ix_incident_state", incident_table.c.state, incident_table.c.reported_at)
 
 CELL_DEGREES = 0.002
@@ -309,6 +322,25 @@ def neighbours(
     cells = {f"cell{i}": middle + (i // 3 - 1) * CELLS_A_ROW + (i % 3 - 1) for i in range(9)}
     rows = _NEIGHBOURS.run(connection, {**cells, "since": since_ms})
     return [(row[0], row[1], row[2], Position(lat=row[3], lon=row[4])) for row in rows]
+
+
+def load_incident(connection: Connection, incident_id: str) -> Row:
+    """Raises NotFound."""
+    query = select(incident_table).where(incident_table.c.id == incident_id)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        raise NotFound(f"no incident {incident_id}")
+    return dict(row)
+
+
+def stamp_incident(connection: Connection, incident_id: str, column: str, now_ms: int) -> None:
+    """Takes down when a step was first reached."""
+    stamped = incident_table.c[column]
+    connection.execute(
+        update(incident_table)
+        .where(incident_table.c.id == incident_id, stamped.is_(None))
+        .values({column: now_ms})
+    )
 
 
 def lineage_of(row: Row) -> tuple[str, ...]:

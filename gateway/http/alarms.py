@@ -82,7 +82,8 @@ def actor(principal: Principal) -> Actor:
 
 class AlarmsEdge:
     """Routes of alarms and incidents. `full_lineage` orders area codes; `locate(position)` gives the lineage of a place;
-    `holders(alarm_id)` are the subs that may see the household: acknowledging operator and claiming gridworker."""
+    `participants(alarm_id)` are the subs that may see the household: acknowledging operator and claiming gridworker;
+    `helpers(incident_id)` those with a task in it; `duties`: what a gridworker may report."""
 
     def __init__(
         self,
@@ -92,7 +93,11 @@ class AlarmsEdge:
         full_lineage: Callable[[tuple[str, ...]], tuple[str, ...]],
         locate: Callable[[Position], tuple[str, ...]],
         participants: Callable[[str], Awaitable[frozenset[str]]],
+        helpers: Callable[[str], Awaitable[frozenset[str]]],
+        duties: tuple[str, ...],
     ) -> None:
+        self._helpers = helpers
+        self._duties = duties
         self._desk = desk
         self._cases = cases
         self._full_lineage = full_lineage
@@ -109,7 +114,11 @@ class AlarmsEdge:
     async def _incident(self, request: web.Request) -> Resource:
         incident_id = request.match_info["incident_id"]
         lineage = self._full_lineage(await self._cases.lineage(incident_id))
-        return Resource(kind="incident", id=incident_id, lineage=lineage)
+        taking_part = await self._helpers(incident_id)
+        alarm_id = await self._cases.alarm_of(incident_id)
+        if alarm_id is not None:  # who took the alarm's call handles its incident, task or not
+            taking_part |= await self._participants(alarm_id)
+        return Resource(kind="incident", id=incident_id, lineage=lineage, participants=taking_part)
 
     def routes(self) -> list[Route]:
         def fixed(kind: str) -> Resolver:
@@ -233,6 +242,8 @@ class AlarmsEdge:
         position = from_datum(said.lat, said.lon, said.datum)
         lineage = self._locate(position)
         by_hand = Resource(kind="incident", id="new", lineage=lineage)
+        if who.role == "worker" and said.type not in self._duties:
+            raise ProtocolError(f"type must be one of {', '.join(self._duties)}")
         if not authorize(who, Action.INCIDENT_REPORT, by_hand).allowed:
             require(who, Action.INCIDENT_CREATE, by_hand)
         district, street, community, grid = (*lineage[:4], None, None, None, None)[:4]

@@ -5,6 +5,7 @@ Nothing is counted here: the parts own their counters and this module reads them
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ class Metrics:
         health = parts.health()
         yield _gauge("gateway_ready", "Whether presses and viewers are accepted", float(health.ready))
         yield _gauge("gateway_event_loop_lag_seconds", "How late the event loop is", parts.lag_ms / 1000)
+        yield _gauge("gateway_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         yield from self._cameras()
         yield from self._pictures()
         yield from self._media()

@@ -135,6 +135,7 @@ class Edge:
     ) -> None:
         self._authenticate = authenticate
         self._security_headers = security_headers
+        self._body_limit_bytes = body_limit_bytes
         self._body_timeout_s = body_timeout_s
         self._channels: Counter[tuple[str, str]] = Counter()
         self._channel_tasks: dict[asyncio.Task[Any], tuple[str, Principal]] = {}
@@ -197,6 +198,9 @@ class Edge:
         """All of it, so that a handler never waits for a slow client. aiohttp keeps it for the handler."""
         if not request.can_read_body:
             return
+        announced = request.content_length or 0
+        if announced > self._body_limit_bytes:
+            raise web.HTTPRequestEntityTooLarge(self._body_limit_bytes, announced)
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 await request.read()
@@ -248,9 +252,9 @@ class Edge:
                 response = problem_of(error)
         except GatewayError as error:
             response = problem_of(error)
-        except web.HTTPRequestTimeout as error:
-            response = problem(408, error.text or error.reason)
-            response.force_close()
+        except (web.HTTPRequestTimeout, web.HTTPRequestEntityTooLarge) as error:
+            response = problem(error.status, error.text or error.reason)
+            response.force_close()  # what is left of the body is not waited for
         except web.HTTPException as error:
             response = problem(
                 error.status, error.text or error.reason, headers=_keep(error, "Allow", "Location")

@@ -11,7 +11,6 @@ with one camera is seen by another, and only changes of state are logged.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import random
 import ssl
@@ -26,6 +25,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from gateway.errors import NotFound, Unavailable
+from gateway.streams.dialling import DialGate, DialLimits
 from gateway.streams.h264 import Timeline
 from gateway.streams.ingest import Pull, PullFailed, PullSpec
 from gateway.streams.media import AccessUnit, AudioFrame, MediaSink, StreamName, Undecodable
@@ -98,84 +98,6 @@ class CameraState:
     since_ms: int
     last_frame_at_ms: int | None
     streams: dict[StreamName, StreamState]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DialLimits:
-    """Seconds, and numbers of connections. A host is host:port of the URL (one recorder).
-
-    dials, dials_per_host: from dialling to PLAY. connections_per_host: pulls at once, None for no limit.
-    backoff_*: ceiling of the pause after the first failure and after many. long_pause_s: after what only a person can mend.
-    suspect_connect_timeout_s: for a host that was silent at the last dial.
-    patience_s: a dial that heard nothing for so long ends if others wait for its place.
-    """
-
-    dials: int = 128
-    dials_per_host: int = 32
-    connections_per_host: int | None = None
-    backoff_first_s: float = 0.5
-    backoff_most_s: float = 5.0
-    long_pause_s: float = 60.0
-    connect_timeout_s: float = 5.0
-    suspect_connect_timeout_s: float = 1.0
-    patience_s: float = 1.0
-    data_timeout_s: float = 10.0
-    grace_s: float = 10.0
-    first_keyframe_timeout_s: float = 12.0
-
-
-class DialGate:
-    """A priority semaphore with a limit in total and per host. Unsuspected first, then first come."""
-
-    def __init__(self, total: int, per_host: int) -> None:
-        self._total = total
-        self._per_host = per_host
-        self._order = 0
-        self._waiting: list[tuple[bool, int, str, asyncio.Future[None]]] = []
-        self._hosts: Counter[str] = Counter()
-        self.dialling = 0
-        self.peak = 0
-
-    @property
-    def crowded(self) -> bool:
-        """Somebody waits."""
-        return any(not future.done() for *_, future in self._waiting)
-
-    async def enter(self, host: str, *, suspect: bool) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._order += 1
-        heapq.heappush(self._waiting, (suspect, self._order, host, future))
-        self._let_in()
-        try:
-            await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self.leave(host)
-            raise
-
-    def leave(self, host: str) -> None:
-        self.dialling -= 1
-        self._hosts[host] -= 1
-        if not self._hosts[host]:
-            del self._hosts[host]
-        self._let_in()
-
-    def _let_in(self) -> None:
-        full = []
-        while self._waiting and self.dialling < self._total:
-            entry = heapq.heappop(self._waiting)
-            _suspect, _order, host, future = entry
-            if future.done():
-                continue
-            if self._hosts[host] >= self._per_host:
-                full.append(entry)
-                continue
-            self.dialling += 1
-            self.peak = max(self.peak, self.dialling)
-            self._hosts[host] += 1
-            future.set_result(None)
-        for entry in full:
-            heapq.heappush(self._waiting, entry)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -607,7 +529,7 @@ class CameraSupervisor:
 
         def waited() -> None:
             nonlocal patience
-            if self.gate.crowded and stream.pull is not None:
+            if stream.pull is not None and self.gate.wanted_by_others(host):
                 stream.pull.give_up_if_silent()
             patience = loop.call_later(self.limits.patience_s / 4, waited)
 
@@ -618,7 +540,8 @@ class CameraSupervisor:
                 patience = None
                 self.gate.leave(host)
 
-        patience = loop.call_later(self.limits.patience_s, waited)
+        # Twice as long after each failure: if it is us or the network that is slow, all get through in the end.
+        patience = loop.call_later(self.limits.patience_s * 2.0 ** min(stream.failures, 4), waited)
         try:
             yield dialled
         finally:

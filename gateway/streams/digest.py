@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 __all__ = ["Authorizer", "Challenge", "choose", "parse_challenges"]
 
-_PARAM = re.compile(r'\s*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))\s*')
+MAX_HEADER_CHARS = 4_096
+"""Longer headers are no challenge that a camera means; reading them must not take time."""
+_PARAM = re.compile(r'\s*+([A-Za-z0-9_-]++)\s*+=\s*+(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))\s*')
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9_-]*)(?=\s|,|$)(?!\s*=)")
+_WORD = re.compile(r"\s*+[A-Za-z0-9_-]++")
 _HASHES = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 
 
@@ -41,6 +44,8 @@ def parse_challenges(values: Iterable[str]) -> list[Challenge]:
     """All challenges of all WWW-Authenticate headers; several may share one header. Damaged parts are left out."""
     challenges = []
     for value in values:
+        if len(value) > MAX_HEADER_CHARS:
+            continue
         position = 0
         scheme: str | None = None
         params: dict[str, str] = {}
@@ -52,6 +57,10 @@ def parse_challenges(values: Iterable[str]) -> list[Challenge]:
                 if scheme is not None:
                     challenges.append(_challenge(scheme, params))
                 scheme, params = match[1].lower(), {}
+            else:
+                match = _WORD.match(
+                    value, position
+                )  # the whole of it: letter by letter would take its length squared
             position = match.end() if match and match.end() > position else position + 1
         if scheme is not None:
             challenges.append(_challenge(scheme, params))

@@ -6,7 +6,8 @@ peer's nomination. The rules below were learned from browsers:
 - Before nomination every path with an authenticated check may carry DTLS and media: Chromium sends its
   ClientHello on the first pair that answered, ahead of USE-CANDIDATE; waiting for that costs a second.
 - After nomination the last USE-CANDIDATE wins (re-nomination, mobility). A selected pair that fell silent
-  gives way to one that is being checked, because rebinding shows itself by checks alone.
+  gives way to one that is being checked, because rebinding shows itself by checks alone, and at once to one on
+  which the peer's RTCP comes.
 - An authenticated request renews consent (RFC 7675); `consent_s` of silence ends the session.
 - A restart keeps both generations of credentials until the first check of the new one; DTLS and SRTP are
   untouched by it.
@@ -31,6 +32,8 @@ CONSENT_S = 30.0
 CHECK_TIMEOUT_S = 30.0
 # Chromium checks the selected pair every 2.5 s, Firefox every 5 s; one lost check must not move a pair.
 SILENT_PAIR_S = 11.0
+# RTCP on another pair says more than silence: the peer sends where it selected. Stragglers come within a second.
+ABANDONED_S = 1.0
 # One peer needs a few (interfaces x families x transports); the bound keeps a flapping NAT from filling the
 # index.
 MAX_PATHS = 16
@@ -172,12 +175,19 @@ class IceSession(Generic[PathT]):
         )
 
     def receive_data(self, path: PathT) -> bool:
-        """DTLS or media came on a path.
+        """DTLS or authentic RTCP came on a path.
 
-        Before nomination an authenticated one shows what the peer prefers. True: `selected` changed.
+        Before nomination an authenticated path shows what the peer prefers. Afterwards it does so too when
+        the selected one was not checked since: the peer's NAT gave it another address, and its consent checks
+        need not nominate again (aiortc's don't). True: `selected` changed.
         """
-        if self.state is IceState.CHECKED and path in self._paths:
+        heard = self._paths.get(path)
+        if heard is None or path == self.selected:
+            return False
+        if self.state is IceState.CHECKED:
             return self._select(path)
+        if self.state is IceState.NOMINATED and self.selected is not None:
+            return heard - self._paths.get(self.selected, heard) > ABANDONED_S and self._select(path)
         return False
 
     def forget(self, path: PathT) -> None:

@@ -153,7 +153,7 @@ class Pull:
         """Others wait for the place that this dial holds: end it now, unless the host has said something."""
         if self._connection is not None:
             self._connection.give_up_if_silent()
-        elif self._connecting is not None:
+        elif self._connecting is not None and not self._connecting.expired():
             self._connecting.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:

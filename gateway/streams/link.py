@@ -181,7 +181,10 @@ class Link:
             try:
                 # RFC 5761 section 4: RTCP packet types 192-223 are payload types 64-95 with the marker.
                 if len(data) > 1 and 64 <= data[1] & 0x7F < 96:
-                    self._handlers.on_rtcp(receiver.unprotect_rtcp(data), now)
+                    compound = receiver.unprotect_rtcp(data)
+                    if self._ice.receive_data((carrier, address)):
+                        self.follow_ice()
+                    self._handlers.on_rtcp(compound, now)
                 else:
                     self._handlers.on_rtp(receiver.unprotect(data), now)
             except ProtocolError as error:

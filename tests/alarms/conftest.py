@@ -107,6 +107,8 @@ class Receivers:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.rings: list[dict[str, Any]] = []
         self.down = False
+        self.reached: list[dict[str, Any]] = []
+        self.on_duty = 1
         self.news = asyncio.Event()
 
     async def publish_mqtt(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
@@ -122,6 +124,11 @@ class Receivers:
     async def ring(self, brief: dict[str, Any]) -> None:
         self.rings.append(brief)
         self.news.set()
+
+    async def reach(self, payload: dict[str, Any]) -> int:
+        self.reached.append(payload)
+        self.news.set()
+        return self.on_duty
 
     def stages(self, sid: str) -> list[str]:
         return [p["stage"] for topic, p, _ in self.mqtt if topic == f"pd/v1/stb/{sid}/ack"]
@@ -147,6 +154,7 @@ class Bench:
             publish_mqtt=self.got.publish_mqtt,
             publish_event=self.got.publish_event,
             ring=self.got.ring,
+            reach=self.got.reach,
             clock=clock,
         )
 

@@ -40,6 +40,9 @@ async def main(path: str) -> None:
     async def ring(brief: dict[str, Any]) -> None:
         say("ring", brief["alarm_id"])
 
+    async def reach(payload: dict[str, Any]) -> int:
+        return 1
+
     desk = AlarmDesk(
         store,
         SmallWorld(),
@@ -49,6 +52,7 @@ async def main(path: str) -> None:
         publish_mqtt=publish_mqtt,
         publish_event=publish_event,
         ring=ring,
+        reach=reach,
         clock=lambda: time.time_ns() // 1_000_000,
     )
     reader = asyncio.StreamReader()

@@ -352,3 +352,41 @@ async def test_house_of_the_files_is_the_world_of_the_desk() -> None:
     assert world.box_key("b0") == b"k"
     assert world.home_of("b0") is None
     assert world.cameras() is world.cameras()
+
+
+async def test_each_audience_has_a_delivery_and_nobody_on_duty_is_told_to_the_desk(
+    bench: Bench, clock: Clock
+) -> None:
+    bench.got.on_duty = 0
+    async with bench.running():
+        alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+        await bench.desk.shown(alarm, "c", ZHANG)
+        for seconds in (15, 15, 30):
+            clock.now_ms += seconds * 1000
+            await bench.desk.fire_due()
+        await bench.settle()
+    view = await bench.desk.get(alarm)
+    told = [(d["audience"], d["channel"], d["reached"]) for d in view["deliveries"]]
+    assert told == [
+        ("community", "event", None),  # confirmed by SHOWN
+        ("street", "event", 0),
+        ("volunteers", "event", 0),
+        ("district", "event", 0),
+        ("supervisor", "event", 0),
+        ("leader", "event", 0),
+        ("police", "prompt", 0),
+    ]
+    nobody = [e["detail"]["audience"] for e in view["timeline"] if e["event"] == "nobody_reached"]
+    assert sorted(nobody) == sorted(audience for audience, _, _ in told[1:])
+    assert "volunteers" in [payload["audience"] for payload in bench.got.reached]
+
+
+async def test_no_volunteer_is_called_to_violence(bench: Bench, clock: Clock) -> None:
+    async with bench.running():
+        await bench.desk.press(press_body(silent=True), "http")
+        clock.now_ms += 60_000
+        await bench.desk.fire_due()
+        await bench.settle()
+    assert {payload["audience"] for payload in bench.got.reached} == {
+        "street", "district", "supervisor", "leader", "police"
+    }  # fmt: skip

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
 import pytest_asyncio
+from browser import bundle, chromium, other_origin
 from gateway_process import Running, running
+from playwright.async_api import Browser, Page
+
+sys.path.append(str(Path(__file__).parents[1]))  # for netem, which other tests use too
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +40,24 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as client:
         yield client
     await asyncio.sleep(0)  # connections close in the loop's next turn
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as one:
+        yield one
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def origin(tmp_path_factory) -> AsyncIterator[str]:
+    async with other_origin(bundle(tmp_path_factory.mktemp("page"))) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(browser: Browser, origin: str) -> AsyncIterator[Page]:
+    context = await browser.new_context()
+    one = await context.new_page()
+    await one.goto(origin)
+    yield one
+    await context.close()

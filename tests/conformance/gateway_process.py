@@ -112,9 +112,12 @@ class Running:
             async with client.post(f"{self.control}/fault", json=body) as reply:
                 assert reply.status == 200, await reply.text()
 
-    async def metrics(self) -> dict[str, float]:
-        """Samples of /metrics by name with labels, as they stand in the text."""
-        async with aiohttp.ClientSession() as client, client.get(f"{self.base}/metrics") as reply:
+    async def metrics(self, http: aiohttp.ClientSession | None = None) -> dict[str, float]:
+        """Samples of /metrics by name with labels, as they stand in the text. http: whose connection is to be used."""
+        if http is None:
+            async with aiohttp.ClientSession() as client:
+                return await self.metrics(client)
+        async with http.get(f"{self.base}/metrics") as reply:
             assert reply.status == 200
             return parse_metrics(await reply.text())
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 from aiortc import AudioStreamTrack, RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtp import RtcpPsfbPacket, RtcpRrPacket
 from gateway_process import WORKER, Running
 from yarl import URL
 
@@ -54,6 +55,28 @@ async def request(
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with http.request(method, url, data=body.encode(), headers=named, allow_redirects=False) as reply:
         return Answer(status=reply.status, headers=reply.headers, body=await reply.text(), url=reply.url)
+
+
+@dataclass(slots=True)
+class Packets:
+    """Sequence numbers of one stream, unwrapped (RFC 3550 appendix A.1)."""
+
+    received: set[int] = field(default_factory=set)
+    highest: int | None = None
+    repaired: int = 0
+
+    def add(self, number: int) -> None:
+        if self.highest is None:
+            self.highest = number
+        extended = self.highest + ((number - self.highest + 0x8000) & 0xFFFF) - 0x8000
+        self.highest = max(self.highest, extended)
+        self.received.add(extended)
+
+    def missing(self, *, under_way: int = 30) -> tuple[int, int]:
+        """(missing, expected) numbers; the last ones may still be on their way again."""
+        assert self.highest is not None
+        expected = range(min(self.received), self.highest - under_way)
+        return sum(number not in self.received for number in expected), len(expected)
 
 
 class Peer:
@@ -102,12 +125,71 @@ class Peer:
     async def accept(self, answer_sdp: str) -> None:
         await self.pc.setRemoteDescription(RTCSessionDescription(sdp=answer_sdp, type="answer"))
 
-    async def join(self, http: aiohttp.ClientSession, url: str, **headers: str) -> Answer:
-        """Offer, POST and answer. The session is the caller's to delete."""
+    async def join(
+        self, http: aiohttp.ClientSession, url: str, *, via: tuple[str, int] | None = None, **headers: str
+    ) -> Answer:
+        """Offer, POST and answer. The session is the caller's to delete. via: media goes by this UDP address."""
         answer = await request(http, "POST", url, body=await self.offer(), **{"Content_Type": SDP, **headers})
         if answer.status == 201:
-            await self.accept(answer.body)
+            await self.accept(answer.body if via is None else redirected(answer.body, via))
         return answer
+
+    def tap_pictures(self) -> list[tuple[int, bool]]:
+        """A list that grows by (RTP timestamp, has an IDR slice) of each picture sent under the video's own SSRC."""
+        pictures: list[tuple[int, bool]] = []
+        transport = self.pc.getTransceivers()[0].receiver.transport
+        handle = transport._handle_rtp_data
+        ssrc = self._video_ssrc()
+
+        async def tapped(data: bytes, arrival_time_ms: int) -> None:
+            if int.from_bytes(data[8:12], "big") == ssrc:
+                timestamp, payload = int.from_bytes(data[4:8], "big"), data[12:]
+                kind = payload[0] & 31
+                idr = kind == 5 or (kind == 28 and payload[1] & 0x9F == 0x85)
+                if not pictures or pictures[-1][0] != timestamp:
+                    pictures.append((timestamp, idr))
+                elif idr:
+                    pictures[-1] = (timestamp, True)
+            await handle(data, arrival_time_ms=arrival_time_ms)
+
+        transport._handle_rtp_data = tapped
+        return pictures
+
+    def tap_packets(self) -> Packets:
+        """Which packets of the picture come from now on, first or again."""
+        packets = Packets()
+        transport = self.pc.getTransceivers()[0].receiver.transport
+        handle = transport._handle_rtp_data
+        own, again = map(int, attributes(self.pc.remoteDescription.sdp, "ssrc-group")[0].split()[1:3])
+
+        async def tapped(data: bytes, arrival_time_ms: int) -> None:
+            ssrc = int.from_bytes(data[8:12], "big")
+            if ssrc == own:
+                packets.add(int.from_bytes(data[2:4], "big"))
+            elif (
+                ssrc == again and len(data) >= 14
+            ):  # RFC 4588 section 4: the original number leads the payload
+                packets.repaired += 1
+                packets.add(int.from_bytes(data[12:14], "big"))
+            await handle(data, arrival_time_ms=arrival_time_ms)
+
+        transport._handle_rtp_data = tapped
+        return packets
+
+    def _video_ssrc(self) -> int:
+        """The answer's first SSRC is the video's own (RFC 5576), RTX comes second."""
+        return int(attributes(self.pc.remoteDescription.sdp, "ssrc")[0].split()[0])
+
+    async def ask_for_keyframe(self, kind: str) -> None:
+        """Sends a PLI or a FIR for the picture."""
+        receiver, ssrc = self.pc.getTransceivers()[0].receiver, self._video_ssrc()
+        ours = receiver._RTCRtpReceiver__rtcp_ssrc or 1
+        if kind == "pli":
+            feedback = RtcpPsfbPacket(fmt=1, ssrc=ours, media_ssrc=ssrc)
+        else:
+            entry = ssrc.to_bytes(4, "big") + bytes([1, 0, 0, 0])
+            feedback = RtcpPsfbPacket(fmt=4, ssrc=ours, media_ssrc=0, fci=entry)
+        await receiver.transport._send_rtp(bytes(RtcpRrPacket(ssrc=ours)) + bytes(feedback))
 
     def go_silent(self) -> None:
         """Stops every connectivity check and every answer, as a machine that was switched off."""
@@ -123,6 +205,12 @@ class Peer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def redirected(sdp: str, to: tuple[str, int]) -> str:
+    """The answer with one UDP candidate, at another address."""
+    lines = re.sub(r"a=candidate:.* (?i:tcp) .*\r\n", "", sdp)
+    return re.sub(r"(a=candidate:\S+ 1 (?i:udp) \d+) \S+ \d+", rf"\g<1> {to[0]} {to[1]}", lines)
 
 
 def attributes(sdp: str, name: str) -> list[str]:

@@ -8,37 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
-from browser import CLIENTS, bundle, chromium, other_origin, statistics
+from browser import CLIENTS, statistics
 from gateway_process import WORKER, Running
 from http_clients import eventually, hang_up, open_call
-from playwright.async_api import Browser, Page
+from playwright.async_api import Page
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.browser]
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as one:
-        yield one
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def origin(tmp_path_factory) -> AsyncIterator[str]:
-    async with other_origin(bundle(tmp_path_factory.mktemp("page"))) as url:
-        yield url
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def page(browser: Browser, origin: str) -> AsyncIterator[Page]:
-    context = await browser.new_context()
-    one = await context.new_page()
-    await one.goto(origin)
-    yield one
-    await context.close()
 
 
 async def sessions(gateway: Running) -> float:

@@ -262,8 +262,9 @@ async def running_gateway(
             task = asyncio.create_task(gateway.run(stopping))
             try:
                 await _until_ready(gateway, task)
+                connector = aiohttp.TCPConnector(keepalive_timeout=1)  # less than any gateway's here
                 key = Keyring(data.secret("signing.key"))
-                async with aiohttp.ClientSession(gateway.base_url) as client:
+                async with aiohttp.ClientSession(gateway.base_url, connector=connector) as client:
                     yield Bench(gateway, client, key, folder)
             finally:
                 stopping.set()

@@ -6,6 +6,8 @@ import math
 import random
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -157,3 +159,13 @@ async def test_the_will_of_a_box_that_dies_is_published(broker: int) -> None:
         box.client.abort()
         assert json.loads((await got.get())[1])["on"] is False
     watcher.disconnect()
+
+
+@pytest.mark.parametrize("name", ["district", "secrets", "cameras", "boxes", "workers", "viewers"])
+def test_every_simulator_can_say_how_it_is_used(name: str) -> None:
+    """A bare per cent sign in a help text made `cameras --help` end in a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "simulators", name, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage:" in done.stdout

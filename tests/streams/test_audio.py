@@ -139,7 +139,7 @@ def test_golden_faults(payload: bytes, reason: str) -> None:
 
 
 def test_aac_becomes_opus_that_sounds_the_same() -> None:
-    """media.md section 4, item 6."""
+    """Complaints about the peers, item 6."""
     units, config = tone("aac", 16_000, 1.0, 1024)
     encoder = OpusEncoder(aac_track(config.hex()))
     packets = [packet for unit in units for packet in encoder.encode(hbr(unit), marker=True)]

@@ -190,6 +190,7 @@ def test_stap_a_and_parameter_sets(camera: Camera, units: list[AccessUnit]) -> N
 
 
 def test_parameter_sets_with_the_marker(camera: Camera, units: list[AccessUnit]) -> None:
+    """Complaints about the peers, item 13: Tapo TC70, Reolink Duo 2."""
     camera.send(SPS, 0, marker=True)
     camera.send(PPS, 0, marker=True)
     camera.send(IDR, 0, marker=True)
@@ -197,6 +198,7 @@ def test_parameter_sets_with_the_marker(camera: Camera, units: list[AccessUnit])
 
 
 def test_annex_b_in_one_packet(camera: Camera, units: list[AccessUnit]) -> None:
+    """Complaints about the peers, item 13."""
     camera.send(SPS + b"\0\0\0\1" + PPS + b"\0\0\1" + IDR, 0, marker=True)
     camera.send(b"\0\0\0\1" + P, 3600, marker=True)
     assert [unit.nal_units for unit in units] == [(SPS, PPS, IDR), (P,)]
@@ -208,11 +210,13 @@ def test_annex_b_in_fragments(camera: Camera, units: list[AccessUnit]) -> None:
 
 
 def test_packets_of_ten_thousand_bytes(camera: Camera, units: list[AccessUnit]) -> None:
+    """Complaints about the peers, item 13: Tapo over TCP."""
     camera.unit([SPS, PPS, IDR + b"\x77" * 9_990], 0, size=20_000)
     assert len(units[0].nal_units[2]) == len(IDR) + 9_990
 
 
 def test_never_a_marker(camera: Camera, units: list[AccessUnit]) -> None:
+    """Complaints about the peers, item 13: FLIR M400."""
     for number in range(4):
         camera.unit([SPS, PPS, IDR] if number == 0 else [P], number * 3600, marker=False)
     assert [unit.nal_units for unit in units] == [(SPS, PPS, IDR), (P,), (P,)]
@@ -353,6 +357,7 @@ def test_a_new_ssrc_starts_with_its_keyframe(
 
 
 def test_endless_fragments_do_not_fill_the_memory(depacketizer: Depacketizer) -> None:
+    """Complaints about the peers, item 8."""
     camera = Camera(depacketizer)
     start(camera)
     camera.send(b"\x7c\x85" + b"x" * 60_000, 3600)
@@ -387,6 +392,7 @@ def encode(width: int, height: int, **options: str) -> list[bytes]:
 def test_b_frames_of_a_real_encoder_are_noticed(
     camera: Camera, depacketizer: Depacketizer, units: list[AccessUnit], frames: str, reordering: bool
 ) -> None:
+    """Complaints about the peers, item 6."""
     timestamp = 0
     for nal_unit in encode(640, 360, bf=frames, profile="main", threads="1"):
         camera.unit([nal_unit], timestamp)
@@ -453,6 +459,7 @@ def test_timeline_unwraps() -> None:
 
 
 def test_timeline_anchors_anew_on_jumps() -> None:
+    """Complaints about the peers, item 7."""
     timeline = Timeline()
     timeline.at(1000, 10.0)
     assert timeline.at(90_000_000, 10.04) in (3599, 3600)  # where the arrival clock says

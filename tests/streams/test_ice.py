@@ -163,3 +163,23 @@ def test_consent_lasts_as_long_as_is_configured() -> None:
     assert agent.next_deadline() == 15.0
     agent.handle_timeout(15.0)
     assert agent.failure == "consent lost: no connectivity check for 5 s"
+
+
+def test_rtcp_on_a_new_path_moves_there_once_the_old_one_is_abandoned() -> None:
+    """A NAT rebinding: consent checks without USE-CANDIDATE come from the new address, then reports."""
+    agent = session()
+    check(agent, "old", 1.0, use=True)
+    assert not check(agent, "new", 6.0).moved
+    assert not agent.receive_data("never checked")
+    assert agent.receive_data("new")
+    assert agent.selected == "new"
+    assert not agent.receive_data("old")  # a straggler does not lead back
+
+
+def test_rtcp_on_another_path_moves_nothing_while_the_selected_one_is_checked() -> None:
+    agent = session()
+    check(agent, "a", 1.0, use=True)
+    check(agent, "b", 2.0)
+    check(agent, "a", 2.5)
+    assert not agent.receive_data("b")
+    assert agent.selected == "a"

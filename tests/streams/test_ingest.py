@@ -101,6 +101,7 @@ async def failure(pull: Pull) -> PullFailed:
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 @pytest.mark.parametrize("algorithm", [None, "MD5", "SHA-256", "Basic"])
 async def test_pictures_and_teardown(transport: str, algorithm: str | None) -> None:
+    """Complaints about the peers, item 4: digest variants; TEARDOWN on every exit leaves no session behind."""
     async with Farm(algorithm=algorithm) as farm:
         pull, collected = pull_of(PullSpec(url=farm.url, transport=transport, username="u", password="p"))
         async with running(pull):
@@ -146,6 +147,7 @@ async def test_unwatched_it_is_swept_and_builds_keyframes_only() -> None:
     ("fault", "reason"), [("drop_later", "connection closed by camera"), ("stall_later", "no data for 1 s")]
 )
 async def test_the_end_of_a_swept_connection_is_noticed(fault: str, reason: str) -> None:
+    """Complaints about the peers, item 3."""
     async with Farm() as farm:
         pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp", data_timeout_s=1.0), watched=False)
         async with running(pull) as task:
@@ -237,7 +239,7 @@ async def test_rtsps_with_a_certificate_that_is_trusted_and_one_that_is_not(tmp_
 
 
 async def test_aac_arrives_as_opus() -> None:
-    """media.md section 4, item 6."""
+    """Complaints about the peers, item 6."""
     encoder = av.CodecContext.create("aac", "w")
     encoder.sample_rate, encoder.layout, encoder.format = 48_000, "mono", "fltp"
     payloads = []

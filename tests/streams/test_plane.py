@@ -41,7 +41,7 @@ async def test_viewer_starts_from_the_cached_keyframe():
 
 
 async def test_what_no_browser_decodes_is_replaced_by_the_sub_stream():
-    """media.md section 4, item 6."""
+    """Complaints about the peers, item 6."""
     client = WhepClient()
     offer = await client.offer()
     await client.close()

@@ -3,7 +3,7 @@ import { render } from "preact";
 import { useState } from "preact/hooks";
 import { api, ApiError, homeOf, openSession } from "./api.ts";
 import type { Session } from "./model.ts";
-import { t } from "./text.ts";
+import { announceLanguage, language, setLanguage, t } from "./text.ts";
 
 const query = new URLSearchParams(location.search);
 /** Only a path of our own: never a foreign address out of the query. */
@@ -69,6 +69,14 @@ function Login({ why }: { why: string }) {
         <button type="submit" disabled={busy}>
           {busy ? t("entering") : t("enter")}
         </button>
+        <button
+          type="button"
+          class="link"
+          lang={t("otherLang")}
+          onClick={() => setLanguage(language === "zh" ? "en" : "zh")}
+        >
+          {t("otherLanguage")}
+        </button>
       </form>
     </main>
   );
@@ -77,6 +85,7 @@ function Login({ why }: { why: string }) {
 async function start(): Promise<void> {
   const root = document.getElementById("app");
   if (!root) return;
+  announceLanguage("login");
   root.textContent = "";
   if (location.hash.includes("code=")) {
     const session = await openSession().catch(() => null);

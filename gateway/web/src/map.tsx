@@ -23,7 +23,7 @@ import {
 } from "./map-style.ts";
 import { target } from "./map-target.ts";
 import type { Position } from "./model.ts";
-import { alarms, areas, cameras, district, loaded, selectedId, tick, workers } from "./state.ts";
+import { alarms, areas, cameras, district, loaded, selectedId, session, tick, workers } from "./state.ts";
 import { span, t } from "./text.ts";
 import { linked, onPage, place, startDrag } from "./tiles.tsx";
 
@@ -83,10 +83,12 @@ export default function DistrictMap() {
       (map.getSource(source) as maplibre.GeoJSONSource | undefined)?.setData(collection(features) as never);
     };
     fitRef.current = () => {
+      const own = ground.filter((f) => f.properties.code === session.value?.area);
       const level = (["district", "street", "community", "grid"] as const).find((l) =>
         ground.some((f) => f.properties.level === l),
       );
       const box =
+        bounds(own) ??
         bounds(ground.filter((f) => f.properties.level === level)) ??
         bounds([...cameras.value.values()].flatMap((c) => (c.position ? [point(c.position, {}, shift)] : [])));
       if (box) map.fitBounds(box, { padding: 18, duration: 300, maxZoom: 16 });

@@ -6,9 +6,11 @@ export type Key = keyof typeof zh;
 export type Language = "zh" | "en";
 
 function chosen(): Language {
-  const asked = new URLSearchParams(globalThis.location?.search ?? "").get("lang");
-  const kept = globalThis.localStorage?.getItem("lang");
-  return (asked ?? kept) === "en" ? "en" : "zh";
+  // A link may ask for a language: in the fragment, which outlives the way over the log-in page.
+  const asked =
+    new URLSearchParams(location.search).get("lang") ?? new URLSearchParams(location.hash.slice(1)).get("lang");
+  if (asked) localStorage.setItem("lang", asked);
+  return (asked ?? globalThis.localStorage?.getItem("lang")) === "en" ? "en" : "zh";
 }
 export const language: Language = chosen();
 const table: Record<Key, string> = language === "en" ? en : zh;

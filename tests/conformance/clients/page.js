@@ -19,7 +19,7 @@ function through(port) {
             .replace(/(a=candidate:\S+ 1 udp \d+ )\S+ \d+/gi, `$1127.0.0.1 ${port}`);
 }
 
-// Options: port of a relay; feedback that is taken out of the answer ("nack pli").
+// Options: port of a relay; without: feedback that is taken out of the offer, as ["nack pli"].
 window.watch = async (url, token, options = {}) => {
     const pc = (window.viewer = new RTCPeerConnection({ bundlePolicy: "max-bundle" }));
     pc.addTransceiver("video", { direction: "recvonly" });
@@ -28,10 +28,10 @@ window.watch = async (url, token, options = {}) => {
         video().srcObject = event.streams[0];
     };
     const whep = (window.whep = new WHEPClient());
-    const redirect = through(options.port);
-    whep.onAnswer = (sdp) => {
-        const less = options.without ? new RegExp(`a=rtcp-fb:\\d+ ${options.without}\\r\\n`, "g") : /$^/;
-        return redirect(sdp).replace(less, "");
+    whep.onAnswer = through(options.port);
+    whep.onOffer = (sdp) => {
+        const less = (options.without ?? []).map((one) => new RegExp(`a=rtcp-fb:\\d+ ${one}\\r\\n`, "g"));
+        return less.reduce((text, one) => text.replace(one, ""), sdp);
     };
     await whep.view(pc, url, token);
 };
