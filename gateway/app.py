@@ -58,7 +58,13 @@ from gateway.outbox import Courier
 from gateway.settings import CompiledLoop, Settings
 from gateway.store import Store
 from gateway.streams.cameras import CameraState, DialLimits, State
-from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaService, MediaSpec
+from gateway.streams.media_service import (
+    LocalMedia,
+    MediaCallbacks,
+    MediaService,
+    MediaSpec,
+    PictureSpec,
+)
 from gateway.streams.pictures import Snapshots
 from gateway.streams.plane import PlaneLimits
 from gateway.streams.session import SessionKind
@@ -125,6 +131,7 @@ def _make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaServic
         consent_s=media.ice_timeout_s,
         plane=PlaneLimits(sessions=media.sessions),
         dial=_dial_limits(settings),
+        pictures=_picture_spec(settings),
     )
     credentials = {name: (c.username, c.password) for name, c in configuration.secrets.credentials.items()}
     if options.workers == 1:
@@ -215,6 +222,7 @@ class Gateway:
                 state=self._on_camera,
                 source_change=self.switchboard.media_changed,
                 session_closed=self._on_session_closed,
+                picture=self._on_camera_news,
             ),
         )
         self.snapshots = Snapshots(self.media.keyframe)
@@ -225,6 +233,7 @@ class Gateway:
             state=self.media.state,
             watchers=self.media.watchers,
             jpeg=self._snapshot,
+            picture=self.media.picture,
             guests=lambda camera_id: self.grants.holders(camera_id) | near_calls.claimants(camera_id),
         )
         self.sessions = SessionsEdge(
@@ -569,13 +578,14 @@ class Gateway:
             return False
 
     def _on_camera(self, state: CameraState) -> None:
-        self.events.publish(
-            "camera",
-            self.cameras.view(state.camera_id),
-            action=Action.CAMERA_LIST,
-            resource=self.catalog.resource(state.camera_id),
-            keep=False,
-        )
+        self._on_camera_news(state.camera_id)
+
+    def _on_camera_news(self, camera_id: str) -> None:
+        try:
+            view, resource = self.cameras.view(camera_id), self.cameras.resource(camera_id)
+        except NotFound:
+            return  # a reload took it away in this moment
+        self.events.publish("camera", view, action=Action.CAMERA_LIST, resource=resource, keep=False)
 
     def _on_session_closed(self, session_id: str, reason: str) -> None:
         if self.media_edge is not None:
@@ -638,6 +648,13 @@ class Gateway:
                 for url in server.urls
             ]
         return servers
+
+
+def _picture_spec(settings: Settings) -> PictureSpec | None:
+    pictures = settings.pictures
+    if not pictures.enabled:
+        return None
+    return PictureSpec(interval_s=pictures.interval_s, cpu_share=pictures.cpu_share)
 
 
 def _dial_limits(settings: Settings) -> DialLimits:

@@ -22,6 +22,7 @@ __all__ = [
     "MediaSettings",
     "MqttMode",
     "MqttSettings",
+    "PictureSettings",
     "Settings",
     "StorageSettings",
 ]
@@ -113,7 +114,18 @@ class IngestSettings:
     backoff_max_s: float = ranged(8.0, 0.1, 600)
     idle_grace_s: float = ranged(15.0, 0, 600)  # an on-demand camera stays this long after its last viewer
     first_keyframe_s: float = ranged(10.0, 1, 60)  # how long a viewer's join waits for a cold camera
-    camera_networks: tuple[str, ...] = checked((), "network")  # where cameras added by API may lie
+    camera_networks: tuple[str, ...] = checked(
+        (), "network"
+    )  # where cameras added by API may lie; none: this machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureSettings:
+    """Looking at what cameras show: black, covered, frozen, blurred, tinted."""
+
+    enabled: bool = True
+    interval_s: float = ranged(60.0, 0.2, 86_400)  # between two looks at a camera
+    cpu_share: float = ranged(0.15, 0.001, 1)  # of one core at most; beyond it looks become rarer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +243,7 @@ class Settings:
     http: HttpSettings = field(default_factory=HttpSettings)
     media: MediaSettings = field(default_factory=MediaSettings)
     ingest: IngestSettings = field(default_factory=IngestSettings)
+    pictures: PictureSettings = field(default_factory=PictureSettings)
     mqtt: MqttSettings = field(default_factory=MqttSettings)
     alarms: AlarmSettings = field(default_factory=AlarmSettings)
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)

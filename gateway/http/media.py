@@ -14,6 +14,7 @@ from gateway.errors import NotFound, TooMany, Unavailable
 from gateway.http.routes import Exchange, Handler, Route, json_response
 from gateway.streams.cameras import CameraState
 from gateway.streams.media import StreamName
+from gateway.streams.picture_health import PictureState
 from gateway.streams.whep import CORS_HEADERS, EdgeRequest, EdgeResponse, IceServer, SessionEndpoint
 
 __all__ = ["WHEP_SESSIONS", "WHIP_SESSIONS", "CameraDirectory", "LiveCameras", "MediaEdge"]
@@ -47,6 +48,7 @@ class LiveCameras:
         state: Callable[[str], CameraState],
         watchers: Callable[[str, StreamName], int],
         jpeg: Callable[[str], Awaitable[bytes]],
+        picture: Callable[[str], PictureState | None],
         guests: Callable[[str], frozenset[str]] = lambda camera_id: frozenset(),
     ) -> None:
         """guests(camera_id): who may see it for a time, by a grant or for a call near by."""
@@ -55,6 +57,7 @@ class LiveCameras:
         self._state = state
         self._watchers = watchers
         self._jpeg = jpeg
+        self._picture = picture
 
     def resource(self, camera_id: str) -> Resource:
         resource, guests = self._catalog().resource(camera_id), self._guests(camera_id)
@@ -84,6 +87,7 @@ class LiveCameras:
             "reason": state.reason,
             "since": state.since_ms,
             "last_frame_at": state.last_frame_at_ms,
+            "picture": _picture_json(self._picture(camera_id)),
             "streams": {name.value: self._stream(camera_id, name, state) for name in StreamName},
         }
 
@@ -103,6 +107,17 @@ class LiveCameras:
             "kbps": None if stream.kbps is None else round(stream.kbps),
             "viewers": self._watchers(camera_id, name),
         }
+
+
+def _picture_json(picture: PictureState | None) -> dict[str, Any] | None:
+    if picture is None:
+        return None
+    return {
+        "verdict": picture.verdict,
+        "reason": picture.reason,
+        "since": picture.since_ms,
+        "checked_at": picture.checked_at_ms,
+    }
 
 
 @dataclass(frozen=True, slots=True)

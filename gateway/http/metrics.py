@@ -15,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
 from gateway.http.routes import Edge
+from gateway.streams.picture_health import Verdict
 
 if TYPE_CHECKING:
     from gateway.http.parts import Parts
@@ -52,6 +53,7 @@ class Metrics:
         yield _gauge("gateway_event_loop_lag_seconds", "How late the event loop is", parts.lag_ms / 1000)
         yield _gauge("gateway_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         yield from self._cameras()
+        yield from self._pictures()
         yield from self._media()
         yield from self._alarms()
         yield from self._http()
@@ -81,6 +83,28 @@ class Metrics:
         yield _counter(
             "gateway_rtsp_timestamp_jumps_total", "Timelines that were re-anchored", counters.timestamp_jumps
         )
+
+    def _pictures(self) -> Iterator[Metric]:
+        media = self._parts.media
+        verdicts = CounterLike("gateway_camera_pictures", "Cameras by verdict on their picture", "verdict")
+        for verdict in Verdict:
+            verdicts.add(verdict, 0)
+        for camera in media.states():
+            picture = media.picture(camera.camera_id)
+            if picture is not None:
+                verdicts.add(picture.verdict)
+        yield verdicts.gauge()
+        counters = media.picture_counters()
+        checks = CounterMetricFamily(
+            "gateway_picture_checks_total", "Looks at a camera's cached keyframe by result", labels=["result"]
+        )
+        for result in ("judged", "unchanged", "absent", "undecodable"):
+            checks.add_metric([result], getattr(counters, result))
+        yield checks
+        yield _counter(
+            "gateway_picture_late_total", "Looks put off to stay within the CPU share", counters.late
+        )
+        yield _counter("gateway_picture_cpu_seconds_total", "CPU time spent on pictures", counters.cpu_s)
 
     def _media(self) -> Iterator[Metric]:
         media = self._parts.media
@@ -167,8 +191,8 @@ class CounterLike:
         self._family = (name, text, label)
         self._counts: dict[str, int] = {}
 
-    def add(self, value: Any) -> None:
-        self._counts[str(value)] = self._counts.get(str(value), 0) + 1
+    def add(self, value: Any, count: int = 1) -> None:
+        self._counts[str(value)] = self._counts.get(str(value), 0) + count
 
     def gauge(self) -> Metric:
         name, text, label = self._family

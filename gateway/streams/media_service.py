@@ -18,6 +18,7 @@ from gateway.streams.cameras import CameraSource, CameraState, CameraSupervisor,
 from gateway.streams.ice import CONSENT_S
 from gateway.streams.link import Certificate, MediaPort
 from gateway.streams.media import StreamName
+from gateway.streams.picture_health import HealthCounters, PictureHealth, PictureState
 from gateway.streams.plane import MediaPlane, PlaneLimits, StreamChoice
 from gateway.streams.session import SessionAnswer, SessionInfo
 
@@ -27,6 +28,7 @@ __all__ = [
     "MediaCallbacks",
     "MediaService",
     "MediaSpec",
+    "PictureSpec",
     "PlaneCounts",
     "WorkerView",
 ]
@@ -36,12 +38,20 @@ Credentials = Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PictureSpec:
+    """How pictures are judged. interval_s: between two looks at a camera; cpu_share: of one core at most."""
+
+    interval_s: float = 60.0
+    cpu_share: float = 0.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MediaSpec:
     """What one media process is told at its start.
 
     binds: (host, port), port 0 takes a free one. announce: hosts of further candidates (1:1 NAT). tcp: ICE-TCP on the
     same port number. consent_s: silence of a viewer that ends its session (RFC 7675). use_compiled: the compiled send
-    loop, where it was built.
+    loop, where it was built. pictures: None, and nobody looks at what cameras show.
     """
 
     binds: tuple[tuple[str, int], ...]
@@ -51,16 +61,19 @@ class MediaSpec:
     consent_s: float = CONSENT_S
     plane: PlaneLimits = field(default_factory=PlaneLimits)
     dial: DialLimits = field(default_factory=DialLimits)
+    pictures: PictureSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaCallbacks:
     """Called from the event loop; must not block. state: a camera's state or reason changed. source_change(source_id,
-    tracks): what a call leg publishes by now. session_closed(session_id, reason): the last word of a session."""
+    tracks): what a call leg publishes by now. session_closed(session_id, reason): the last word of a session.
+    picture(camera_id): the verdict on what it shows changed (`picture` has it)."""
 
     state: Callable[[CameraState], None]
     source_change: Callable[[str, tuple[str, ...]], None]
     session_closed: Callable[[str, str], None]
+    picture: Callable[[str], None] = lambda camera_id: None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,8 +144,14 @@ class MediaService(Protocol):
 
     def states(self) -> list[CameraState]: ...
 
+    def picture(self, camera_id: str) -> PictureState | None:
+        """The verdict on what the camera shows; None while no picture of it was judged."""
+
+    def picture_counters(self) -> HealthCounters: ...
+
     async def apply(self, cameras: Sequence[CameraSource], credentials: Credentials | None = None) -> None:
-        """Take a new list of cameras; viewers of removed ones are told."""
+        """Take a new list of cameras; viewers of removed ones are told. The list is the new truth at once, before the
+        first await; what that means for pulls and viewers has happened when it returns."""
 
     def counters(self) -> Counters: ...
 
@@ -158,6 +177,7 @@ class LocalMedia:
         self._credentials = dict(credentials or {})
         self._port: MediaPort | None = None
         self._parts: tuple[MediaPlane, CameraSupervisor] | None = None
+        self._health: PictureHealth | None = None
 
     async def open(self) -> None:
         spec = self._spec
@@ -185,11 +205,21 @@ class LocalMedia:
             on_state=self._callbacks.state,
         )
         self._parts = plane, supervisor
+        if spec.pictures is not None:
+            self._health = PictureHealth(
+                self.camera_ids,
+                plane.keyframe_to_judge,
+                interval_s=spec.pictures.interval_s,
+                cpu_share=spec.pictures.cpu_share,
+                on_change=lambda camera_id, state: self._callbacks.picture(camera_id),
+            )
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.plane.run(), name="media-plane")
             tasks.create_task(self.supervisor.run(), name="cameras")
+            if self._health is not None:
+                tasks.create_task(self._health.run(), name="picture-health")
 
     async def close(self) -> None:
         if self._port is not None:
@@ -264,9 +294,19 @@ class LocalMedia:
     def states(self) -> list[CameraState]:
         return self.supervisor.states()
 
+    def picture(self, camera_id: str) -> PictureState | None:
+        return None if self._health is None else self._health.state(camera_id)
+
+    def picture_counters(self) -> HealthCounters:
+        return HealthCounters() if self._health is None else self._health.counters()
+
     async def apply(self, cameras: Sequence[CameraSource], credentials: Credentials | None = None) -> None:
-        kept = {camera.id for camera in cameras}
+        kept = {camera.id: (camera.main, camera.sub) for camera in cameras}
         removed = [camera.id for camera in self._cameras if camera.id not in kept]
+        if self._health is not None:
+            for camera in self._cameras:
+                if kept.get(camera.id) != (camera.main, camera.sub):
+                    self._health.relearn(camera.id)
         self._cameras = tuple(cameras)
         await self.supervisor.apply(cameras, credentials)
         for camera_id in removed:

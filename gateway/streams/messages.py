@@ -15,6 +15,7 @@ import msgspec
 from gateway.errors import Conflict, GatewayError, NotFound, ProtocolError, TooMany, Unavailable
 from gateway.streams.cameras import CameraState
 from gateway.streams.media_service import MediaSpec
+from gateway.streams.picture_health import PictureState
 from gateway.streams.plane import NotAcceptable
 from gateway.streams.sdp import Fragment
 from gateway.streams.session import SessionAnswer, SessionInfo
@@ -33,6 +34,7 @@ __all__ = [
     "FrameReader",
     "FromWorker",
     "Keyframe",
+    "PictureChange",
     "Publish",
     "Ready",
     "Refused",
@@ -71,7 +73,7 @@ class WireCamera(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SupervisorCounts(msgspec.Struct, array_like=True):
-    """`cameras.Counters` with plain dictionaries, and the totals of plane and port."""
+    """`cameras.Counters` with plain dictionaries, the totals of plane and port, and `HealthCounters`."""
 
     supervisor: dict[str, int]
     failures: dict[str, int]
@@ -79,6 +81,7 @@ class SupervisorCounts(msgspec.Struct, array_like=True):
     answered: dict[str, int]
     closed: dict[str, int]
     port: dict[str, int]
+    pictures: dict[str, float] = {}
 
 
 # To the worker.
@@ -249,6 +252,13 @@ class States(_Message, frozen=True):
     states: list[CameraState]
 
 
+class PictureChange(_Message, frozen=True):
+    """The verdict on a camera's picture is another."""
+
+    camera_id: str
+    picture: PictureState
+
+
 class Closed(_Message, frozen=True):
     session_id: str
     reason: str
@@ -263,12 +273,13 @@ class Tracks(_Message, frozen=True):
 
 class Beat(_Message, frozen=True):
     """A sign of life every `beat_s`, with a part of the figures that change all the time: in turn every camera's state and
-    every session, and now and then the totals."""
+    every session, and now and then the totals. pictures: of the cameras whose state is there; None: not judged yet."""
 
     lag_ms: float
     states: list[CameraState]
     sessions: list[SessionInfo]
     counts: SupervisorCounts | None
+    pictures: dict[str, PictureState | None] = {}
 
 
 ToWorker = (
@@ -283,7 +294,7 @@ ToWorker = (
     | Cancel
     | Stop
 )
-FromWorker = Ready | Answered | Done | Keyframe | Refused | States | Closed | Tracks | Beat
+FromWorker = Ready | Answered | Done | Keyframe | Refused | States | PictureChange | Closed | Tracks | Beat
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -23,7 +23,8 @@ from enum import StrEnum
 from gateway.errors import GatewayError, NotFound, ProtocolError, TooMany, Unavailable
 from gateway.streams import sdp
 from gateway.streams.link import MediaPort, RemoteTransport
-from gateway.streams.media import Codec, StreamName, Undecodable
+from gateway.streams.media import AccessUnit, Codec, StreamName, Undecodable
+from gateway.streams.pictures import freshest
 from gateway.streams.publisher import PublishedMedia, Publisher
 from gateway.streams.sender import PayloadTypes, TrackSender
 from gateway.streams.session import Session, SessionAnswer, SessionInfo, SessionKind, SessionState, new_etag
@@ -156,12 +157,22 @@ class MediaPlane:
             self._streams.pop((camera_id, name), None)
 
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
-        """NAL units of the newest cached keyframe, of main if it has one."""
-        for name in (StreamName.MAIN, StreamName.SUB):
-            stream = self._streams.get((camera_id, name))
-            if stream is not None and stream.video.keyframe is not None:
-                return stream.video.keyframe.nal_units
-        return None
+        """NAL units of the cached keyframe to show: of main, unless sub's is much newer."""
+        unit = freshest(*self._keyframes(camera_id))
+        return None if unit is None else unit.nal_units
+
+    def keyframe_to_judge(self, camera_id: str) -> AccessUnit | None:
+        """The cached keyframe to look at for its health: of sub, which costs a quarter, unless main's is much newer."""
+        main, sub = self._keyframes(camera_id)
+        return freshest(sub, main)
+
+    def _keyframes(self, camera_id: str) -> tuple[AccessUnit | None, AccessUnit | None]:
+        """Of main and sub."""
+        main, sub = (self._streams.get((camera_id, name)) for name in (StreamName.MAIN, StreamName.SUB))
+        return (
+            None if main is None else main.video.keyframe,
+            None if sub is None else sub.video.keyframe,
+        )
 
     def watchers(self, camera_id: str, name: StreamName) -> int:
         """Viewers of one picture of a camera."""

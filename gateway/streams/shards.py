@@ -39,6 +39,7 @@ from gateway.streams.messages import (
     Watch,
     WireCamera,
 )
+from gateway.streams.picture_health import HealthCounters, PictureState
 from gateway.streams.placement import Backoff, place_cameras, share_of, worker_of_call
 from gateway.streams.plane import StreamChoice
 from gateway.streams.session import SessionAnswer, SessionInfo, SessionState
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 KEYFRAMES_KEPT = 64
 LOST = "worker_lost"
+_WHOLE_COUNTS = ("judged", "unchanged", "absent", "undecodable", "late")
 
 
 class Shards:
@@ -102,11 +104,15 @@ class Shards:
 
     async def _start(self, worker: WorkerProcess) -> None:
         spec = self._spec
+        pictures = spec.pictures
+        if pictures is not None:
+            pictures = replace(pictures, cpu_share=pictures.cpu_share / len(self._workers))
         await worker.start(
             replace(
                 spec,
                 binds=tuple((host, port + worker.number if port else 0) for host, port in spec.binds),
                 dial=share_of(spec.dial, len(self._workers)),
+                pictures=pictures,
             ),
             logging.getLogger().getEffectiveLevel(),
         )
@@ -143,6 +149,7 @@ class Shards:
         worker.counts = SupervisorCounts({}, {}, {}, {}, {}, {})
         self._lost[LOST] += len(worker.sessions)
         self._bury_sessions(worker, LOST)
+        worker.pictures.clear()
         tracks, worker.tracks = worker.tracks, {}
         for source_id in tracks:
             loop.call_soon(self.callbacks.source_change, source_id, ())
@@ -182,6 +189,10 @@ class Shards:
         for state in states:
             if state.camera_id in self._places:
                 self.callbacks.state(state)
+
+    def picture_changed(self, camera_id: str) -> None:
+        if camera_id in self._places:
+            self.callbacks.picture(camera_id)
 
     def session_ended(self, info: SessionInfo, reason: str) -> None:
         self._closed.append(replace(info, state=SessionState.CLOSED, reason=reason))
@@ -284,6 +295,15 @@ class Shards:
     def states(self) -> list[CameraState]:
         return [self.state(camera_id) for camera_id in self._places]
 
+    def picture(self, camera_id: str) -> PictureState | None:
+        number = self._places.get(camera_id)
+        return None if number is None else self._workers[number].pictures.get(camera_id)
+
+    def picture_counters(self) -> HealthCounters:
+        totals = self._total().pictures
+        whole = {name: int(totals.get(name, 0)) for name in _WHOLE_COUNTS}
+        return HealthCounters(cpu_s=totals.get("cpu_s", 0.0), **whole)
+
     async def apply(self, cameras: Sequence[CameraSource], credentials: Credentials | None = None) -> None:
         """A worker that is down gets its share when it is up again."""
         if credentials is not None:
@@ -308,6 +328,11 @@ class Shards:
             worker.credentials = {name: self._credentials[name] for name in names & set(self._credentials)}
             worker.states = {
                 camera.id: worker.states.get(camera.id) or _idle(camera, now_ms) for camera in mine
+            }
+            worker.pictures = {
+                camera_id: picture
+                for camera_id, picture in worker.pictures.items()
+                if camera_id in worker.states
             }
 
     # -- figures ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -36,6 +37,7 @@ from gateway.streams.messages import (
     Failure,
     FetchKeyframe,
     Keyframe,
+    PictureChange,
     Publish,
     Ready,
     Refused,
@@ -91,6 +93,7 @@ class Worker:
                 state=self._on_state,
                 source_change=lambda source_id, tracks: self._send(Tracks(source_id, tracks)),
                 session_closed=lambda session_id, reason: self._send(Closed(session_id, reason)),
+                picture=lambda camera_id: self._send_picture(media, camera_id),
             ),
         )
         try:
@@ -209,6 +212,11 @@ class Worker:
         changed, self._changed = self._changed, {}
         self._send(States(list(changed.values())))
 
+    def _send_picture(self, media: LocalMedia, camera_id: str) -> None:
+        picture = media.picture(camera_id)
+        if picture is not None:
+            self._send(PictureChange(camera_id, picture))
+
     async def _beat(self, media: LocalMedia, beat_s: float) -> None:
         number = 0
         due = time.monotonic()
@@ -220,12 +228,14 @@ class Worker:
                 self._send(Beat(lag_ms, [], [], None))
                 continue
             part = number % BEATS_A_ROUND
+            camera_ids = media.camera_ids()[part::BEATS_A_ROUND]
             self._send(
                 Beat(
                     lag_ms,
-                    [media.state(camera_id) for camera_id in media.camera_ids()[part::BEATS_A_ROUND]],
+                    [media.state(camera_id) for camera_id in camera_ids],
                     [media.session(session_id) for session_id in media.session_ids()[part::BEATS_A_ROUND]],
                     _counts(media) if part == 0 else None,
+                    {camera_id: media.picture(camera_id) for camera_id in camera_ids},
                 )
             )
             number += 1
@@ -246,6 +256,7 @@ def _counts(media: LocalMedia) -> SupervisorCounts:
         answered=dict(counts.answered),
         closed=dict(counts.closed),
         port=dict(counts.port),
+        pictures=asdict(media.picture_counters()),
     )
 
 

@@ -29,6 +29,7 @@ from gateway.streams.messages import (
     Done,
     FromWorker,
     Keyframe,
+    PictureChange,
     Publish,
     Ready,
     Refused,
@@ -41,6 +42,7 @@ from gateway.streams.messages import (
     Watch,
     WireCamera,
 )
+from gateway.streams.picture_health import PictureState
 from gateway.streams.placement import Heartbeat
 from gateway.streams.session import SessionInfo
 
@@ -75,6 +77,8 @@ class WorkerOwner(Protocol):
 
     def states_changed(self, states: Sequence[CameraState]) -> None: ...
 
+    def picture_changed(self, camera_id: str) -> None: ...
+
     def session_ended(self, info: SessionInfo, reason: str) -> None: ...
 
     def spawn(self, work: Coroutine[Any, Any, object], name: str) -> None: ...
@@ -90,6 +94,7 @@ class WorkerProcess:
         self.cameras: list[WireCamera] = []
         self.credentials: dict[str, tuple[str, str]] = {}
         self.states: dict[str, CameraState] = {}
+        self.pictures: dict[str, PictureState] = {}
         self.sessions: dict[str, SessionInfo] = {}
         self.tracks: dict[str, tuple[str, ...]] = {}
         self.counts = SupervisorCounts({}, {}, {}, {}, {}, {})
@@ -239,6 +244,8 @@ class WorkerProcess:
             case Beat():
                 self.lag_ms = message.lag_ms
                 self._mirror(message.states)
+                for camera_id, picture in message.pictures.items():
+                    self._mirror_picture(camera_id, picture)
                 self.sessions.update(
                     {info.session_id: info for info in message.sessions if info.session_id in self.sessions}
                 )
@@ -246,6 +253,9 @@ class WorkerProcess:
                     self.counts = message.counts
             case States():
                 self._mirror(message.states)
+            case PictureChange():
+                self._mirror_picture(message.camera_id, message.picture)
+                self._later(self._owner.picture_changed, message.camera_id)
             case Answered() | Done() | Keyframe():
                 if isinstance(message, Answered):
                     self.sessions[message.answer.session_id] = message.info
@@ -285,6 +295,12 @@ class WorkerProcess:
                 news.append(state)
         if news:
             self._later(self._owner.states_changed, news)
+
+    def _mirror_picture(self, camera_id: str, picture: PictureState | None) -> None:
+        if picture is None or camera_id not in self.states:
+            self.pictures.pop(camera_id, None)
+        else:
+            self.pictures[camera_id] = picture
 
     def _resolve(self, message: Answered | Done | Keyframe) -> None:
         future = self._requests.pop(message.id, None)

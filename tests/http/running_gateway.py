@@ -24,7 +24,7 @@ import aiohttp
 import yaml
 
 from gateway.access import Principal, Role
-from gateway.app import Gateway, _open_media_port
+from gateway.app import Gateway
 from gateway.config import Files, ServeOptions, load_configuration
 from gateway.data_dir import DataDir
 from gateway.identity import Keyring, TokenKind
@@ -255,10 +255,10 @@ async def running_gateway(
     with DataDir.open(folder / "var") as data:
         options = ServeOptions(files=files, configuration=configuration, data=data, workers=1)
         store = await Store.open(data.path / "gateway.db", busy_deadline_s=5)
-        port = await _open_media_port(configuration.settings)
         stopping = asyncio.Event()
+        gateway = Gateway(options, store)
         try:
-            gateway = Gateway(options, store, port)
+            await gateway.media.open()
             task = asyncio.create_task(gateway.run(stopping))
             try:
                 await _until_ready(gateway, task)
@@ -271,7 +271,7 @@ async def running_gateway(
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         finally:
-            await port.close()
+            await gateway.media.close()
             await store.close()
 
 

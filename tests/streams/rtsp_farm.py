@@ -9,6 +9,7 @@ import hashlib
 import re
 import ssl
 import struct
+from collections.abc import Callable
 from types import TracebackType
 
 SPS = bytes.fromhex("6742c01ed90141fa1000000300100000030320f162e480")
@@ -29,9 +30,12 @@ class Farm:
         host: str = "127.0.0.1",
         tls: ssl.SSLContext | None = None,
         audio: tuple[str, list[bytes], int] | None = None,
+        still: tuple[bytes, ...] = (),
     ) -> None:
-        """audio: SDP lines of the audio track, its payloads (sent in turn, 50 a second), and the step of its timestamp."""
+        """still: NAL units (SPS, PPS, one slice) of the picture that it shows, else noise that no decoder takes.
+        audio: SDP lines of the audio track, its payloads (sent in turn, 50 a second), and the step of its timestamp."""
         self.fault = fault
+        self.still = still
         self.audio = audio or ("m=audio 0 RTP/AVP 8\r\n", [b"\xd5" * 160], 160)
         self.audio_reports: list[bytes] = []
         self.host = host
@@ -234,6 +238,18 @@ class _Connection:
         self._writer.write(f"{head}\r\n\r\n{body}".encode())
         return True
 
+    def _show(self, send: Callable[[int, bytes, int, bool], None], timestamp: int) -> None:
+        """The still as a keyframe, its slice in fragments."""
+        *parameter_sets, picture = self._farm.still
+        for nal_unit in parameter_sets:
+            send(0, nal_unit, timestamp, False)
+        indicator, kind = bytes((picture[0] & 0xE0 | 28,)), picture[0] & 31
+        parts = [picture[at : at + 1200] for at in range(1, len(picture), 1200)]
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            flags = (0x80 if not index else 0) | (0x40 if last else 0)
+            send(0, indicator + bytes((flags | kind,)) + part, timestamp, last)
+
     async def _play(self) -> None:
         farm = self._farm
         sequence_numbers = [65_500, 7]
@@ -273,7 +289,9 @@ class _Connection:
                 return
             if (number == 15 and farm.fault == "stall") or farm.fault == "stall_later":
                 return
-            if number % 10 == 0 and not (farm.fault == "no_keyframe" and number):
+            if farm.still and number % 10 == 0:
+                self._show(send, timestamp)
+            elif number % 10 == 0 and not (farm.fault == "no_keyframe" and number):
                 send(0, SPS_MAIN if farm.fault == "b_frames" else SPS, timestamp, False)
                 send(0, PPS, timestamp, False)
                 if farm.fault != "no_keyframe":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 
 import pytest
 from webrtc_clients import Feed, WhepClient, WhipClient, encode_clip, eventually, running_plane
@@ -235,6 +236,23 @@ async def test_a_cut_source_goes_on_at_its_next_keyframe():
         finally:
             playing.cancel()
             await client.close()
+
+
+async def test_a_stream_that_is_pulled_no_more_is_not_shown():
+    async with running_plane("cam001") as plane:
+        clip = encode_clip()
+        assert plane.keyframe("cam001") is None
+        now = time.monotonic()
+        Feed(plane.sink_of("cam001", StreamName.MAIN), clip).push(now)
+        main = plane.keyframe("cam001")
+        assert main is not None
+        sub = plane.sink_of("cam001", StreamName.SUB)
+        Feed(sub, clip).push(now + 1)
+        assert plane.keyframe("cam001") is main
+        assert plane.keyframe_to_judge("cam001").received_at == now + 1
+        Feed(sub, [(keyframe, tuple(list(units))) for keyframe, units in clip]).push(now + 100)
+        shown = plane.keyframe("cam001")
+        assert shown is not main
 
 
 async def test_sessions_of_an_owner_are_closed():

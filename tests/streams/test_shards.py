@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rtsp_farm import Farm
+from still_encoder import encode
 from webrtc_clients import WhepClient, WhipClient
 from webrtc_clients import eventually as soon
 
@@ -23,7 +25,8 @@ from gateway.errors import GatewayError, NotFound, ProtocolError, TooMany, Unava
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraState, DialLimits, State
 from gateway.streams.media import StreamName
-from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaSpec
+from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaSpec, PictureSpec
+from gateway.streams.picture_health import Verdict
 from gateway.streams.placement import worker_of_call
 from gateway.streams.plane import NotAcceptable, PlaneLimits
 from gateway.streams.session import SessionAnswer, SessionState
@@ -51,6 +54,7 @@ class News:
     states: list[CameraState] = field(default_factory=list)
     sources: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     closed: list[tuple[str, str]] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
 
     @property
     def callbacks(self) -> MediaCallbacks:
@@ -58,6 +62,7 @@ class News:
             state=self.states.append,
             source_change=lambda source, tracks: self.sources.append((source, tracks)),
             session_closed=lambda session, reason: self.closed.append((session, reason)),
+            picture=self.pictures.append,
         )
 
     def of(self, camera_id: str) -> list[tuple[State, str]]:
@@ -316,6 +321,31 @@ async def test_the_keyframe_is_fetched_once(workers: int):
         await eventually(lambda: shards.counters().keyframes >= 2)
         newest = await shards.fetch_keyframe("cam0")
         assert await shards.fetch_keyframe("cam0") is newest
+
+
+@EVERYWHERE
+async def test_a_black_picture_is_told_wherever_it_is_judged(workers: int):
+    black = encode(np.zeros((360, 640, 3), np.uint8))
+    how = spec(pictures=PictureSpec(interval_s=0.2, cpu_share=1.0))
+    async with Farm(still=black) as farm, running(farm, 2, workers=workers, how=how) as (shards, news):
+        assert shards.picture("cam0") is None
+        await eventually(lambda: {"cam0", "cam1"} <= set(news.pictures))
+        picture = shards.picture("cam0")
+        assert picture.verdict is Verdict.BLACK
+        assert picture.reason
+        assert picture.since_ms <= picture.checked_at_ms
+        await eventually(lambda: shards.picture_counters().judged >= 6)
+        await eventually(lambda: shards.picture("cam0").checked_at_ms > picture.checked_at_ms)
+        cameras = [Camera(id="cam0", main=farm.url + "?other"), Camera(id="cam1", main=farm.url)]
+        await shards.apply(cameras)  # another source: what was seen of the old one says nothing of it
+
+        def judged_anew() -> bool:
+            seen = shards.picture("cam0")
+            return seen is not None and seen.since_ms > picture.checked_at_ms
+
+        await eventually(judged_anew)
+        assert shards.picture("cam1").verdict is Verdict.BLACK
+        assert shards.picture("cam1").since_ms <= picture.checked_at_ms
 
 
 PARENT = """

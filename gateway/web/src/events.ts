@@ -141,6 +141,10 @@ export class Channel {
       return;
     }
     if (frame.type === "revoked") {
+      if ((frame.data as { reason?: string }).reason === "restart") {
+        this.socket?.close(); // the server comes back, and the session is still ours: dial again
+        return;
+      }
       this.closed = true;
       this.socket?.close();
       this.onRevoked();

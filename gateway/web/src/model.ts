@@ -51,7 +51,14 @@ export interface Camera {
   reason: string | null;
   since: number | null;
   last_frame_at: number | null;
+  /** What the camera shows, judged once a minute; absent or null while nobody has looked. */
+  picture?: { verdict: string; reason: string; since: number; checked_at: number } | null;
   streams: { main: StreamInfo; sub: StreamInfo | null };
+}
+/** The verdict on a picture that does not show what it should; null when all is well or unknown. */
+export function badPicture(camera: Camera | undefined): { verdict: string; reason: string } | null {
+  const picture = camera?.picture;
+  return picture && picture.verdict !== "ok" ? picture : null;
 }
 export interface CameraChoice {
   id: string;

@@ -3,7 +3,7 @@ import { computed, effect, signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { seg } from "./api.ts";
 import { Player, type PlayState } from "./media.ts";
-import type { Camera, CameraChoice } from "./model.ts";
+import { badPicture, type Camera, type CameraChoice } from "./model.ts";
 import { areaName, cameras, session, tick } from "./state.ts";
 import { clock, distance, t, tv } from "./text.ts";
 import { Watermark } from "./watermark.tsx";
@@ -164,6 +164,7 @@ function Tile({ index, id, big }: { index: number; id: string | null; big: boole
   const stream = big ? "main" : "sub";
   const known = camera !== undefined;
   const cameraState = camera?.state;
+  const bad = badPicture(camera);
   useEffect(() => {
     if (id === null || !known || !video.current) return;
     const made = new Player(`/whep/${seg(id)}?stream=${stream}`, video.current, false);
@@ -254,6 +255,12 @@ function Tile({ index, id, big }: { index: number; id: string | null; big: boole
               <i aria-hidden="true">{state === "idle" ? "○" : SHAPE[state]}</i>
               {tv("tile", state)}
             </span>
+            {bad && (
+              <span class="state picture s-stale" title={bad.reason}>
+                <i aria-hidden="true">⚠</i>
+                {tv("picture", bad.verdict)}
+              </span>
+            )}
             <span class="name">{camera?.name ?? id}</span>
             {big && (
               <span class="extra">

@@ -1,7 +1,7 @@
 /** Cameras by street and community, with a search over names. */
 import { signal } from "@preact/signals";
 import { useMemo, useState } from "preact/hooks";
-import type { Camera } from "./model.ts";
+import { badPicture, type Camera } from "./model.ts";
 import { areaName, areas, cameras, workers } from "./state.ts";
 import { t, tv } from "./text.ts";
 import { onPage, place, startDrag } from "./tiles.tsx";
@@ -11,12 +11,13 @@ const SHAPE: Record<string, string> = { live: "●", connecting: "◐", idle: "�
 const LIMIT = 80;
 
 function Row({ camera }: { camera: Camera }) {
+  const bad = badPicture(camera);
   return (
     <button
       type="button"
       class={`cam c-${camera.state}${onPage.value.includes(camera.id) ? " on" : ""}`}
       data-tree-camera={camera.id}
-      title={`${camera.name} · ${tv("cam", camera.state)}${camera.reason ? ` · ${tv("why", camera.reason)}` : ""}`}
+      title={`${camera.name} · ${tv("cam", camera.state)}${camera.reason ? ` · ${tv("why", camera.reason)}` : ""}${bad ? ` · ${bad.reason}` : ""}`}
       onPointerDown={(e) => {
         if (e.button === 0 && e.pointerType === "mouse") startDrag(e, camera);
       }}
@@ -30,7 +31,7 @@ function Row({ camera }: { camera: Camera }) {
     >
       <i aria-hidden="true">{SHAPE[camera.state] ?? "○"}</i>
       <span>{camera.name}</span>
-      <small>{tv("cam", camera.state)}</small>
+      <small class={bad ? "bad" : undefined}>{bad ? `⚠ ${tv("picture", bad.verdict)}` : tv("cam", camera.state)}</small>
     </button>
   );
 }
