@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from gateway import config
 from gateway.access import Principal, Role
 from gateway.alarms import press, roster
-from gateway.app import _decode
+from gateway.devices import _decode
 from gateway.district import District
 from gateway.errors import ConfigError, NotAllowed, ProtocolError
 from gateway.identity import Keyring, TokenKind
