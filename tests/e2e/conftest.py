@@ -1,4 +1,4 @@
-"""Fixtures: one running product for all end-to-end tests, one Chromium for each."""
+"""Fixtures: one running product for each file of end-to-end tests, one Chromium for each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.async_api import Browser, async_playwright
 from running_product import CAMERAS, CHROMIUM, ROOT, Product, free_port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     folder = tmp_path_factory.mktemp("product")
     running = Product(folder, free_port(), free_port(), free_port())
