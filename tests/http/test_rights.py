@@ -87,6 +87,11 @@ TABLE = {
     ("GET", "/api/v1/cameras/{camera_id}"):                    "401 yes  area area home no   shown no yes",
     ("GET", "/api/v1/cameras/{camera_id}/snapshot.jpg"):       "401 yes  area area home no   shown no no",
     ("POST", "/whep/{camera_id}"):                             "401 yes  area area home no   shown no no",
+    ("POST", "/api/v1/cameras"):                               "401 no   no   no   no   no   no  no  yes",
+    ("PATCH", "/api/v1/cameras"):                              "401 no   no   no   no   no   no  no  yes",
+    ("PUT", "/api/v1/cameras/{camera_id}"):                    "401 no   no   no   no   no   no  no  yes",
+    ("DELETE", "/api/v1/cameras/{camera_id}"):                 "401 no   no   no   no   no   no  no  yes",
+    ("POST", "/api/v1/admin/reload"):                          "401 no   no   no   no   no   no  no  yes",
     ("GET", "/api/v1/media/ice-servers"):                      "401 yes  yes  yes  yes  no   yes no  no",
     ("OPTIONS", "/whep/{camera_id}"):                          PUBLIC,
     ("OPTIONS", "/api/v1/calls/{call_id}/legs/{leg_id}/whip"): PUBLIC,
@@ -168,6 +173,8 @@ async def aim(bench: Bench, method: str, path: str, target: str) -> tuple[str, d
         "camera_id": target, "sub": "nobody-in-particular", "path": "none", "session_id": "none", "grant_id": "none",
         **{f"{kind}_id": ids[target] for kind, ids in bench.ids.items() if target in ids},
     }  # fmt: skip
+    if (method, path) == ("DELETE", "/api/v1/cameras/{camera_id}"):
+        names["camera_id"] = await a_camera(bench, target)
     if path.startswith(("/whep/sessions", "/whip/sessions")) and method != "OPTIONS":
         names["session_id"] = await media_session(bench, "whep" if "whep" in path else "whip")
     if "{grant_id}" in path:
@@ -207,6 +214,14 @@ async def media_session(bench: Bench, kind: str) -> str:
             return answer.headers["Location"].rpartition("/")[2]
     finally:
         await client.close()
+
+
+async def a_camera(bench: Bench, place: str) -> str:
+    """A camera of its own to be removed."""
+    entry = {"id": f"goner-{place}", "main": "rtsp://127.0.0.1:9/x"}
+    status, said = await bench.call("POST", "/api/v1/cameras", as_role(bench, "admin"), json=entry)
+    assert status == 201, said
+    return str(said["id"])
 
 
 async def a_grant(bench: Bench) -> str:
