@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check bench soak fuzz clean
+.PHONY: help setup demo test check bench soak fuzz screenshots clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -32,5 +32,9 @@ soak:  ## joins, leaves and faults for SECONDS=600: memory flat, nothing left be
 	@scripts/setup.sh test
 	@$(PY) tests/soak/soak.py --seconds $(or $(SECONDS),600)
 
+screenshots:  ## pictures of every screen of a running `make demo` into docs/images
+	@scripts/setup.sh test
+	@$(PY) scripts/screenshots.py $(ARGS)
+
 clean:  ## forget set-up and build results (not var/)
-	rm -rf .venv .setup gateway/web/node_modules gateway/web/dist build *.egg-info
+	rm -rf .venv .setup gateway/web/node_modules gateway/web/dist gateway/streams/*.so build *.egg-info

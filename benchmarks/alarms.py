@@ -143,6 +143,12 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _starved_s(pid: int) -> float:
+    """How long the process's threads were ready to run but had no CPU: the machine's part in a latency."""
+    waits = [int(task.read_text().split()[1]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(waits) / 1e9
+
+
 async def measure(
     directory: Path, *, boxes: int, rate: float, seconds: float, new: float, rings: bool, workers: int
 ) -> dict[str, Any]:
@@ -159,6 +165,7 @@ async def measure(
         await asyncio.sleep(1)
         assert site.process is not None
         cpu, broker_cpu, own = _cpu_s(site.process.pid), _cpu_s(site.broker_pid), time.process_time()
+        starved = _starved_s(site.process.pid)
         began = time.monotonic()
         sending = await load.press(rate=rate, seconds=seconds, new=new)
         took = time.monotonic() - began
@@ -167,6 +174,7 @@ async def measure(
             "broker": round(100 * (_cpu_s(site.broker_pid) - broker_cpu) / took),
             "boxes": round(100 * (time.process_time() - own) / took),
         }
+        starved = round(100 * (_starved_s(site.process.pid) - starved) / took)
         await asyncio.sleep(1)
         console.cancel()
         await asyncio.gather(console, return_exceptions=True)
@@ -189,6 +197,7 @@ async def measure(
         "alarms_rung": len(rung),
         "cpu_percent": spent,
         "gateway_cpu_ms_a_press": round(10 * spent["gateway"] * took / max(1, answered), 2),
+        "gateway_ready_without_cpu_percent": starved,
         "start_to_ready_s": round(site.starts_s[0], 2),
     }
 

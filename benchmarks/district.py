@@ -24,7 +24,7 @@ import aiohttp
 import yaml
 
 ROOT = Path(__file__).parents[1]
-READY_S = 30.0
+READY_S = 90.0
 
 
 def free_port() -> int:

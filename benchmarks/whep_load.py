@@ -1,8 +1,9 @@
 """Light WHEP viewers as a load: `python -m benchmarks.whep_load --url http://.../whep/{camera} ...` in a process of its own.
 
-ICE checks and consent, DTLS, then packets are counted by the clear part of their headers, not decrypted: a hundred viewers
-of 2 Mbps cost a tenth of a core, so that the gateway beside them is what gets measured. Prints a JSON line when all play
-(`{"event": "steady"}`) and one with the counts `--seconds` later, then leaves.
+ICE checks and consent, DTLS, receiver reports; packets are counted by the clear part of their headers, not decrypted, and
+sockets are polled, since the sender would pay for waking their reader: a hundred viewers of 2 Mbps cost a tenth of a core,
+so that the gateway beside them is what gets measured. Prints a JSON line when all play (`{"event": "steady"}`) and one with
+the counts `--seconds` later, then leaves. A first frame is a whole keyframe: the gateway starts with nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import datetime
 import json
 import re
 import socket
+import struct
 import time
 
 import aiohttp
@@ -23,10 +25,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
+from pylibsrtp import Policy, Session
 
 UFRAG, PASSWORD = "load", "l" * 24
 PROFILES = {"gcm": b"SRTP_AEAD_AES_128_GCM", "cm": b"SRTP_AES128_CM_SHA1_80"}
-CONSENT_S = 5.0
+SALT_LENGTHS = {"gcm": 12, "cm": 14}
+CONSENT_S = 4.0
+REPORT_S = 1.0
+POLL_S = 0.002
 RETRANSMIT_S = 0.3
 OFFER = """v=0
 o=- 1 1 IN IP4 127.0.0.1
@@ -75,6 +81,22 @@ def identity(profile: bytes) -> tuple[SSL.Context, str]:
     return context, certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
+def reporter(connection: SSL.Connection) -> Session:
+    """What seals the receiver reports of a client: its keys are the first half of what DTLS exports (RFC 5764)."""
+    gcm = connection.get_selected_srtp_profile() == PROFILES["gcm"]
+    salt = SALT_LENGTHS["gcm" if gcm else "cm"]
+    block = connection.export_keying_material(b"EXTRACTOR-dtls_srtp", 2 * (16 + salt))
+    return Session(
+        Policy(
+            key=block[:16] + block[32 : 32 + salt],
+            ssrc_type=Policy.SSRC_ANY_OUTBOUND,
+            srtp_profile=Policy.SRTP_PROFILE_AEAD_AES_128_GCM
+            if gcm
+            else Policy.SRTP_PROFILE_AES128_CM_SHA1_80,
+        )
+    )
+
+
 class Viewer:
     """One session. packets, frames: of video since it began; worst_gap_s: between two frames while `counting`."""
 
@@ -93,7 +115,9 @@ class Viewer:
         self._ssl = SSL.Connection(context, None)
         self._ssl.set_connect_state()
         self._ssl.set_ciphertext_mtu(1200)
-        self._secure = False
+        self._reporter: Session | None = None
+        self._ssrc = self._sequence = 0
+        self.playing_at = 0.0
         self._remote = ("", "")
         self._buffer = bytearray(2048)
 
@@ -116,11 +140,10 @@ class Viewer:
         host, port = find(r"a=candidate:.* (\S+ \d+) typ host").split()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.connect((host, int(port)))
-        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
         async with asyncio.timeout(20):
             while not self.playing.is_set():
                 self._check()
-                if not self._secure:
+                if self._reporter is None:
                     self._handshake(b"")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RETRANSMIT_S):
@@ -131,8 +154,15 @@ class Viewer:
             await asyncio.sleep(CONSENT_S)
             self._check()
 
+    async def keep_reporting(self) -> None:
+        """A receiver report of one block, as browsers send it (RFC 3550 section 6.4.2)."""
+        while True:
+            await asyncio.sleep(REPORT_S)
+            if self._reporter is not None:
+                report = struct.pack("!BBHIIIIIII", 0x81, 201, 7, 1, self._ssrc, 0, self._sequence, 0, 0, 0)
+                self._send(self._reporter.protect_rtcp(report))
+
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket.fileno())
         self._socket.close()
 
     def _check(self) -> None:
@@ -158,7 +188,8 @@ class Viewer:
                 self._ssl.DTLSv1_handle_timeout()
         try:
             self._ssl.do_handshake()
-            self._secure = True
+            if self._reporter is None:
+                self._reporter = reporter(self._ssl)
         except SSL.WantReadError:
             pass
         while True:
@@ -171,7 +202,8 @@ class Viewer:
                 self._send(flight[:length])
                 flight = flight[length:]
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Everything that came."""
         receive, buffer = self._socket.recv_into, self._buffer
         while True:
             try:
@@ -194,10 +226,21 @@ class Viewer:
         self.frames += 1
         if self.first_ms is None:
             self.first_ms = (now - self._posted_at) * 1000
+            self.playing_at = now
+            self._ssrc = int.from_bytes(self._buffer[8:12], "big")
             self.playing.set()
         if self._last_frame_at is not None and self.counting:
             self.worst_gap_s = max(self.worst_gap_s, now - self._last_frame_at)
         self._last_frame_at = now
+        self._sequence = int.from_bytes(self._buffer[2:4], "big")
+
+
+async def poll(viewers: list[Viewer]) -> None:
+    """Reads those who have a socket, over and over."""
+    while True:
+        for viewer in viewers:
+            viewer.read()
+        await asyncio.sleep(POLL_S)
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -207,18 +250,23 @@ def quantile(values: list[float], share: float) -> float:
 async def run(options: argparse.Namespace) -> None:
     context, fingerprint = identity(PROFILES[options.srtp])
     viewers = [Viewer(context) for _ in range(options.count)]
-    consents: list[asyncio.Task[None]] = []
     headers = {"Authorization": f"Bearer {options.token}"}
     async with aiohttp.ClientSession(headers=headers) as http, asyncio.TaskGroup() as tasks:
+        joined: list[Viewer] = []
+        background = [tasks.create_task(poll(joined))]
+        print(json.dumps({"event": "joining"}), flush=True)
         for number, viewer in enumerate(viewers):
+            joined.append(viewer)
             camera = f"cam{number % options.cameras:03}"
             await viewer.join(http, options.url.replace("{camera}", camera), fingerprint)
-            consents.append(tasks.create_task(viewer.keep_consent()))
+            background.append(tasks.create_task(viewer.keep_consent()))
+            background.append(tasks.create_task(viewer.keep_reporting()))
         await asyncio.sleep(options.settle)
         before = [(viewer.packets, viewer.octets, viewer.frames) for viewer in viewers]
         Viewer.counting = True
         began, cpu = time.monotonic(), time.process_time()
-        print(json.dumps({"event": "steady"}), flush=True)
+        watched = sum(began - viewer.playing_at for viewer in viewers)
+        print(json.dumps({"event": "steady", "viewer_seconds": watched}), flush=True)
         await asyncio.sleep(options.seconds)
         seconds = time.monotonic() - began
         sums = [
@@ -238,10 +286,11 @@ async def run(options: argparse.Namespace) -> None:
             "fps": sums[2] / seconds / len(viewers),
             "worst_gap_ms_p95": quantile([viewer.worst_gap_s * 1000 for viewer in viewers], 0.95),
             "first_ms_p50": quantile([viewer.first_ms or 0.0 for viewer in viewers], 0.5),
+            "first_ms_p95": quantile([viewer.first_ms or 0.0 for viewer in viewers], 0.95),
             "load_percent": (time.process_time() - cpu) / seconds * 100,
         }
         print(json.dumps(result), flush=True)
-        for task in consents:
+        for task in background:
             task.cancel()
         for viewer in viewers:
             viewer.close()

@@ -170,6 +170,8 @@ def measure(workers: int, cameras: int, viewers: int, seconds: float, srtp: str)
         before: dict[int, float] = {}
         for line in load.stdout:
             said = json.loads(line)
+            if said["event"] == "joining":
+                continue
             if said["event"] == "steady":
                 before = {pid: cpu_s(pid) for pid in family(gateway.pid)}
                 continue

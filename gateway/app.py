@@ -12,6 +12,7 @@ import hmac
 import logging
 import signal
 import ssl
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -94,6 +95,9 @@ def serve(options: ServeOptions) -> None:
 
 
 async def _serve(options: ServeOptions) -> None:
+    # The database's and the MQTT client's threads make many short calls into C, each of which gives the interpreter lock
+    # away; with the default of 5 ms they'd wait that long for the loop to give it back, packet by packet.
+    sys.setswitchinterval(0.0002)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -139,7 +143,12 @@ class Gateway:
             epoch=str(ULID()), now_ms=now_ms, lag_ms=lambda: self._lag_ms, presence=self._on_page
         )
         alarms = AlarmSettings.of(self.settings.alarms, self.settings.dispatch)
-        self.roster = Roster(store, alarms.dispatch, on_change=self._on_worker)
+        self.roster = Roster(
+            store,
+            alarms.dispatch,
+            on_change=self._on_worker,
+            inside=lambda grid, position: self.catalog.district.locate(position).grid == grid,
+        )
         self.devices = Devices(
             self.settings.mqtt,
             configuration.secrets,

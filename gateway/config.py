@@ -245,6 +245,11 @@ def _read_settings(document: Document, path: Path) -> Settings:
         root.section("http").wrong(
             "beyond this machine needs tls_cert and tls_key (or allow_plain: true behind a TLS proxy)", "host"
         )
+    if mqtt.mode is MqttMode.SUPERVISED and not mqtt.allow_plain and not _is_loopback(mqtt.host):
+        root.section("mqtt").wrong(
+            "the supervised broker has no TLS: leave it on loopback (pages use /mqtt), or allow_plain: true",
+            "host",
+        )
     if mqtt.mode is MqttMode.EXTERNAL and not mqtt.url:
         root.section("mqtt").wrong("mode external needs a url", "mode")
     if ingest.backoff_first_s > ingest.backoff_max_s:

@@ -44,8 +44,8 @@ outbox_table = Table(
 BATCH = 512
 MAX_IN_MEMORY = 10_000
 """Messages of a kind in memory. More stay on the disk until there is room."""
-AT_ONCE = 64
-"""Messages of a kind that are being delivered at one time."""
+AT_ONCE = 512
+"""Messages of a kind that are being delivered at one time, unless the courier is told otherwise."""
 MARK_AFTER_S = 0.1
 """How long delivered rows wait to be deleted together. A crash meanwhile delivers them again."""
 BACK_OFF_S = 0.25
@@ -101,14 +101,14 @@ class _Lane:
 
     __slots__ = ("behind", "deliver", "keys", "kind", "missed", "room", "size", "slots", "taken")
 
-    def __init__(self, kind: str, deliver: Callable[[Message], Awaitable[None]]) -> None:
+    def __init__(self, kind: str, deliver: Callable[[Message], Awaitable[None]], at_once: int) -> None:
         self.kind = kind
         self.deliver = deliver
         self.keys: dict[str, deque[Message]] = {}
         self.size = 0
         self.taken = 0
         self.behind = self.missed = True
-        self.slots = asyncio.Semaphore(AT_ONCE)
+        self.slots = asyncio.Semaphore(at_once)
         self.room = asyncio.Event()
         self.room.set()
 
@@ -120,9 +120,19 @@ class Courier:
     It raises to be tried again. Kinds without a callable stay in the outbox untouched.
     """
 
-    def __init__(self, store: Store, deliver: Mapping[str, Callable[[Message], Awaitable[None]]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        deliver: Mapping[str, Callable[[Message], Awaitable[None]]],
+        *,
+        at_once: Mapping[str, int] | None = None,
+    ) -> None:
+        """at_once: by kind, how many messages are being delivered at one time where it is not AT_ONCE."""
         self._store = store
-        self._lanes = {kind: _Lane(kind, receiver) for kind, receiver in deliver.items()}
+        bounds = at_once or {}
+        self._lanes = {
+            kind: _Lane(kind, receiver, bounds.get(kind, AT_ONCE)) for kind, receiver in deliver.items()
+        }
         self._group: asyncio.TaskGroup | None = None
         self._delivered: list[int] = []
         self._mark = asyncio.Event()

@@ -135,6 +135,9 @@ class MqttSettings:
     mode: MqttMode = MqttMode.SUPERVISED
     host: str = checked("127.0.0.1", "host")
     port: int = ranged(1883, 0, 65_535)  # 0: any free one
+    allow_plain: bool = (
+        False  # beyond loopback the supervised broker speaks without TLS: only in a network of its own
+    )
     url: str = checked("", "mqtt")
     credentials: str = ""
     tls_ca: str = checked("", "file")

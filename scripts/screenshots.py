@@ -92,10 +92,10 @@ async def settled(page: Page, selector: str = "[data-tile]") -> None:
     """Until every tile that has a camera is live, or the time is up: a picture shows what is so."""
     await until(
         page,
-        f"[...document.querySelectorAll({selector!r})].filter(t => t.dataset.camera)"
-        ".every(t => t.dataset.state === 'live')",
+        f"(tiles => tiles.length > 0 && tiles.every(t => t.dataset.state === 'live'))"
+        f"([...document.querySelectorAll({selector!r})].filter(t => t.dataset.camera))",
     )
-    await asyncio.sleep(1)
+    await asyncio.sleep(4)  # the map draws itself, and a busy machine paints late
 
 
 async def screens(studio: Studio) -> None:
@@ -119,7 +119,7 @@ async def screens(studio: Studio) -> None:
     await phone.wait_for_selector(".fix.ok")
     await studio.take(phone, "worker-standby")
     await phone.click("[data-act=open-report]")
-    await phone.click("[data-type=facility]")
+    await phone.click("[data-type=公共设施]")
     await phone.fill(".sheet textarea", "路灯不亮，行人看不清台阶")
     await studio.take(phone, "worker-report")
     await phone.click(".sheet .x")

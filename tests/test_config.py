@@ -281,3 +281,15 @@ def test_no_file_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, dat
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_bytes(data)
     check_files(Files(cameras=path, config=path, secrets=path))
+
+
+def test_a_broker_beyond_this_machine_needs_a_word(tmp_path: Path) -> None:
+    path = write(tmp_path / "gateway.yaml", "mqtt: {host: 0.0.0.0}")
+    assert [(line, where) for line, where, _ in mistakes_of(config=path)] == [(1, "mqtt.host")]
+    assert not mistakes_of(config=write(path, "mqtt: {host: 0.0.0.0, allow_plain: true}"))
+
+
+def test_a_file_nested_without_end_is_a_mistake_and_no_crash(tmp_path: Path) -> None:
+    for text in ("[" * 20_000, "a: " + "{b: " * 5_000, "- " * 20_000):
+        [(_, _, message)] = mistakes_of(config=write(tmp_path / "gateway.yaml", text))
+        assert "nested too deeply" in message or "is no YAML" in message

@@ -13,10 +13,10 @@ import os
 import tempfile
 import time
 import tracemalloc
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import aioice.stun
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from gateway import config
 from gateway.access import Principal, Role
 from gateway.alarms import press, roster
-from gateway.app import _decode
+from gateway.devices import _decode
 from gateway.district import District
 from gateway.errors import ConfigError, NotAllowed, ProtocolError
 from gateway.identity import Keyring, TokenKind
@@ -60,10 +60,16 @@ LOCATION = b'{"lat":30.8,"lon":103.9,"datum":"gcj02","acc":5,"spd":1.5,"fix":1,"
 SPS = bytes.fromhex("6742c01ed90141fa1000000300100000030320f162e480")
 RTP = bytes.fromhex("80e0000100000001abcdef01") + b"\x7c\x85" + SPS
 RTCP = rtcp.write_receiver_report(1) + rtcp.write_nack(1, 2, [3, 4, 500]) + rtcp.write_remb(1, 1_000_000, [2])
-_BINDING = (
-    bytes.fromhex("000100182112a442") + b"0123456789ab" + bytes.fromhex("00060009") + b"abcd:efgh\0\0\0"
+_BINDING = aioice.stun.Message(
+    message_method=aioice.stun.Method.BINDING,
+    message_class=aioice.stun.Class.REQUEST,
+    transaction_id=b"0123456789ab",
 )
-STUN = _BINDING + bytes.fromhex("80280004") + (zlib.crc32(_BINDING) ^ 0x5354554E).to_bytes(4, "big")
+_BINDING.attributes.update(
+    {"USERNAME": "abcd:efgh", "PRIORITY": 1, "ICE-CONTROLLING": 7, "USE-CANDIDATE": None}
+)
+_BINDING.add_message_integrity(b"p" * 24)
+STUN = bytes(_BINDING)
 CLIENT_HELLO = bytes.fromhex("16feff000000000000000000360100002a000000000000002afefd") + bytes(40)
 CAMERAS = "cameras:\n- {id: c1, main: 'rtsp://192.0.2.1/x', lat: 30.8, lon: 103.9, datum: wgs84, visible_to: community}\n"
 

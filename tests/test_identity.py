@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 from typing import Any
 
@@ -212,3 +213,28 @@ def test_join_limits_by_role_and_principal() -> None:
     limits.leave(other)
     with pytest.raises(ValueError):
         limits.leave(other)
+
+
+def test_a_token_of_json_bombs_or_of_megabytes_is_refused_not_decoded() -> None:
+    nested = base64.urlsafe_b64encode(b"[" * 1400).rstrip(b"=").decode()
+    for text in (f"{nested}.{nested}.x", "a" * 5_000_000, f"{nested}.."):
+        with pytest.raises(NotAllowed):
+            keyring.verify(text, now_s=NOW)
+
+
+def test_a_fingerprint_tells_parts_apart_and_needs_the_key() -> None:
+    assert keyring.fingerprint("ab", "c") != keyring.fingerprint("a", "bc")
+    assert keyring.fingerprint("ab", "c") == keyring.fingerprint("ab", "c")
+    assert Keyring(bytes(32)).fingerprint("ab", "c") != keyring.fingerprint("ab", "c")
+
+
+def test_the_lock_out_is_more_patient_with_an_address_than_with_one_who_guesses() -> None:
+    throttle = LoginThrottle(failures=2, lockout_s=60, patience={"address": 3})
+    for _ in range(5):
+        throttle.failed("address:office", now_s=NOW)
+    throttle.check("address:office", now_s=NOW)
+    throttle.failed("address:office", now_s=NOW)
+    with pytest.raises(TooMany):
+        throttle.check("address:office", now_s=NOW)
+    throttle.forgive("address:office")
+    throttle.check("address:office", now_s=NOW)

@@ -115,6 +115,7 @@ class AlarmDesk:
                 audiences.KIND_AUDIENCE: self._deliver_audience,
                 KIND_TASK: self._deliver_task,
             },
+            at_once={KIND_RING: 8},  # each opens a call: a storm of them must not hold up the acks
         )
         self._gate = Gate(store, settings)
         self._deadlines_changed = asyncio.Event()
@@ -519,6 +520,7 @@ class AlarmDesk:
             try:
                 async with asyncio.timeout(wait_s):
                     await self._deadlines_changed.wait()
+                    await asyncio.sleep(0.05)  # a storm of presses is one look, not one each
             except TimeoutError:
                 continue
 
@@ -653,8 +655,6 @@ class AlarmDesk:
             message = ack_message(sid, payload)
             await self._publish_mqtt(message["topic"], msgspec.json.encode(payload), 1, False)
         return payload
-
-    # ---- deliveries ----------------------------------------------------------------------------------------
 
     async def _deliver_ack(self, message: outbox.Message) -> None:
         row: Mapping[str, Any] = message.payload

@@ -68,7 +68,7 @@ _FRESHNESS = (Freshness.FRESH, Freshness.USABLE, Freshness.LAST_RESORT, Freshnes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchSettings:
-    """speed_mps: of a gridworker on an electric bicycle over streets; detour: street length by straight
+    """jump_mps: a faster move between two fixes is a faulty fix. speed_mps: of a gridworker on an electric bicycle over streets; detour: street length by straight
     line.
     """
 
@@ -79,6 +79,7 @@ class DispatchSettings:
     speed_mps: float = 4.0
     detour: float = 1.35
     set_out_s: float = 20.0
+    jump_mps: float = 60.0
     camera_radius_m: float = 400.0
     camera_limit: int = 9
 

@@ -65,6 +65,7 @@ class AlarmSettings:
                 usable_ms=round(where.usable_s * 1000),
                 last_resort_ms=round(where.last_resort_s * 1000),
                 speed_mps=where.travel_m_per_s,
+                jump_mps=where.jump_m_per_s,
                 camera_radius_m=where.camera_radius_m,
                 camera_limit=where.camera_count,
             ),

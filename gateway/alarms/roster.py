@@ -3,7 +3,7 @@
 Duty changes are committed at once (who is on duty decides whom a call for help rings). Fixes come a hundred a
 second; the newest of each worker is flushed together every few seconds, with a point of the track. What is
 sent off duty is dropped unsaved: a gridworker off duty is nobody's business. An impossible jump (over 60 m/s
-since the last fix) is ignored and flagged; three in a row that agree with one another are believed: then the
+by default since the last fix) is ignored and flagged; three in a row that agree with one another are believed: then the
 old fix was the wrong one.
 """
 
@@ -18,6 +18,7 @@ import msgspec
 from sqlalchemy import BigInteger, Column, Connection, Float, Index, Integer, Table, Text, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
+from gateway.alarms.datum import Confusion, DatumWatch
 from gateway.alarms.dispatch import DispatchSettings, Duty, Freshness, WorkerState, freshness
 from gateway.alarms.world import WorkerSite
 from gateway.audit import audit
@@ -29,7 +30,6 @@ __all__ = ["Fix", "Roster", "WorkerView", "parse_location", "track_table", "work
 
 logger = logging.getLogger(__name__)
 
-MAX_SPEED_MPS = 60.0
 JUMPS_BELIEVED = 3
 
 worker_table = Table(
@@ -94,11 +94,13 @@ class WorkerView:
     fix_at: int | None
     accuracy_m: float | None
     freshness: Freshness
+    datum_suspected: Confusion | None = None
 
 
 @dataclass(slots=True)
 class _Entry:
     state: WorkerState
+    suspected: Confusion | None = None
     seq: int = -1
     jumps: int = 0
     jumped_to: Position | None = None
@@ -116,12 +118,16 @@ class Roster:
         settings: DispatchSettings,
         *,
         on_change: Callable[[WorkerView], None] | None = None,
+        inside: Callable[[str, Position], bool] | None = None,
     ) -> None:
+        """inside(grid, position): for the detector of confused datums; None: without it."""
         self._store = store
         self._settings = settings
         self._on_change = on_change or (lambda view: None)
         self._entries: dict[str, _Entry] = {}
         self._dirty: dict[str, _Entry] = {}
+        self._datum = None if inside is None else DatumWatch(inside)
+        self._suspects: dict[str, Confusion] = {}  # to be audited with the next flush
         self.jumps_ignored = 0
 
     async def load(self, sites: Iterable[WorkerSite]) -> None:
@@ -132,7 +138,7 @@ class Roster:
             old, row = self._entries.get(site.id), kept.get(site.id)
             if old is not None:
                 state = replace(old.state, name=site.name, grid=site.grid, centroid=site.centroid)
-                entries[site.id] = _Entry(state, old.seq)
+                entries[site.id] = _Entry(state, old.suspected, old.seq)
                 continue
             position = None
             if row is not None and row["lat"] is not None:
@@ -188,6 +194,8 @@ class Roster:
             if duty is Duty.OFF:
                 entry.state = replace(entry.state, position=None, fix_at=None, accuracy_m=0.0, speed_mps=0.0)
                 self._dirty[worker_id] = entry
+                if self._datum is not None:
+                    self._datum.forget(worker_id)
         view = self._view(entry.state, now_ms)
         self._on_change(view)
         return view
@@ -222,6 +230,12 @@ class Roster:
             online=True,
         )
         self._dirty[worker_id] = entry
+        if self._datum is not None and state.grid is not None:
+            suspected = self._datum.see(worker_id, state.grid, fix.position, now_ms)
+            if suspected is not None and suspected is not entry.suspected:
+                logger.warning("phone of %s seems to name the wrong datum: %s", worker_id, suspected)
+                self._suspects[worker_id] = suspected
+            entry.suspected = suspected
         self._on_change(self._view(entry.state, now_ms))
         return True
 
@@ -230,6 +244,7 @@ class Roster:
         dirty, self._dirty = self._dirty, {}
         if not dirty:
             return
+        suspects, self._suspects = self._suspects, {}
         rows = []
         for worker_id, entry in dirty.items():
             s = entry.state
@@ -264,11 +279,21 @@ class Roster:
             if points:
                 connection.execute(track_table.insert(), points)
             connection.execute(delete(track_table).where(track_table.c.at < now_ms - keep_track_ms))
+            for worker_id, suspected in suspects.items():
+                audit(
+                    connection,
+                    who="system",
+                    action="worker.datum_suspected",
+                    subject=f"worker/{worker_id}",
+                    detail={"confusion": suspected},
+                    now_ms=now_ms,
+                )
 
         try:
             await self._store.write(keep)
         except BaseException:
             self._dirty = {**dirty, **self._dirty}
+            self._suspects = {**suspects, **self._suspects}
             raise
 
     def _entry(self, worker_id: str) -> _Entry:
@@ -288,6 +313,7 @@ class Roster:
             fix_at=state.fix_at,
             accuracy_m=None if state.position is None else state.accuracy_m,
             freshness=freshness(self._settings, state.fix_at if state.position else None, now_ms),
+            datum_suspected=self._entries[state.id].suspected if state.id in self._entries else None,
         )
 
     def _jumps(self, entry: _Entry, fix: Fix, now_ms: int) -> bool:
@@ -295,13 +321,19 @@ class Roster:
         state = entry.state
         if state.position is None or state.fix_at is None:
             return False
+        limit_mps = self._settings.jump_mps
         if not _impossible(
-            state.position, state.fix_at, state.accuracy_m + fix.accuracy_m, fix.position, now_ms
+            state.position,
+            state.fix_at,
+            state.accuracy_m + fix.accuracy_m,
+            fix.position,
+            now_ms,
+            limit_mps,
         ):
             entry.jumps, entry.jumped_to = 0, None
             return False
         agrees = entry.jumped_to is not None and not _impossible(
-            entry.jumped_to, entry.jumped_at, 2 * fix.accuracy_m, fix.position, now_ms
+            entry.jumped_to, entry.jumped_at, 2 * fix.accuracy_m, fix.position, now_ms, limit_mps
         )
         entry.jumps = entry.jumps + 1 if agrees else 1
         entry.jumped_to, entry.jumped_at = fix.position, now_ms
@@ -346,9 +378,9 @@ class _Location(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("accuracy or speed out of range")
 
 
-def _impossible(a: Position, a_at: int, slack_m: float, b: Position, b_at: int) -> bool:
+def _impossible(a: Position, a_at: int, slack_m: float, b: Position, b_at: int, limit_mps: float) -> bool:
     elapsed_s = max(0.5, (b_at - a_at) / 1000)
-    return distance_m(a, b) - slack_m > MAX_SPEED_MPS * elapsed_s
+    return distance_m(a, b) - slack_m > limit_mps * elapsed_s
 
 
 def _load(connection: Connection) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ class CasesEdge:
             Route(
                 method="POST", path=f"{one}/photos", action=Action.TASK_ACT, handler=self._photo_in, resource=self._task,
                 summary="A photo: JPEG, PNG or WebP as the body, or multipart with one file", media="image/jpeg",
-                success=201,
+                success=201, streams=True,
             ),
             Route(
                 method="GET", path=f"{one}/photos/{{sha256:[0-9a-f]{{64}}}}", action=Action.TASK_LIST,

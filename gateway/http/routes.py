@@ -43,6 +43,7 @@ SESSION_COOKIE = "gateway_session"
 CSRF_HEADER, CSRF_VALUE = "X-Requested-With", "gateway"
 PAGE_HEADER, PAGE_QUERY = "X-Gateway-Page", "page"
 PAGES = frozenset({"wall", "desk", "stb", "worker"})
+STREAM_TIMEOUT_S = 60.0  # a photo over a weak mobile network
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CHANNELS_EACH = 32
 """Long-lived connections of one principal: a wall of screens, each with its event channel, and room to reconnect."""
@@ -92,6 +93,7 @@ class Route:
 
     csrf: whether an unsafe request by cookie must carry our header. channel: it stays open (WebSocket): counted for each
     principal, and ended when its session is.
+    streams: the handler reads the body itself and bounds it; it has STREAM_TIMEOUT_S in all.
     `answer_headers` stand in every answer of the path, refusals too: with CORS, a page of another origin can read why.
     """
 
@@ -107,6 +109,7 @@ class Route:
     csrf: bool = True
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     channel: bool = False
+    streams: bool = False
     tags: tuple[str, ...] = field(default=())
 
 
@@ -189,6 +192,12 @@ class Edge:
             exchange = Exchange(request=request, principal=principal, resource=resource)
             if route.channel and principal is not None:
                 return await self._run_channel(route, exchange, principal)
+            if route.streams:
+                try:
+                    async with asyncio.timeout(STREAM_TIMEOUT_S):
+                        return await route.handler(exchange)
+                except TimeoutError:
+                    raise web.HTTPRequestTimeout(text="the body did not come in time") from None
             await self._read_body(request)
             return await route.handler(exchange)
 

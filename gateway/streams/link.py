@@ -302,6 +302,18 @@ class _Timed(Protocol):
     def handle_timeout(self, now: float) -> None: ...
 
 
+@dataclass(slots=True)
+class _Entry:
+    """One deadline in the heap. timed: None once it is superseded or gone."""
+
+    at: float
+    number: int
+    timed: _Timed | None
+
+    def __lt__(self, other: _Entry) -> bool:
+        return (self.at, self.number) < (other.at, other.number)
+
+
 class MediaPort:
     """The sockets of one process and every link on them. All deadlines share one timer.
 
@@ -329,7 +341,8 @@ class MediaPort:
         self._connections: set[TcpConnection] = set()
         self._by_ufrag: dict[str, Link] = {}
         self._links: set[Link] = set()
-        self._heap: list[tuple[float, int, _Timed]] = []
+        self._heap: list[_Entry] = []
+        self._entries: dict[_Timed, _Entry] = {}
         self._sequence = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -403,6 +416,7 @@ class MediaPort:
             self._timer.cancel()
             self._timer = None
         self._heap.clear()
+        self._entries.clear()
 
     def create_link(self, remote: RemoteTransport, handlers: LinkHandlers, now: float) -> Link:
         """A new session waiting for the peer's checks.
@@ -465,6 +479,7 @@ class MediaPort:
 
     def remove_link(self, link: Link) -> None:
         self._links.discard(link)
+        self._unschedule(link)
         for ufrag in link.ufrags():
             self._by_ufrag.pop(ufrag, None)
         for carrier, address in link.paths():
@@ -483,25 +498,35 @@ class MediaPort:
 
     def remove_connection(self, connection: TcpConnection) -> None:
         self._connections.discard(connection)
+        self._unschedule(connection)
 
     def schedule(self, timed: _Timed) -> None:
         """Make sure that the timer wakes by the deadline. A later one is found when the earlier fires."""
         deadline = timed.next_deadline()
         if deadline is None or (timed.wake is not None and timed.wake <= deadline):
             return
+        self._unschedule(timed)
         timed.wake = deadline
-        heapq.heappush(self._heap, (deadline, next(self._sequence), timed))
-        if self._heap[0][2] is timed:
+        entry = self._entries[timed] = _Entry(deadline, next(self._sequence), timed)
+        heapq.heappush(self._heap, entry)
+        if self._heap[0] is entry:
             self._arm()
+
+    def _unschedule(self, timed: _Timed) -> None:
+        """Its entry stays in the heap until its time comes, but keeps nothing alive: a closed link is some 14 KB."""
+        entry = self._entries.pop(timed, None)
+        if entry is not None:
+            entry.timed = None
+            timed.wake = None
 
     def handle_timeout(self, now: float) -> None:
         """Serve every deadline up to `now`."""
         heap = self._heap
-        while heap and heap[0][0] <= now:
-            at, _, timed = heapq.heappop(heap)
-            if timed.wake != at:
-                continue  # superseded by an earlier entry
-            timed.wake = None
+        while heap and heap[0].at <= now:
+            timed = heapq.heappop(heap).timed
+            if timed is None:
+                continue  # superseded by an earlier entry, or gone
+            self._unschedule(timed)
             timed.handle_timeout(now)
             self.schedule(timed)
         self._arm()
@@ -511,7 +536,7 @@ class MediaPort:
             self._timer.cancel()
             self._timer = None
         if self._heap:
-            delay = max(0.0, self._heap[0][0] - self.clock())
+            delay = max(0.0, self._heap[0].at - self.clock())
             self._timer = self._loop.call_later(delay, lambda: self.handle_timeout(self.clock()))
 
 

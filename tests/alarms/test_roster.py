@@ -8,9 +8,11 @@ import sqlite3
 import pytest
 from conftest import Bench, Clock, north
 
+from gateway.alarms.datum import Confusion, DatumWatch
 from gateway.alarms.dispatch import DispatchSettings, Duty, Freshness
 from gateway.alarms.roster import Fix, Roster, parse_location
 from gateway.errors import NotFound, ProtocolError
+from gateway.geo import Datum, Position, from_datum, to_gcj02
 
 
 def fix(metres: float, seq: int) -> Fix:
@@ -76,3 +78,24 @@ def test_location_needs_a_datum_and_is_stored_as_wgs84() -> None:
         parse_location(b'{"lat":30,"lon":103,"acc":5,"seq":1}')
     with pytest.raises(ProtocolError):
         parse_location(b"x" * 600)
+
+
+def test_a_phone_that_names_the_wrong_datum_is_found_and_one_that_is_elsewhere_is_not() -> None:
+    """The grid is a square of 300 m; GCJ-02 lies about 355 m away there."""
+    center = Position(30.81, 103.89)
+
+    def inside(grid: str, position: Position) -> bool:
+        return abs(position.lat - center.lat) < 0.00135 and abs(position.lon - center.lon) < 0.00157
+
+    for wrong, found in (
+        (Position(*to_gcj02(center)), Confusion.GCJ02_CALLED_WGS84),
+        (from_datum(center.lat, center.lon, Datum.GCJ02), Confusion.WGS84_CALLED_GCJ02),
+        (center, None),
+        (Position(30.90, 103.89), None),
+    ):
+        watch = DatumWatch(inside)
+        for sample in range(29):
+            assert watch.see("w1", "g", wrong, sample * 10_000) is None
+        assert watch.see("w1", "g", wrong, 290_000) is found
+        watch.forget("w1")
+        assert watch.see("w1", "g", wrong, 300_000) is None

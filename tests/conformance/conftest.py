@@ -30,7 +30,7 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory, clip_cache) -> Async
     secrets = directory / "secrets.yaml"
     secrets.write_text('credentials: {turn: {username: "district", password: "turn-secret"}}\n')
     secrets.chmod(0o600)
-    settings = {"media": {"ice_servers": ice, "ice_timeout_s": 5.0}, "access": {"joins_worker": 4}}
+    settings = {"media": {"ice_servers": ice, "ice_timeout_s": 13.0}, "access": {"joins_worker": 4}}
     async with running(directory, cache=clip_cache, settings=settings) as one:
         yield one
 

@@ -7,6 +7,7 @@ until both say that they are up, and ends them by their process ids. Ports are f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -146,18 +147,22 @@ class Resources:
     @classmethod
     def of(cls, pid: int) -> Resources:
         status = Path(f"/proc/{pid}/status").read_text()
-        targets = []
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            try:
-                targets.append(os.readlink(entry.path))
-            except FileNotFoundError:  # closed between listing and reading
-                continue
+        targets = descriptors(pid)
         return cls(
             rss_bytes=int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024,  # type: ignore[index]
             fds=len(targets),
             sockets=sum(target.startswith("socket:") for target in targets),
             threads=int(re.search(r"Threads:\s+(\d+)", status)[1]),  # type: ignore[index]
         )
+
+
+def descriptors(pid: int) -> list[str]:
+    """What each open descriptor of a process is."""
+    targets = []
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed between listing and reading
+            targets.append(os.readlink(entry.path))
+    return targets
 
 
 def parse_metrics(text: str) -> dict[str, float]:
@@ -315,11 +320,7 @@ async def until(condition: Any, child: Child, *, timeout_s: float) -> None:
 
 def udp_port_of(pid: int) -> int:
     """The media port of a gateway that took a free one: its only bound UDP socket, read out of /proc."""
-    inodes = set()
-    for entry in os.scandir(f"/proc/{pid}/fd"):
-        target = os.readlink(entry.path)
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
+    inodes = {target[8:-1] for target in descriptors(pid) if target.startswith("socket:[")}
     lines = Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]
     ports = [int(fields[1].rpartition(":")[2], 16) for fields in map(str.split, lines) if fields[9] in inodes]
     assert len(ports) == 1, f"UDP ports of the gateway: {ports}"

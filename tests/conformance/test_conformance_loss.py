@@ -50,6 +50,7 @@ async def test_pictures_stay_whole_by_retransmission(gateway: Running, http, pag
     ):
         try:
             await watch(page, gateway, relay)
+            start = await statistics(page, lambda s: s.get("video.framesDecoded", 0) > 0, 60)
             session = await peer.join(
                 http, f"{gateway.base}/whep/cam001?stream=sub", via=second.address, **bearer
             )
@@ -57,7 +58,8 @@ async def test_pictures_stay_whole_by_retransmission(gateway: Running, http, pag
             seen = await statistics(page, lambda s: s.get("video.keyFramesDecoded", 0) >= 4, 60)
             assert second.counters("down")["lost"] > 0
             assert seen["video.retransmittedPacketsReceived"] > 0
-            assert seen["video.pliCount"] == 0, seen
+            # Before its first picture Chromium may ask: that keyframe can be lost, too.
+            assert seen["video.pliCount"] == start["video.pliCount"], (start, seen)
             assert seen["video.framesDecoded"] >= 0.97 * 50 * (seen["video.keyFramesDecoded"] - 1), seen
             await eventually(
                 lambda: len(packets.received) > 150 and peer.frames > FPS, timeout_s=60, why="aiortc plays"

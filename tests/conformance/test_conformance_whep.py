@@ -149,7 +149,7 @@ async def test_camera_that_is_down_is_409_with_retry_after(http, gateway, bearer
 
 
 async def test_too_many_joins_are_429_with_retry_after(http, url, gateway, offer) -> None:
-    """rate limit on POST: what one principal may watch at a time, and how often it may try"""
+    """rate limit on POST, as far as there is one: how many sessions a principal may have at a time"""
     worker = await gateway.bearer("worker", WORKER)
     made = []
     try:
@@ -386,7 +386,7 @@ async def test_a_redirect_in_front_is_307(gateway: Running, bearer, peer: Peer) 
 
 
 async def test_consent_loss_ends_the_session(http, url, bearer, gateway) -> None:
-    """consent loss (RFC 7675) ends the session (5 s here, 30 s by default)"""
+    """consent loss (RFC 7675) ends the session (13 s here, 30 s by default; aiortc checks every 4 to 6 s)"""
     gone = Peer()
     try:
         created = await gone.join(http, url, **bearer)
@@ -397,7 +397,7 @@ async def test_consent_loss_ends_the_session(http, url, bearer, gateway) -> None
         async def ended() -> bool:
             return (await request(http, "GET", created.location, **bearer)).status == 404
 
-        await eventually(ended, timeout_s=12, why="the session is gone")
+        await eventually(ended, timeout_s=25, why="the session is gone")
         now = await gateway.metrics()
         closed = {
             name: now[name] - before.get(name, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +11,16 @@ from running_product import ROOT, Product, open_page
 
 pytestmark = pytest.mark.browser
 
-AXE = Path(ROOT / "gateway/web/node_modules/axe-core/axe.min.js")
+AXE = ROOT / "gateway/web/node_modules/axe-core/axe.min.js"
 RUN = """axe.run(document, {
   runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], resultTypes: ["violations"]
 }).then(r => r.violations.map(v => [v.id, v.nodes.length, v.nodes[0].target.join(" ")]))"""
 
 
 async def violations(page: Page) -> list[Any]:
-    await page.evaluate(AXE.read_text())  # by the debugger: the page's own security policy stays as it is
+    await page.evaluate(
+        await asyncio.to_thread(AXE.read_text)
+    )  # by the debugger: the page's own security policy stays as it is
     return list(await page.evaluate(RUN))
 
 

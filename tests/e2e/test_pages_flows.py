@@ -125,7 +125,7 @@ async def test_a_gridworker_reports_an_event_and_what_is_said_offline_arrives_la
 
     async def report(words: str) -> None:
         await phone.click("[data-act=open-report]")
-        await phone.click("[data-type=facility]")
+        await phone.click("[data-type=公共设施]")
         await phone.fill(".sheet textarea", words)
         await phone.click(".sheet [data-act=report]")
         await phone.wait_for_selector("[data-report]", state="detached")
@@ -133,7 +133,7 @@ async def test_a_gridworker_reports_an_event_and_what_is_said_offline_arrives_la
     async def known(words: str) -> bool:
         found = (await asyncio.to_thread(product.get, "/api/v1/incidents", token))["incidents"]
         return [i["type"] for i in found if i["note"] == words and i["reported_by"] == "worker/w005"] == [
-            "facility"
+            "公共设施"
         ]
 
     await report("井盖缺失")
@@ -221,3 +221,36 @@ async def test_without_media_the_box_shows_stills(product: Product, browser: Bro
         )
 
     await until("new stills come", moves)
+
+
+async def test_a_task_goes_from_the_desk_to_the_phone_and_back(product: Product, browser: Browser) -> None:
+    """Sent from the list of the nearest, accepted and done by one thumb, with a word on what was done."""
+    wall, wall_errors = await open_page(browser, product.link("wall", "operator", "op08"), 1366, 768)
+    await wall.wait_for_selector("[data-list=incidents]")
+    phone, errors = await open_page(browser, product.link("worker", "worker", "w007"), 390, 844)
+    await on_duty(phone)
+    made = await wall.evaluate(
+        """fetch("/api/v1/incidents", {method: "POST", headers: {"Content-Type": "application/json",
+        "X-Requested-With": "gateway", "X-Gateway-Page": "wall"}, body: JSON.stringify(
+        {type: "facility", lat: 30.8169, lon: 103.8704, datum: "wgs84"})}).then(r => r.json())"""
+    )
+    await wall.click("[data-list=incidents]")
+    await wall.click(f"[data-incident='{made['id']}']")
+    await wall.wait_for_selector("[data-near-worker=w007]")
+    await wall.click("[data-near-worker=w007] .pick")
+    await wall.wait_for_selector("[data-incident-detail][data-incident-state=DISPATCHED]")
+    await phone.wait_for_selector("[data-task][data-task-state=OFFERED]")
+    await phone.click("[data-act=task-accept]")
+    await phone.wait_for_selector("[data-task][data-task-state=ACCEPTED]")
+    await phone.click("[data-act=task-on_scene]")
+    await phone.wait_for_selector("[data-task][data-task-state=ON_SCENE]")
+    await phone.fill("[data-task] input:not([type=file])", "已修好")
+    await phone.click("[data-act=task-done]")
+    await phone.wait_for_selector("[data-task]", state="detached")
+    found = await asyncio.to_thread(
+        product.get, f"/api/v1/tasks?incident={made['id']}", product.token("operator", "op08")
+    )
+    assert [(t["state"], t["assignee"]["id"], t["feedback"]) for t in found["tasks"]] == [
+        ("DONE", "w007", "已修好")
+    ]
+    assert (wall_errors, errors) == ([], [])

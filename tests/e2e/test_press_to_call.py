@@ -111,6 +111,18 @@ async def test_the_red_key_twice_shows_each_stage_when_it_is_true(product: Produ
     assert (stb_errors, wall_errors) == ([], [])
 
 
+async def test_the_box_shows_an_alarm_that_was_pressed_elsewhere(product: Product, browser: Browser) -> None:
+    """The press takes over the box's MQTT connection, so the page learns of it from the retained state."""
+    link = await asyncio.to_thread(product.link, "stb", "stb", "stb00003")
+    stb, errors = await open_page(browser, link, 1280, 720)
+    await stb.wait_for_selector("body[data-mqtt=up]", timeout=60_000)
+    line = await asyncio.to_thread(product.signed_press, "stb00003")
+    done = await asyncio.to_thread(subprocess.run, line, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    await stage(stb, "persisted", "shown")
+    assert errors == []
+
+
 async def sixteen_tiles_advance(wall: Page) -> None:
     async def all_live() -> bool:
         states = await wall.eval_on_selector_all("[data-tile]", "tiles => tiles.map(t => t.dataset.state)")

@@ -127,7 +127,7 @@ def write_files(folder: Path, *, live_url: str, settings: dict[str, Any] | None 
     })  # fmt: skip
     secrets.chmod(0o600)
     chosen: dict[str, Any] = {
-        "http": {"port": 0}, "media": {"udp_port": 0}, "mqtt": {"port": 0}, "calls": {"publish_s": 120}, "ingest": {"first_keyframe_s": 2},
+        "http": {"port": 0}, "media": {"udp_port": 0}, "mqtt": {"port": 0}, "calls": {"publish_s": 120, "no_answer_s": 600}, "ingest": {"first_keyframe_s": 2},
     }  # fmt: skip
     for section, values in (settings or {}).items():
         chosen[section] = {**chosen.get(section, {}), **values}

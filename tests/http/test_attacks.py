@@ -28,6 +28,7 @@ from running_gateway import (
     STREET_B,
     Bench,
     running_gateway,
+    sign,
 )
 from sqlalchemy import select
 
@@ -659,6 +660,15 @@ async def test_nonsense_on_the_event_channel_harms_nobody(bench: Bench) -> None:
         async with asyncio.timeout(8):
             while json.loads((await socket.receive()).data)["type"] != "heartbeat":
                 pass
+
+
+async def test_a_cancel_over_http_silences_the_phones_too(bench: Bench) -> None:
+    alarm, call = bench.ids["alarm"]["b1"], bench.ids["call"]["b1"]
+    body = {"sid": "box-b1", "pid": "p1", "ts": 1, "sig": sign(KEY, "cancel|box-b1|p1|1")}
+    status, ack = await bench.call("POST", f"/api/v1/alarms/{alarm}/cancel", json=body)
+    assert (status, ack["stage"]) == (200, "cancelled")
+    _, ended = await bench.call("GET", f"/api/v1/calls/{call}", operator(bench))
+    assert (ended["state"], ended["end_reason"]) == ("ENDED", "cancelled")
 
 
 # -- secrets ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import msgspec
@@ -152,6 +153,23 @@ async def test_a_body_of_the_wrong_shape_names_its_place_and_loses_nothing() -> 
             assert await answer.json() == {"number": 7}
         async with client.post("/thing", data=b"x" * 300_000, headers=bearer("op")) as answer:
             assert answer.status == 413
+
+
+async def test_a_streamed_body_reaches_its_handler_whole() -> None:
+    """A photo is larger than any JSON: its handler reads and bounds it, the edge must leave it alone."""
+
+    async def measure(exchange: Exchange) -> web.StreamResponse:
+        size = 0
+        while chunk := await exchange.request.content.read(65_536):
+            size += len(chunk)
+        return json_response({"size": size})
+
+    route = replace(alarm_route("POST", measure, Action.ALARM_ACKNOWLEDGE), streams=True)
+    async with serving(route) as client:
+        async with client.post("/thing", data=b"x" * 300_000, headers=bearer("op")) as answer:
+            assert await answer.json() == {"size": 300_000}
+        async with client.post("/thing", data=b"x" * 300_000) as answer:
+            assert answer.status == 401
 
 
 async def test_security_headers_stand_on_every_answer_also_on_errors() -> None:

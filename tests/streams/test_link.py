@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 import socket
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -408,6 +410,7 @@ async def test_without_gso_segments_are_sent_one_by_one(port: link.MediaPort, cl
     assert client.link.send_segments(segments, 20, 130)
     assert [await client.receive() for _ in segments] == segments
     assert port.counters["gso_refused"] == 1
+    assert carrier.gate is None or not carrier.gate.open
     await media_arrives(client, 1)
 
 
@@ -427,6 +430,7 @@ async def test_a_full_kernel_queue_keeps_one_batch_and_drops_the_rest(
         assert carrier.send_segments([accepted.to_bytes(4, "big")], 4, 1, address)
         accepted += 1
     assert port.counters["send_blocked"] == 1
+    assert carrier.gate is None or not carrier.gate.open  # the compiled loop must not overtake
     assert not carrier.send(b"dropped", address)
     assert port.counters["send_dropped"] == 1
     received = []
@@ -434,9 +438,11 @@ async def test_a_full_kernel_queue_keeps_one_batch_and_drops_the_rest(
         while len(received) < accepted:
             received.append(await asyncio.get_running_loop().sock_recv(receiver, 100))
     assert received == [n.to_bytes(4, "big") for n in range(accepted)]  # nothing lost, nothing overtaken
+    assert carrier.gate is None or carrier.gate.open
     assert carrier.send(b"again", address)
     assert await asyncio.get_running_loop().sock_recv(receiver, 100) == b"again"
     carrier.close()
+    assert carrier.gate is None or not carrier.gate.open
     receiver.close()
 
 
@@ -552,4 +558,21 @@ async def test_an_uncheckable_fingerprint_is_refused(port: link.MediaPort) -> No
             Recorder(),
             port.clock(),
         )
+    assert port.links == 0
+
+
+async def test_a_closed_link_is_not_kept_until_its_deadline(port: link.MediaPort) -> None:
+    """Deadlines lie half a minute ahead; sessions that come and go faster must not pile up until then."""
+    remote = link.RemoteTransport(
+        ufrag="them", pwd="p" * 24, fingerprint_algorithm="sha-256", fingerprint=CLIENT_FINGERPRINT
+    )
+    handlers = [Recorder() for _ in range(3)]
+    gone = [weakref.ref(one) for one in handlers]  # a link holds its handlers
+    for one in [port.create_link(remote, one, port.clock()) for one in handlers]:
+        one.close("left")
+    del one
+    handlers.clear()
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 3
+    port.handle_timeout(port.clock() + 120)  # what is left of them is passed over
     assert port.links == 0

@@ -14,9 +14,10 @@ from gateway.streams import sdp
 from gateway.streams.media import StreamName, Undecodable
 from gateway.streams.plane import PlaneLimits
 
-pytestmark = pytest.mark.usefixtures("send_loop")
+both_loops = pytest.mark.usefixtures("send_loop")
 
 
+@both_loops
 async def test_viewer_starts_from_the_cached_keyframe():
     async with running_plane("cam001") as plane:
         feed = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip(gop=250))
@@ -122,6 +123,7 @@ async def test_second_publisher_takes_over():
             await viewer.close()
 
 
+@both_loops
 async def test_lost_packets_are_sent_again():
     """5 % of the video packets are lost; all pictures arrive, because they are asked for and sent again as
     RTX."""
@@ -145,6 +147,7 @@ async def test_lost_packets_are_sent_again():
             await client.close()
 
 
+@both_loops
 async def test_keyframe_request_is_served_from_the_cache():
     async with running_plane("cam001") as plane:
         feed = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip(gop=250, frames=60))
@@ -168,6 +171,7 @@ async def test_keyframe_request_is_served_from_the_cache():
             await client.close()
 
 
+@both_loops
 async def test_restart_keeps_media():
     """aiortc can't restart ICE; a renewed fragment must leave the running path alone until it is checked."""
     async with running_plane("cam001") as plane:
@@ -189,6 +193,7 @@ async def test_restart_keeps_media():
             await client.close()
 
 
+@both_loops
 async def test_auto_changes_to_sub_at_its_keyframe():
     async with running_plane("cam001") as plane:
         main = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip())

@@ -17,7 +17,7 @@ import {
 import { callAbout, callOf, isJoined } from "./callpanel.tsx";
 import { NearCameras, NearWorkers, Timeline } from "./cards.tsx";
 import { openIncident } from "./incident-state.ts";
-import { acknowledge, areaName, closeAlarm, selected, selectedId, tick, unacknowledge } from "./state.ts";
+import { acknowledge, areaName, closeAlarm, decides, selected, selectedId, tick, unacknowledge } from "./state.ts";
 import { clock, span, t, tv } from "./text.ts";
 import { linked } from "./tiles.tsx";
 
@@ -29,7 +29,7 @@ export function AlarmDetail() {
   if (!alarm) return null;
   const call = callOf(alarm.id);
   const open = alarm.handling !== "CLOSED";
-  const canTriage = open && alarm.handling !== "TRIAGED";
+  const canTriage = decides.value && open && alarm.handling !== "TRIAGED";
   return (
     <section class="detail" data-detail={alarm.id} aria-label={t("alarms")}>
       <header class={`h-${alarm.handling}`}>
@@ -215,7 +215,7 @@ export function AlarmDetail() {
               <kbd>I</kbd>
             </button>
           )}
-          {open && alarm.handling === "TRIAGED" && !alarm.incident_id && (
+          {decides.value && open && alarm.handling === "TRIAGED" && !alarm.incident_id && (
             <form
               class="wide endform"
               onSubmit={(e) => {

@@ -21,7 +21,7 @@ import {
   STEPS,
 } from "./incident-state.ts";
 import type { Call, Incident, WorkerChoice } from "./model.ts";
-import { areaName, attempt, selectedId, tick } from "./state.ts";
+import { areaName, attempt, decides, selectedId, tick } from "./state.ts";
 import { clock, distance, span, t, tv } from "./text.ts";
 import { link } from "./tiles.tsx";
 
@@ -117,21 +117,24 @@ async function ringWorker(worker: WorkerChoice): Promise<void> {
   if (made) await adopt(made);
 }
 
+/** Where people are still being sent. */
+const WORKING: readonly Incident["state"][] = ["REPORTED", "DISPATCHED", "HANDLING"];
+
 /** Keys of the incident view; true if the key was one of them. */
 export function incidentKey(key: string): boolean {
   const of = incident.value;
   if (!of) return false;
-  const may = of.state === "REPORTED" || of.state === "DISPATCHED" || of.state === "HANDLING";
+  const may = decides.value && WORKING.includes(of.state);
   if (/^[1-6]$/.test(key) && may) {
     const worker = incidentWorkers.value?.[Number(key) - 1];
     if (worker) void dispatchTo(of, worker);
     return worker !== undefined;
   }
   if (key === "g") {
-    advance(of);
+    if (decides.value || of.state === "VERIFYING") advance(of);
     return true;
   }
-  if (key === "r" && of.state === "VERIFYING") {
+  if (key === "r" && decides.value && of.state === "VERIFYING") {
     void moveIncident(of, "reopen");
     return true;
   }
@@ -172,7 +175,8 @@ export function IncidentDetail() {
   if (!of) return null;
   const next = NEXT[of.state];
   const said = note.trim();
-  const may = of.state === "REPORTED" || of.state === "DISPATCHED" || of.state === "HANDLING";
+  const may = decides.value && WORKING.includes(of.state);
+  const steps = decides.value || (next === "rate" && of.state === "VERIFYING"); // a leader may rate, and no more
   return (
     <section class="detail" data-incident-detail={of.id} data-incident-state={of.state} aria-label={t("incident")}>
       <header class={`i-${of.state}`}>
@@ -218,7 +222,7 @@ export function IncidentDetail() {
           )}
         </dl>
         <div class="actions">
-          {next && (
+          {next && steps && (
             <button type="button" class="primary wide" data-act={next} onClick={() => advance(of, said)}>
               {next === "rate" ? t("rateGood") : tv("move", next)}
               <kbd>G</kbd>
@@ -248,7 +252,7 @@ export function IncidentDetail() {
               ))}
             </div>
           )}
-          {(ASIDE[of.state] ?? [])
+          {(decides.value ? (ASIDE[of.state] ?? []) : [])
             .filter((what) => what !== "transfer")
             .map((what) => (
               <button
@@ -263,7 +267,7 @@ export function IncidentDetail() {
                 {what === "reopen" && <kbd>R</kbd>}
               </button>
             ))}
-          {!ENDS.includes(of.state) && (
+          {steps && !ENDS.includes(of.state) && (
             <input
               class="wide"
               maxLength={200}

@@ -23,7 +23,7 @@ import {
 } from "./map-style.ts";
 import { target } from "./map-target.ts";
 import type { Position } from "./model.ts";
-import { alarms, areas, cameras, district, loaded, selectedId, session, tick, workers } from "./state.ts";
+import { alarms, areas, cameras, decides, district, loaded, selectedId, session, tick, workers } from "./state.ts";
 import { span, t } from "./text.ts";
 import { linked, onPage, place, startDrag } from "./tiles.tsx";
 
@@ -328,18 +328,20 @@ export default function DistrictMap() {
     <section class="map" aria-label={t("map")}>
       <div ref={ref} class="canvas" />
       {failed && <p class="tile-note">{failed}</p>}
-      <button
-        type="button"
-        class="draw"
-        data-act="draw"
-        aria-pressed={drawing.value}
-        onClick={() => {
-          drawing.value = !drawing.value;
-        }}
-      >
-        ＋ {t("byHand")}
-        <kbd>E</kbd>
-      </button>
+      {decides.value && (
+        <button
+          type="button"
+          class="draw"
+          data-act="draw"
+          aria-pressed={drawing.value}
+          onClick={() => {
+            drawing.value = !drawing.value;
+          }}
+        >
+          ＋ {t("byHand")}
+          <kbd>E</kbd>
+        </button>
+      )}
       {drawing.value && <p class="drawhint">{t("drawHint")}</p>}
       <button type="button" class="fit" onClick={() => fitRef.current()}>
         {t("fit")}

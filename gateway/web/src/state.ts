@@ -46,6 +46,8 @@ export const selected = computed<Alarm | null>(() => {
   const full = details.value.get(id);
   return listed ? { ...full, ...listed } : (full ?? null);
 });
+/** Leaders see, talk and acknowledge; judging and sending is for those who sit at a desk (access.py). */
+export const decides = computed(() => session.value?.role === "operator" || session.value?.role === "desk");
 export const openCalls = computed(() => [...calls.value.values()].filter((c) => c.state !== "ENDED"));
 export const needsSound = computed(() =>
   queue.value.some((a) => a.verified && a.condition === "ACTIVE" && (a.handling === "NEW" || a.handling === "SHOWN")),

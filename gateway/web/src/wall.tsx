@@ -34,6 +34,7 @@ import {
   acknowledge,
   areaName,
   channel,
+  decides,
   district,
   loadAll,
   loadError,
@@ -125,7 +126,7 @@ function Top() {
       </svg>
       <h1>
         {district.value?.name ?? ""}
-        {t(pageName)}
+        {language === "en" ? ` ${t(pageName)}` : t(pageName)}
       </h1>
       <span class="area">{who?.area ? areaName(who.area) : t("district")}</span>
       <span class="grow" />
@@ -246,7 +247,7 @@ function onKey(event: KeyboardEvent): void {
     return act(() => {
       listing.value = listing.value === "alarms" ? "incidents" : "alarms";
     });
-  if (key === "+" || key === "e")
+  if (decides.value && (key === "+" || key === "e"))
     return act(() => {
       drawing.value = !drawing.value;
       tab.value = "map";
@@ -272,7 +273,7 @@ function onKey(event: KeyboardEvent): void {
     });
   if (key === "c") return act(() => void callAbout(alarm.id));
   if (key === "v") return act(() => void select(alarm, true));
-  if (alarm.handling === "CLOSED" || alarm.handling === "TRIAGED") return;
+  if (!decides.value || alarm.handling === "CLOSED" || alarm.handling === "TRIAGED") return;
   if (key === "p")
     return act(() => {
       police.value = "yes";

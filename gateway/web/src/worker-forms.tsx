@@ -1,4 +1,5 @@
 /** What a gridworker tells: his position by hand, arrival and end of a task, and events of his own (上报). */
+import { signal } from "@preact/signals";
 import { useState } from "preact/hooks";
 import { ApiError, get, seg } from "./api.ts";
 import { serverNow } from "./events.ts";
@@ -110,28 +111,16 @@ export function Task() {
   );
 }
 
-/** The fifteen duties of a gridworker, each a type of event. */
-export const DUTY_TYPES = [
-  "safety",
-  "dispute",
-  "public_order",
-  "traffic",
-  "fire",
-  "environment",
-  "facility",
-  "population",
-  "rental",
-  "care",
-  "health",
-  "school",
-  "flood",
-  "civil",
-  "other",
-] as const;
+/** What a gridworker may report, as configured; kept on the phone for when there is no network. */
+const duties = signal<readonly string[]>(JSON.parse(localStorage.getItem("duties") ?? "[]") as string[]);
+export async function loadDuties(): Promise<void> {
+  duties.value = (await get<{ duties: string[] }>("/api/v1/duties")).duties;
+  localStorage.setItem("duties", JSON.stringify(duties.value));
+}
 
 /** 上报: type, words, place. Kept and sent later if there is no network. */
 export function ReportForm({ onDone }: { onDone: () => void }) {
-  const [type, setType] = useState<string>("safety");
+  const [type, setType] = useState(duties.value[0] ?? "");
   const [note, setNote] = useState("");
   const [label, setLabel] = useState("");
   const [sending, setSending] = useState(false);
@@ -162,7 +151,8 @@ export function ReportForm({ onDone }: { onDone: () => void }) {
       <form onSubmit={submit}>
         <p class="quiet">{t("reportLead")}</p>
         <div class="types" role="radiogroup" aria-label={t("type")}>
-          {DUTY_TYPES.map((name) => (
+          {duties.value.length === 0 && <p class="quiet">{t("dutiesNone")}</p>}
+          {duties.value.map((name) => (
             <button
               type="button"
               key={name}
@@ -187,7 +177,7 @@ export function ReportForm({ onDone }: { onDone: () => void }) {
           {at ? `● ${at.lat.toFixed(5)}, ${at.lon.toFixed(5)} · ${t(`datum.${at.datum}`)}` : `▲ ${t("reportNoFix")}`}
         </p>
         {!at && fix.value.state !== "ok" && <ManualFix />}
-        <button type="submit" class="primary" data-act="report" disabled={sending || !at}>
+        <button type="submit" class="primary" data-act="report" disabled={sending || !at || !type}>
           {t("reportSend")}
         </button>
       </form>

@@ -8,7 +8,8 @@ import type { Call, Session, Worker } from "./model.ts";
 import { sounding, unlocked, unlockOnGesture } from "./sound.ts";
 import { announceLanguage, clock, language, setLanguage, span, t } from "./text.ts";
 import { endCall, myRung, onCall, onRing, resume, sos, stopRing } from "./worker-call.ts";
-import { ManualFix, ReportForm, Task } from "./worker-forms.tsx";
+import { loadDuties, ManualFix, ReportForm, Task } from "./worker-forms.tsx";
+import { type HelperTask, loadTasks, onTask, Tasks, tasks } from "./worker-tasks.tsx";
 import { fix, locate, pump } from "./worker-position.ts";
 import { Calling, Ringing } from "./worker-screens.tsx";
 import { busy, call, me, missed, outbox, recall, ring, say, session, setDuty, tick, toast } from "./worker-state.ts";
@@ -28,6 +29,7 @@ function onFrame(frame: Frame): void {
         name ? t("takenBy", { name }) : end.reason === "cancelled" ? t("ringCancelled") : t("ringGone"),
       );
   } else if (frame.type === "call") onCall(frame.data as Call);
+  else if (frame.type === "task") onTask(frame.data as HelperTask);
   else if (frame.type === "worker" && (frame.data as Worker).id === session.value?.sub) me.value = frame.data as Worker;
 }
 
@@ -37,7 +39,9 @@ async function load(): Promise<void> {
     const mine = await get<Worker>("/api/v1/workers/me");
     me.value = mine;
     loadError.value = "";
+    await loadTasks();
     if (mine.role === "volunteer") return; // takes no calls
+    await loadDuties();
     const open = await get<{ calls: Call[] }>("/api/v1/calls?open=1");
     const ringing = open.calls.find((c) => c.state === "RINGING" && myRung(c)?.outcome === "ringing");
     if (ringing) onRing(ringing);
@@ -80,7 +84,8 @@ function Duty({ on }: { on: boolean }) {
         {on && fix.value.state !== "ok" && <ManualFix />}
         {!unlocked.value && <p class="fix bad">♪ {t("enableRing")}</p>}
       </div>
-      <Task />
+      <Tasks empty="" />
+      {tasks.value.size === 0 && <Task />}
       <div class="box">
         <h2>{t("missed")}</h2>
         {missed.value.length === 0 ? (
@@ -188,7 +193,7 @@ function App() {
       {volunteer ? (
         <div class="box">
           <h2>{t("volunteer")}</h2>
-          <p>{t("volunteerNone")}</p>
+          <Tasks empty={t("volunteerNone")} />
           <p class="quiet">{t("volunteerLead")}</p>
         </div>
       ) : (

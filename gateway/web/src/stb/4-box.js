@@ -496,6 +496,11 @@
       press.nextAt = Math.min(press.nextAt, now() + 1000);
       dismissed = press.silent;
     }
+    adopt();
+    paint();
+  }
+  /** The box's open alarm, whoever pressed the key: another remote, an app, or this page before it was reloaded. */
+  function adopt() {
     if (me.alarm && me.alarm.pid) {
       if (!press || press.pid !== me.alarm.pid) {
         press = BoxPress.create(me.alarm.now || now(), me.alarm.pid, 0, null, me.alarm.silent);
@@ -504,7 +509,6 @@
       }
       onAck(me.alarm);
     }
-    paint();
   }
   function place(which) {
     var mine = press,
@@ -745,6 +749,14 @@
         onAck(body);
       } else if (/\/state$/.test(message.destinationName) && press && body.alarm && body.alarm === press.alarm) {
         onAck({ pid: press.pid, alarm: body.alarm, stage: body.stage });
+      } else if (/\/state$/.test(message.destinationName) && body.alarm && (!press || BoxPress.over(press))) {
+        request("GET", "/api/v1/stb/me", null, function (status, data) {
+          if (status === 200 && data.alarm && (!press || BoxPress.over(press))) {
+            me.alarm = data.alarm;
+            adopt();
+            paint();
+          }
+        });
       }
     };
     will = new Paho.Message(JSON.stringify({ on: false, ts: now() }));
