@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,9 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import yaml
 from aiohttp import WSMsgType
-from running_gateway import Bench, running_gateway
+from running_gateway import Bench, running_gateway, write_files
 
 sys.path.append(str(Path(__file__).parents[1] / "streams"))
 from rtsp_farm import Farm
@@ -23,6 +25,7 @@ from webrtc_clients import WhepClient
 
 from gateway.store import Store
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = {"mqtt": {"mode": "off"}, "pictures": {"enabled": False}}
 
 
@@ -283,3 +286,62 @@ async def test_the_metrics_are_as_prometheus_likes_them(tmp_path: Path) -> None:
         assert families == set(re.findall(r"^# HELP (\S+) \S", text, re.M))
         assert {"gateway_camera_pictures", "gateway_picture_checks_total"} <= families
         assert all(name.startswith("gateway_") for name in families)
+
+
+@asynccontextmanager
+async def serving(folder: Path, *options: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """`gateway serve` as a process of its own, and its address."""
+    arguments = ("serve", "--cameras", f"{folder}/cameras.yaml", "--data", f"{folder}/var", *options)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", *arguments, cwd=ROOT, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(60):
+            while not (ready := re.search(rb"ready at (\S+)", line := await process.stderr.readline())):
+                assert line, "the gateway ended"
+        yield process, ready[1].decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def admin_token(folder: Path) -> str:
+    options = ("--role", "admin", "--sub", "root", "--data", f"{folder}/var")
+    command = [sys.executable, "-m", "gateway", "token", *options]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    ).stdout.strip()
+
+
+async def test_signals_reload_and_stop_a_gateway_with_workers(tmp_path: Path) -> None:
+    write_files(tmp_path, live_url="rtsp://127.0.0.1:9/x", settings=SETTINGS)
+    async with serving(tmp_path, "--workers", "2") as (process, base):
+        token = await asyncio.to_thread(admin_token, tmp_path)
+        async with aiohttp.ClientSession(base, headers={"Authorization": f"Bearer {token}"}) as client:
+
+            async def names() -> set[str]:
+                async with client.get("/api/v1/cameras") as answer:
+                    return {camera["id"] for camera in (await answer.json())["cameras"]}
+
+            before = await names()
+            path = tmp_path / "cameras.yaml"
+            text = path.read_text()
+            path.write_text(text.replace("id: b1-none\n", "id: renamed\n"))
+            process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(20):
+                while "renamed" not in await names():
+                    await asyncio.sleep(0.05)
+            assert await names() == before - {"b1-none"} | {"renamed"}
+            path.write_text("cameras: [")
+            process.send_signal(signal.SIGHUP)
+            assert process.stderr is not None
+            async with asyncio.timeout(20):
+                while b"not reloaded" not in (line := await process.stderr.readline()):
+                    assert line
+            assert "renamed" in await names()
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            await process.communicate()
+        assert process.returncode == 0
