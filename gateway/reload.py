@@ -67,24 +67,37 @@ class Reloader:
         path = self._files.cameras
         if path is None:
             raise Conflict("this gateway was started without a cameras file")
-        touched = {str(change.entry.get("id")) for change in changes if isinstance(change, Put)}
-        touched |= {change.id for change in changes if isinstance(change, Update)}
         async with self._one_at_a_time:
             before = await asyncio.to_thread(_read, path)
-            data, new = await asyncio.to_thread(self._edited, before, changes, touched)
+            data, new = await asyncio.to_thread(self._edited, before, changes)
             await recorded(_difference(self._running, new, self._started_with))
             await asyncio.to_thread(write_whole, path, data, expected=before)
             return await self._swap(new)
 
-    def _edited(
-        self, before: bytes, changes: Sequence[Change], touched: set[str]
-    ) -> tuple[bytes, Configuration]:
+    def _edited(self, before: bytes, changes: Sequence[Change]) -> tuple[bytes, Configuration]:
         try:
             text = before.decode()
         except UnicodeDecodeError:
             raise ConfigError([f"{self._files.cameras}: is no UTF-8"]) from None
         data = edit_cameras(text, changes).encode()
-        return data, load_configuration(self._files, cameras=data, only_from=touched)
+        return data, load_configuration(self._files, cameras=data, only_from=self._dialled_by(changes))
+
+    def _dialled_by(self, changes: Sequence[Change]) -> set[str]:
+        """Ids of cameras that get a URL by these changes which they don't have already: what a hand has written is trusted."""
+        known = {camera.id: {"main": camera.main, "sub": camera.sub} for camera in self._running.cameras}
+        touched: set[str] = set()
+        for change in changes:
+            match change:
+                case Put():
+                    identifier, said = str(change.entry.get("id")), change.entry
+                case Update():
+                    identifier, said = change.id, change.values
+                case Remove():
+                    continue
+            urls = known.get(identifier, {})
+            if any(said.get(key) not in (None, urls.get(key)) for key in ("main", "sub")):
+                touched.add(identifier)
+        return touched
 
     async def _swap(self, new: Configuration) -> Changed:
         changed = _difference(self._running, new, self._started_with)

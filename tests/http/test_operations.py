@@ -188,6 +188,19 @@ async def test_cameras_by_api_stand_in_the_file(tmp_path: Path) -> None:
                 {"op": "update", "id": "new", "set": {"fov": None, "heading": 12}},
                 {"op": "remove", "id": "nowhere"},
             ]
+            far = yaml.safe_load(path.read_text())["cameras"]
+            far.append({"id": "far", "main": "rtsp://192.0.2.1/a"})
+            path.write_text("# by hand\n" + yaml.safe_dump({"cameras": far}, allow_unicode=True))
+            assert (await bench.call("POST", "/api/v1/admin/reload", admin))[0] == 200
+            renamed = {
+                "changes": [
+                    {"op": "update", "id": "far", "set": {"name": "远", "main": "rtsp://192.0.2.1/a"}}
+                ]
+            }
+            assert (await bench.call("PATCH", "/api/v1/cameras", admin, json=renamed))[0] == 200
+            renamed["changes"][0]["set"] = {"main": "rtsp://192.0.2.2/a"}
+            status, said = await bench.call("PATCH", "/api/v1/cameras", admin, json=renamed)
+            assert (status, "camera_networks" in str(said)) == (400, True)
             half = {"changes": [*changes, {"op": "remove", "id": "none"}]}
             assert (await bench.call("PATCH", "/api/v1/cameras", admin, json=half))[0] == 404
             assert (await bench.call("GET", "/api/v1/cameras/more", admin))[0] == 404
@@ -216,6 +229,7 @@ async def test_cameras_by_api_stand_in_the_file(tmp_path: Path) -> None:
     assert [json.loads(detail) for _, detail in rows] == [
         {"added": ["new"]},
         {"changed": ["new"]},
+        {"changed": ["far"]},
         {"added": ["more"], "changed": ["new"], "removed": ["nowhere"]},
         {"removed": ["more"]},
     ]
