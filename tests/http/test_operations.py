@@ -15,12 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import numpy as np
 import yaml
 from aiohttp import WSMsgType
 from running_gateway import Bench, running_gateway, write_files
 
 sys.path.append(str(Path(__file__).parents[1] / "streams"))
 from rtsp_farm import Farm
+from still_encoder import encode
 from webrtc_clients import WhepClient
 
 from gateway.store import Store
@@ -275,6 +277,51 @@ async def test_the_pages_and_viewers_are_told_of_a_restart(tmp_path: Path) -> No
             assert seen["page"] == 503
             assert seen["press"] == "persisted"
             assert viewer.session not in open_sessions(bench)
+
+
+async def test_a_bad_picture_is_shown_everywhere(tmp_path: Path) -> None:
+    black = encode(np.zeros((360, 640, 3), np.uint8))
+    settings = {**SETTINGS, "pictures": {"interval_s": 0.2, "cpu_share": 1}}
+    async with (
+        Farm(still=black) as farm,
+        running_gateway(tmp_path, live_url=farm.url, settings=settings) as bench,
+        bench.client.ws_connect("/api/v1/events", headers=bench.bearer("operator", "op")) as page,
+    ):
+        operator = bench.bearer("operator", "op")
+        _, camera = await bench.call("GET", "/api/v1/cameras/a1-community", operator)
+        assert camera["picture"] is None
+        async with watching(bench, "a1-community"), asyncio.timeout(20):
+            while True:
+                frame = json.loads((await page.receive()).data)
+                if frame["type"] == "camera" and frame["data"]["picture"]:
+                    break
+        assert frame["data"]["id"] == "a1-community"
+        _, camera = await bench.call("GET", "/api/v1/cameras/a1-community", operator)
+        assert camera["picture"]["verdict"] == frame["data"]["picture"]["verdict"] == "black"
+        assert camera["picture"]["reason"].startswith("画面全黑")
+        assert camera["picture"]["since"] <= camera["picture"]["checked_at"]
+        _, text = await bench.call("GET", "/metrics")
+        assert 'gateway_camera_pictures{verdict="black"} 1.0' in text
+        assert 'gateway_camera_pictures{verdict="ok"} 0.0' in text
+        status, _ = await bench.call("GET", "/api/v1/cameras/a1-community/snapshot.jpg", operator)
+        assert status == 200
+
+
+async def test_keys_and_passwords_change_with_a_reload(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, settings=SETTINGS) as bench:
+        admin = bench.bearer("admin", "root")
+        new = "6b" * 32
+        path = bench.folder / "secrets.yaml"
+        secrets = yaml.safe_load(path.read_text())
+        secrets["boxes"]["box-a1"] = new
+        path.write_text(yaml.safe_dump(secrets))
+        assert (await bench.press("a1", pid="p1", key=new))["stage"] == "refused"
+        status, said = await bench.call("POST", "/api/v1/admin/reload", admin)
+        assert (status, said["secrets"], said["changed"]) == (200, True, [])
+        assert (await bench.press("a1", pid="p2", key=new))["stage"] == "persisted"
+        path.chmod(0o644)
+        status, said = await bench.call("POST", "/api/v1/admin/reload", admin)
+        assert (status, "chmod 600" in said["detail"], new in said["detail"]) == (400, True, False)
 
 
 def labels(text: str) -> set[tuple[str, str]]:
