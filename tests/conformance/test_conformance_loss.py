@@ -60,7 +60,9 @@ async def test_pictures_stay_whole_by_retransmission(gateway: Running, http, pag
             assert seen["video.retransmittedPacketsReceived"] > 0
             # Before its first picture Chromium may ask: that keyframe can be lost, too.
             assert seen["video.pliCount"] == start["video.pliCount"], (start, seen)
-            assert seen["video.framesDecoded"] >= 0.97 * 50 * (seen["video.keyFramesDecoded"] - 1), seen
+            # Whole groups of 50 pictures lie between keyframes, but for the group of the join: what is lost of its burst may
+            # be beyond the budget of retransmission, and the next keyframe comes first.
+            assert seen["video.framesDecoded"] >= 0.97 * 50 * (seen["video.keyFramesDecoded"] - 2), seen
             await eventually(
                 lambda: len(packets.received) > 150 and peer.frames > FPS, timeout_s=60, why="aiortc plays"
             )
