@@ -203,11 +203,14 @@ class EventChannel:
             await self._pump(socket, subscriber)
 
     async def _pump(self, socket: web.WebSocketResponse, subscriber: _Subscriber) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + HEARTBEAT_S
         while not socket.closed:
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
                     await subscriber.wake.wait()
-            except TimeoutError:
+            if loop.time() >= due:  # also between other events: the page reads its clock and our lag off them
+                due = loop.time() + HEARTBEAT_S
                 beat = {"now": self._now_ms(), "lag_ms": round(self._lag_ms(), 1)}
                 subscriber.offer(self._control("heartbeat", beat))
             subscriber.wake.clear()

@@ -165,7 +165,7 @@ class Bench:
             method, path, headers=headers, allow_redirects=False, **more
         ) as answer:
             body = await answer.read()
-            if answer.content_type.endswith("json"):
+            if body and answer.content_type.endswith("json"):
                 return answer.status, json.loads(body)
             return answer.status, body.decode(errors="replace")
 
