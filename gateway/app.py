@@ -35,9 +35,10 @@ from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
 from gateway.callout import Callout
 from gateway.catalog import Catalog
-from gateway.config import ServeOptions
+from gateway.config import Configuration, ServeOptions
 from gateway.devices import Devices, handlers_of
-from gateway.errors import GatewayError, NotAllowed, NotFound
+from gateway.errors import ConfigError, GatewayError, NotAllowed, NotFound, Unavailable
+from gateway.http.admin import AdminEdge
 from gateway.http.alarms import AlarmsEdge
 from gateway.http.calls import CallsEdge
 from gateway.http.cases import TASK_REPLIES, CasesEdge
@@ -54,21 +55,17 @@ from gateway.http.session import SessionsEdge
 from gateway.identity import Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
+from gateway.media_setup import credentials_of, make_media
 from gateway.outbox import Courier
-from gateway.settings import CompiledLoop, Settings
+from gateway.reload import Reloader
+from gateway.settings import Settings
 from gateway.store import Store
-from gateway.streams.cameras import CameraState, DialLimits, State
+from gateway.streams.cameras import CameraState, State
 from gateway.streams.media_service import (
-    LocalMedia,
     MediaCallbacks,
-    MediaService,
-    MediaSpec,
-    PictureSpec,
 )
 from gateway.streams.pictures import Snapshots
-from gateway.streams.plane import PlaneLimits
 from gateway.streams.session import SessionKind
-from gateway.streams.shards import Shards
 from gateway.streams.whep import IceServer, SessionEndpoint
 
 __all__ = ["serve"]
@@ -110,6 +107,7 @@ async def _serve(options: ServeOptions) -> None:
     )
     try:
         gateway = Gateway(options, store)
+        loop.add_signal_handler(signal.SIGHUP, gateway.reload_soon)
         try:
             await gateway.media.open()
             await gateway.run(stopping)
@@ -117,26 +115,6 @@ async def _serve(options: ServeOptions) -> None:
             await gateway.media.close()
     finally:
         await store.close()
-
-
-def _make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaService:
-    """One worker: in this process, as there is nobody to share with."""
-    settings, configuration = _settings(options), options.configuration
-    media = settings.media
-    spec = MediaSpec(
-        binds=tuple((address, media.udp_port) for address in media.addresses or (settings.http.host,)),
-        announce=media.announce,
-        tcp=media.tcp,
-        use_compiled=media.compiled is CompiledLoop.AUTO,
-        consent_s=media.ice_timeout_s,
-        plane=PlaneLimits(sessions=media.sessions),
-        dial=_dial_limits(settings),
-        pictures=_picture_spec(settings),
-    )
-    credentials = {name: (c.username, c.password) for name, c in configuration.secrets.credentials.items()}
-    if options.workers == 1:
-        return LocalMedia(spec, callbacks, configuration.cameras, credentials)
-    return Shards(spec, callbacks, configuration.cameras, credentials, workers=options.workers)
 
 
 def _settings(options: ServeOptions) -> Settings:
@@ -157,6 +135,7 @@ class Gateway:
         self.settings = configuration.settings
         self.store = store
         self.catalog = Catalog(configuration.cameras, configuration.district, configuration.secrets)
+        self.reloader = Reloader(options.files, configuration, self._apply)
         self.draining = False
         self._lag_ms = 0.0
         self._tasks: asyncio.TaskGroup | None = None
@@ -216,7 +195,7 @@ class Gateway:
             clock=now_ms,
         )
         self.calls_courier = Courier(store, self.switchboard.deliveries())
-        self.media = _make_media(
+        self.media = make_media(
             options,
             MediaCallbacks(
                 state=self._on_camera,
@@ -292,20 +271,69 @@ class Gateway:
                     now_ms=now_ms,
                 )
                 running.append(tasks.create_task(self.devices.run(topics), name="devices"))
-                running.append(tasks.create_task(self.media.run(), name="media"))
+                media = tasks.create_task(self.media.run(), name="media")
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is never looked at again: shorter pauses
                 log.info("ready at %s", self.base_url)
                 await stopping.wait()
-                log.info("stopping")
-                self.draining = True
-                self.events.revoke(lambda _: True, "restart")
+                await self._drain(media)
                 for task in reversed(running):
                     task.cancel()
         finally:
             self._tasks = None
             await runner.cleanup()
             await self.devices.stop()
+
+    async def _drain(self, media: asyncio.Task[None]) -> None:
+        """Nobody new comes in, who watches is told, and presses are still taken until the very end."""
+        log.info("stopping")
+        self.draining = True
+        self.events.revoke(lambda _: True, "restart")
+        media.cancel()  # which ends every session and leaves every camera
+        try:
+            async with asyncio.timeout(self.settings.http.shutdown_s):
+                await asyncio.wait([media])
+                await self.events.emptied()
+        except TimeoutError:
+            log.warning("not everybody could be told within %g s", self.settings.http.shutdown_s)
+        self.edge.end_channels("/mqtt", lambda _: True)
+
+    def reload_soon(self) -> None:
+        """SIGHUP: mistakes go to the log, and nothing has changed."""
+
+        async def reload() -> None:
+            try:
+                await self.reloader.reload()
+            except ConfigError as error:
+                for mistake in error.mistakes:
+                    log.error("not reloaded: %s", mistake)
+
+        self._background(reload(), "reload")
+
+    async def _apply(self, new: Configuration) -> None:
+        """The world after a reload. Catalog and media change in one step of the loop: nobody sees one without the other."""
+        before, self.catalog = self.catalog, Catalog(new.cameras, new.district, new.secrets)
+        self.desk.apply(self.catalog.world)
+        await self.media.apply(new.cameras, credentials_of(new.secrets))
+        await self.roster.load(self.catalog.world.workers())
+        await self.devices.apply(new.secrets)
+        removed = before.configs.keys() - self.catalog.configs.keys()
+        for camera_id in removed:
+            self.snapshots.forget_camera(camera_id)
+        for camera_id, config in self.catalog.configs.items():
+            if before.configs.get(camera_id) != config:
+                self._on_camera_news(camera_id)
+        if removed:
+            self.events.resync("reload")
+
+    async def _record(self, principal: Principal, action: str, subject: str, detail: dict[str, Any]) -> None:
+        """A line on the audit trail, on disk when this returns."""
+        at, who = now_ms(), f"{principal.role}/{principal.sub}"
+        await self.store.write(
+            lambda connection: audit(
+                connection, who=who, action=action, subject=subject, detail=detail, now_ms=at
+            )
+        )
 
     async def _run_calls(self) -> None:
         await self.switchboard.start()
@@ -351,7 +379,7 @@ class Gateway:
         alarms = AlarmsEdge(
             self.desk,
             self.cases,
-            full_lineage=self.catalog.full_lineage,
+            full_lineage=lambda codes: self.catalog.full_lineage(codes),
             locate=lambda position: self.catalog.district.locate(position).lineage,
             participants=self.callout.participants,
             helpers=self.tasks.helpers,
@@ -361,7 +389,7 @@ class Gateway:
             self.cases,
             self.tasks,
             Statistics(self.store, clock=now_ms),
-            full_lineage=self.catalog.full_lineage,
+            full_lineage=lambda codes: self.catalog.full_lineage(codes),
             names=self._display_name,
             duties=self.settings.alarms.duties,
             verify_box=self._verify_box,
@@ -404,8 +432,14 @@ class Gateway:
             mqtt_on=not self.devices.is_off,
         )
         metrics = Metrics(self)
-        grants = GrantsEdge(self.grants, camera=self.catalog.resource)
-        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people):
+        grants = GrantsEdge(self.grants, camera=lambda camera_id: self.catalog.resource(camera_id))
+        admin = AdminEdge(
+            self.reloader,
+            camera=self.cameras.resource,
+            view=self.cameras.view,
+            record=self._record,
+        )
+        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin):
             edge.add(routes.routes())
         edge.add(
             page_routes(
@@ -444,6 +478,8 @@ class Gateway:
         async def events(exchange: Exchange) -> web.StreamResponse:
             if not same_origin(exchange.request, self.settings.http.allowed_origins):
                 raise NotAllowed("this WebSocket is for pages of this server")
+            if self.draining:
+                raise Unavailable("this gateway is about to stop; try again", retry_after_s=3)
             return await self.events.serve(exchange.request, exchange.who)
 
         return Route(
@@ -608,20 +644,7 @@ class Gateway:
 
     async def _viewed(self, principal: Principal, camera_id: str) -> None:
         """Every view of a camera is on record. The viewer does not wait for the disk."""
-        at = now_ms()
-        self._background(
-            self.store.write(
-                lambda connection: audit(
-                    connection,
-                    who=f"{principal.role}/{principal.sub}",
-                    action="camera.view",
-                    subject=f"camera/{camera_id}",
-                    detail={},
-                    now_ms=at,
-                )
-            ),
-            "audit-view",
-        )
+        self._background(self._record(principal, "camera.view", f"camera/{camera_id}", {}), "audit-view")
 
     def _join_limit(self, principal: Principal) -> int:
         access = self.settings.access
@@ -648,24 +671,3 @@ class Gateway:
                 for url in server.urls
             ]
         return servers
-
-
-def _picture_spec(settings: Settings) -> PictureSpec | None:
-    pictures = settings.pictures
-    if not pictures.enabled:
-        return None
-    return PictureSpec(interval_s=pictures.interval_s, cpu_share=pictures.cpu_share)
-
-
-def _dial_limits(settings: Settings) -> DialLimits:
-    ingest = settings.ingest
-    return DialLimits(
-        dials=ingest.dial_limit,
-        connections_per_host=ingest.host_connections,
-        backoff_first_s=ingest.backoff_first_s,
-        backoff_most_s=ingest.backoff_max_s,
-        connect_timeout_s=ingest.connect_timeout_s,
-        data_timeout_s=ingest.stall_timeout_s,
-        grace_s=ingest.idle_grace_s,
-        first_keyframe_timeout_s=ingest.first_keyframe_s,
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -186,9 +186,12 @@ def load_secrets(path: Path | None) -> Secrets:
     return secrets
 
 
-def load_configuration(files: Files) -> Configuration:
-    """All files. Raises one ConfigError with the mistakes of all of them."""
-    loaded, mistakes = _read_all(files)
+def load_configuration(
+    files: Files, *, cameras: bytes | None = None, only_from: Collection[str] = ()
+) -> Configuration:
+    """All files. cameras: what cameras.yaml is going to say, with those in only_from being added or changed by API: their
+    URLs must lie in ingest.camera_networks. Raises one ConfigError with the mistakes of all files."""
+    loaded, mistakes = _read_all(files, cameras, only_from)
     if mistakes:
         raise ConfigError([str(mistake) for mistake in mistakes])
     return loaded
@@ -199,7 +202,9 @@ def check_files(files: Files) -> list[Mistake]:
     return _read_all(files)[1]
 
 
-def _read_all(files: Files) -> tuple[Configuration, list[Mistake]]:
+def _read_all(
+    files: Files, data: bytes | None = None, only_from: Collection[str] = ()
+) -> tuple[Configuration, list[Mistake]]:
     mistakes: list[Mistake] = []
     settings, read_secrets, read_district = Settings(), Secrets(), District.empty()
     read_cameras: tuple[CameraConfig, ...] = ()
@@ -215,8 +220,9 @@ def _read_all(files: Files) -> tuple[Configuration, list[Mistake]]:
         read_district, found = District.read(files.district)
         mistakes += found
     if files.cameras is not None:
-        document = Document(files.cameras)
-        read_cameras = _read_cameras(document, read_secrets, read_district)
+        document = Document(files.cameras, data=data)
+        networks = Networks(only_from, settings.ingest.camera_networks)
+        read_cameras = _read_cameras(document, read_secrets, read_district, networks)
         mistakes += document.mistakes
     loaded = Configuration(
         settings=settings, cameras=read_cameras, secrets=read_secrets, district=read_district
@@ -338,14 +344,48 @@ def _url_complaint(text: str, schemes: Sequence[str], *, bare: bool = False) -> 
 # --- cameras.yaml -----------------------------------------------------------------------------------
 
 
+class Networks:
+    """Where cameras that come by API may lie, so that an administrator's token can't make the gateway dial anywhere. A
+    name is refused: what it resolves to may change after the check. Without networks: this machine only."""
+
+    def __init__(self, cameras: Collection[str], networks: Sequence[str]) -> None:
+        self._cameras = cameras
+        self._networks = [ipaddress.ip_network(network) for network in networks]
+        self._words = ", ".join(networks) or "none given: this machine only"
+
+    def check(self, section: Section, camera: CameraConfig) -> None:
+        if camera.id not in self._cameras:
+            return
+        for key, url in (("main", camera.main), ("sub", camera.sub)):
+            if url and not _url_complaint(url, ("rtsp", "rtsps")) and not self._holds(url):
+                section.wrong(
+                    f"added by API, its host should be an address in ingest.camera_networks ({self._words})",
+                    key,
+                )
+
+    def _holds(self, url: str) -> bool:
+        try:
+            address = ipaddress.ip_address(urlsplit(url).hostname or "")
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        if not self._networks:
+            return address.is_loopback
+        return any(address in network for network in self._networks)
+
+
 def _read_cameras(
-    document: Document, secrets: Secrets | None, district: District | None
+    document: Document, secrets: Secrets | None, district: District | None, networks: Networks | None = None
 ) -> tuple[CameraConfig, ...]:
     root = document.root()
     sections = root.sections("cameras", required=not document.mistakes)
     root.done()
     cameras = [_read_camera(section, secrets, district) for section in sections]
     report_twins([(camera.id, section) for camera, section in zip(cameras, sections, strict=True)])
+    if networks is not None:
+        for camera, section in zip(cameras, sections, strict=True):
+            networks.check(section, camera)
     return tuple(cameras)
 
 

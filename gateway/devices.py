@@ -89,6 +89,17 @@ class Devices:
             tasks.create_task(self.client.run(), name="mqtt")
             tasks.create_task(self._tell_health(self.client), name="mqtt-health")
 
+    async def apply(self, secrets: Secrets) -> None:
+        """secrets.yaml was read anew: our broker takes the devices' passwords of now. What the client itself logs in with
+        at an external broker is read at the start only."""
+        before, self._secrets = self._secrets, secrets
+        if self.broker is not None and (before.boxes, before.workers) != (secrets.boxes, secrets.workers):
+            await self.broker.update_passwords(self._passwords())
+
+    def _passwords(self) -> dict[str, str]:
+        keys: Mapping[str, bytes] = {**self._secrets.boxes, **self._secrets.workers}
+        return {device: device_password(key, device) for device, key in keys.items()}
+
     async def stop(self) -> None:
         if self.broker is not None:
             await self.broker.stop()
@@ -121,11 +132,10 @@ class Devices:
         configured = self._configured
         if configured.mode is not MqttMode.SUPERVISED:
             return None
-        keys: Mapping[str, bytes] = {**self._secrets.boxes, **self._secrets.workers}
         return Broker(
             self._data.path / "broker",
             BrokerSettings(host=configured.host, port=configured.port, root=configured.root),
-            passwords={device: device_password(key, device) for device, key in keys.items()},
+            passwords=self._passwords(),
             gateway_password=self._own_password(),
             on_denied=on_denied,
         )

@@ -140,15 +140,17 @@ class Courier:
 
     async def run(self) -> None:
         """Until cancelled. Starts with what an earlier process left behind."""
-        try:
-            async with asyncio.TaskGroup() as self._group:
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
                 for lane in self._lanes.values():
                     lane.behind = True
                     lane.room.set()
-                    self._group.create_task(self._catch_up(lane), name=f"outbox-{lane.kind}")
-                self._group.create_task(self._run_marks(), name="outbox-delivered")
-        finally:
-            self._group = None
+                    group.create_task(self._catch_up(lane), name=f"outbox-{lane.kind}")
+                group.create_task(self._run_marks(), name="outbox-delivered")
+                await asyncio.Event().wait()
+            finally:
+                self._group = None  # what is committed from now on is for the next process
 
     def _on_inserted(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:

@@ -76,14 +76,15 @@ def _refuse_deep(data: bytes) -> None:
 class Document:
     """One YAML file and the mistakes found in it so far. Of a `secret` one no value is ever quoted."""
 
-    def __init__(self, file: Path, *, secret: bool = False) -> None:
+    def __init__(self, file: Path, *, secret: bool = False, data: bytes | None = None) -> None:
+        """data: what the file is going to say, instead of what it says now."""
         self.file = str(file)
         self.secret = secret
         self.mistakes: list[Mistake] = []
         self.exists = False
         self._root: yaml.Node | None = None
         try:
-            data = file.read_bytes()
+            data = file.read_bytes() if data is None else data
         except FileNotFoundError:
             return self.add(0, "", "there is no such file")
         except OSError as error:

@@ -92,6 +92,8 @@ class EventChannel:
         self._forgotten = 0  # the newest kept event that has left the ring
         self._ring: deque[Event] = deque(maxlen=RING_EVENTS)
         self._subscribers: set[_Subscriber] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     @property
     def seq(self) -> int:
@@ -146,6 +148,15 @@ class EventChannel:
             subscriber.wake.set()
         return len(ended)
 
+    def resync(self, reason: str) -> None:
+        """Tell every page to fetch anew what it shows: things are gone that no event takes away."""
+        for subscriber in self._subscribers:
+            subscriber.offer(self._control("resync", {"reason": reason}))
+
+    async def emptied(self) -> None:
+        """Returns when no page is on the channel any more."""
+        await self._empty.wait()
+
     async def serve(self, request: web.Request, principal: Principal) -> web.WebSocketResponse:
         """Run one page's channel until it closes. The caller has checked Origin and authorisation."""
         socket = web.WebSocketResponse(heartbeat=20, max_msg_size=MAX_INCOMING_BYTES, compress=False)
@@ -166,11 +177,14 @@ class EventChannel:
     def _enter(self, subscriber: _Subscriber) -> None:
         first = not self.readers(lambda p: p.sub == subscriber.principal.sub)
         self._subscribers.add(subscriber)
+        self._empty.clear()
         if first:
             self._presence(subscriber.principal, True)
 
     def _leave(self, subscriber: _Subscriber) -> None:
         self._subscribers.discard(subscriber)
+        if not self._subscribers:
+            self._empty.set()
         if not self.readers(lambda p: p.sub == subscriber.principal.sub):
             self._presence(subscriber.principal, False)
 
@@ -189,11 +203,14 @@ class EventChannel:
             await self._pump(socket, subscriber)
 
     async def _pump(self, socket: web.WebSocketResponse, subscriber: _Subscriber) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + HEARTBEAT_S
         while not socket.closed:
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
                     await subscriber.wake.wait()
-            except TimeoutError:
+            if loop.time() >= due:  # also between other events: the page reads its clock and our lag off them
+                due = loop.time() + HEARTBEAT_S
                 beat = {"now": self._now_ms(), "lag_ms": round(self._lag_ms(), 1)}
                 subscriber.offer(self._control("heartbeat", beat))
             subscriber.wake.clear()

@@ -62,7 +62,9 @@ def problem_of(error: GatewayError) -> web.Response:
             return problem(503, str(error), headers=_retry_after(error.retry_after_s))
         case TooMany():
             return problem(429, str(error), headers=_retry_after(error.retry_after_s))
-        case ProtocolError() | ConfigError():
+        case ConfigError():
+            return problem(400, str(error), mistakes=error.mistakes)
+        case ProtocolError():
             return problem(400, str(error))
     return problem(500, "internal error")
 

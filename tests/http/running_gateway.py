@@ -144,6 +144,7 @@ class Bench:
     keyring: Keyring
     folder: Path
     ids: dict[str, dict[str, str]] = field(default_factory=dict)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def token(
         self, role: str, sub: str, area: str | None = None, *, kind: TokenKind = TokenKind.ACCESS, ttl_s: float = 600,
@@ -164,7 +165,7 @@ class Bench:
             method, path, headers=headers, allow_redirects=False, **more
         ) as answer:
             body = await answer.read()
-            if answer.content_type.endswith("json"):
+            if body and answer.content_type.endswith("json"):
                 return answer.status, json.loads(body)
             return answer.status, body.decode(errors="replace")
 
@@ -265,7 +266,7 @@ async def running_gateway(
                 connector = aiohttp.TCPConnector(keepalive_timeout=1)  # less than any gateway's here
                 key = Keyring(data.secret("signing.key"))
                 async with aiohttp.ClientSession(gateway.base_url, connector=connector) as client:
-                    yield Bench(gateway, client, key, folder)
+                    yield Bench(gateway, client, key, folder, stopping=stopping)
             finally:
                 stopping.set()
                 with contextlib.suppress(asyncio.CancelledError):

@@ -215,12 +215,12 @@ class Watching:
 
     async def __aexit__(self, *_: object) -> None:
         if self.runs:
-            self.bench.gateway.plane.close(self.session)
+            await self.bench.gateway.media.close_session(self.session)
         await self.client.close()
 
     @property
     def runs(self) -> bool:
-        return any(one.session_id == self.session for one in self.bench.gateway.plane.sessions())
+        return any(one.session_id == self.session for one in self.bench.gateway.media.sessions())
 
     async def ends(self) -> float:
         """Seconds until it has ended."""
@@ -509,7 +509,7 @@ async def test_what_does_not_exist_is_told_only_to_who_could_ask(bench: Bench) -
 
 
 async def mosquitto(program: str, bench: Bench, user: str, *arguments: str) -> tuple[int, bytes]:
-    broker = bench.gateway.broker
+    broker = bench.gateway.devices.broker
     assert broker is not None
     password = device_password(bytes.fromhex(KEY), user)
     process = await asyncio.create_subprocess_exec(
@@ -633,7 +633,7 @@ async def test_malformed_bodies_are_400_everywhere(bench: Bench, body: bytes) ->
     for route in bench.gateway.edge.routes:
         if route.method != "POST" or "whip" in route.path or "whep" in route.path:
             continue
-        ids = {f"{kind}_id": places["b1"] for kind, places in bench.ids.items()}
+        ids = {"task_id": "none", **{f"{kind}_id": places["b1"] for kind, places in bench.ids.items()}}
         role = "worker" if "/workers/me" in route.path else "operator"
         status, said = await bench.call("POST", route.path.format(**ids), who[role], data=body)
         assert status < 500, (route.path, said)

@@ -13,6 +13,7 @@ The desk and the leader have street A. `admin` administers and sees neither pict
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -71,7 +72,25 @@ TABLE = {
     ("POST", "/api/v1/incidents/{incident_id}/suspend"):       STAFF,
     ("POST", "/api/v1/incidents/{incident_id}/resume"):        STAFF,
     ("POST", "/api/v1/incidents/{incident_id}/merge"):         STAFF,
+    ("GET", "/api/v1/incidents/{incident_id}/merge_suggestions"):STAFF,
+    ("POST", "/api/v1/incidents/{incident_id}/follow_up"):     PUBLIC,
     ("POST", "/api/v1/incidents/{incident_id}/cancel"):        STAFF,
+    #
+    # of a task that does not exist: 404 for whoever may of some task
+    ("GET", "/api/v1/tasks"):                                  "401 yes  yes  yes  yes  yes  no  no  no",
+    ("GET", "/api/v1/tasks/{task_id}"):                        "401 yes  yes  yes  yes  yes  no  no  no",
+    ("GET", "/api/v1/tasks/{task_id}/photos/{sha256:[0-9a-f]{64}}"):"401 yes  yes  yes  yes  yes  no  no  no",
+    ("POST", "/api/v1/tasks/{task_id}/accept"):                "401 no   no   no   yes  yes  no  no  no",
+    ("POST", "/api/v1/tasks/{task_id}/decline"):               "401 no   no   no   yes  yes  no  no  no",
+    ("POST", "/api/v1/tasks/{task_id}/done"):                  "401 no   no   no   yes  yes  no  no  no",
+    ("POST", "/api/v1/tasks/{task_id}/en_route"):              "401 no   no   no   yes  yes  no  no  no",
+    ("POST", "/api/v1/tasks/{task_id}/on_scene"):              "401 no   no   no   yes  yes  no  no  no",
+    ("POST", "/api/v1/tasks/{task_id}/photos"):                "401 no   no   no   yes  yes  no  no  no",
+    ("POST", "/api/v1/tasks/{task_id}/redo"):                  "401 yes  yes  no   no   no   no  no  no",
+    ("POST", "/api/v1/tasks/{task_id}/revoke"):                "401 yes  yes  no   no   no   no  no  no",
+    ("POST", "/api/v1/tasks/{task_id}/verify"):                "401 yes  yes  no   no   no   no  no  no",
+    ("GET", "/api/v1/duties"):                                 LOGGED_IN,
+    ("GET", "/api/v1/statistics"):                             "401 yes  yes  yes  no   no   no  yes yes",
     #
     ("GET", "/api/v1/calls"):                                  "401 yes  yes  yes  yes  no   no  no  no",
     ("POST", "/api/v1/calls"):                                 "401 yes  area no   yes  no   no  no  no",
@@ -87,6 +106,11 @@ TABLE = {
     ("GET", "/api/v1/cameras/{camera_id}"):                    "401 yes  area area home no   shown no yes",
     ("GET", "/api/v1/cameras/{camera_id}/snapshot.jpg"):       "401 yes  area area home no   shown no no",
     ("POST", "/whep/{camera_id}"):                             "401 yes  area area home no   shown no no",
+    ("POST", "/api/v1/cameras"):                               "401 no   no   no   no   no   no  no  yes",
+    ("PATCH", "/api/v1/cameras"):                              "401 no   no   no   no   no   no  no  yes",
+    ("PUT", "/api/v1/cameras/{camera_id}"):                    "401 no   no   no   no   no   no  no  yes",
+    ("DELETE", "/api/v1/cameras/{camera_id}"):                 "401 no   no   no   no   no   no  no  yes",
+    ("POST", "/api/v1/admin/reload"):                          "401 no   no   no   no   no   no  no  yes",
     ("GET", "/api/v1/media/ice-servers"):                      "401 yes  yes  yes  yes  no   yes no  no",
     ("OPTIONS", "/whep/{camera_id}"):                          PUBLIC,
     ("OPTIONS", "/api/v1/calls/{call_id}/legs/{leg_id}/whip"): PUBLIC,
@@ -94,9 +118,11 @@ TABLE = {
     ("OPTIONS", "/whep/sessions/{session_id}"):                PUBLIC,
     ("OPTIONS", "/whip/sessions/{session_id}"):                PUBLIC,
     ("GET", "/whep/sessions/{session_id}"):                    "401 own  no   no   no   no   no  no  no",
+    ("HEAD", "/whep/sessions/{session_id}"):                   "401 own  no   no   no   no   no  no  no",
     ("PATCH", "/whep/sessions/{session_id}"):                  "401 own  no   no   no   no   no  no  no",
     ("DELETE", "/whep/sessions/{session_id}"):                 "401 own  no   no   no   no   no  no  no",
     ("GET", "/whip/sessions/{session_id}"):                    "401 no   no   no   own  no   no  no  no",
+    ("HEAD", "/whip/sessions/{session_id}"):                   "401 no   no   no   own  no   no  no  no",
     ("PATCH", "/whip/sessions/{session_id}"):                  "401 no   no   no   own  no   no  no  no",
     ("DELETE", "/whip/sessions/{session_id}"):                 "401 no   no   no   own  no   no  no  no",
     #
@@ -157,7 +183,7 @@ async def test_the_table_has_a_row_for_every_route_and_no_other(bench: Bench) ->
 def targets(path: str) -> tuple[str, ...]:
     if "{camera_id}" in path:
         return tuple(CAMERAS)
-    if "_id}" in path and "session" not in path and "grant" not in path:
+    if "_id}" in path and not any(one in path for one in ("session", "grant", "task")):
         return PLACES
     return PLACES if path in ("/api/v1/incidents", "/api/v1/calls") else ("it",)
 
@@ -166,8 +192,11 @@ async def aim(bench: Bench, method: str, path: str, target: str) -> tuple[str, d
     """The path for this target and what to send."""
     names = {
         "camera_id": target, "sub": "nobody-in-particular", "path": "none", "session_id": "none", "grant_id": "none",
+        "task_id": "none", "sha256": "0" * 64,
         **{f"{kind}_id": ids[target] for kind, ids in bench.ids.items() if target in ids},
     }  # fmt: skip
+    if (method, path) == ("DELETE", "/api/v1/cameras/{camera_id}"):
+        names["camera_id"] = await a_camera(bench, target)
     if path.startswith(("/whep/sessions", "/whip/sessions")) and method != "OPTIONS":
         names["session_id"] = await media_session(bench, "whep" if "whep" in path else "whip")
     if "{grant_id}" in path:
@@ -180,7 +209,7 @@ async def aim(bench: Bench, method: str, path: str, target: str) -> tuple[str, d
         sent["json"] = {"type": "other", "lat": lat, "lon": lon, "datum": "wgs84"}
     if (method, path) == ("POST", "/api/v1/calls"):
         sent["json"] = {"alarm_id": bench.ids["alarm"][target]}
-    return path.replace("{path:.+}", "{path}").format(**names), sent
+    return re.sub(r"\{(\w+):(?:[^{}]|\{\d+\})+\}", r"{\1}", path).format(**names), sent
 
 
 async def own_call(bench: Bench) -> tuple[str, str]:
@@ -207,6 +236,14 @@ async def media_session(bench: Bench, kind: str) -> str:
             return answer.headers["Location"].rpartition("/")[2]
     finally:
         await client.close()
+
+
+async def a_camera(bench: Bench, place: str) -> str:
+    """A camera of its own to be removed."""
+    entry = {"id": f"goner-{place}", "main": "rtsp://127.0.0.1:9/x"}
+    status, said = await bench.call("POST", "/api/v1/cameras", as_role(bench, "admin"), json=entry)
+    assert status == 201, said
+    return str(said["id"])
 
 
 async def a_grant(bench: Bench) -> str:

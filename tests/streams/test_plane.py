@@ -250,7 +250,7 @@ async def test_a_stream_that_is_pulled_no_more_is_not_shown():
         Feed(sub, clip).push(now + 1)
         assert plane.keyframe("cam001") is main
         assert plane.keyframe_to_judge("cam001").received_at == now + 1
-        Feed(sub, [(keyframe, tuple(units)) for keyframe, units in clip]).push(now + 100)
+        Feed(sub, [(keyframe, (*units[:-1], units[-1])) for keyframe, units in clip]).push(now + 100)
         shown = plane.keyframe("cam001")
         assert shown is not main
 
