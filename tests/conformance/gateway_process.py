@@ -277,7 +277,16 @@ async def running(
         await until(lambda: '"rtsp"' in farm.text(), farm, timeout_s=90)
         gateway = await start(
             "gateway",
-            *("gateway", "serve", "--workers", "1", "--cameras", str(cameras_file), "--data", str(directory / "data")),
+            *(
+                "gateway",
+                "serve",
+                "--workers",
+                "1",
+                "--cameras",
+                str(cameras_file),
+                "--data",
+                str(directory / "data"),
+            ),
         )
         base = f"http://127.0.0.1:{http}"
         async with aiohttp.ClientSession() as client:

@@ -19,7 +19,9 @@ def small(tmp_path: Path) -> Iterator[Product]:
     """One camera."""
     running = Product(tmp_path, free_port(), free_port(), free_port())
     row = yaml.load((ROOT / "config/cameras.yaml").read_text(), yaml.CSafeLoader)["cameras"][0]
-    row |= {name: row[name].replace("127.0.0.1:8554", f"127.0.0.1:{running.rtsp}") for name in ("main", "sub")}
+    row |= {
+        name: row[name].replace("127.0.0.1:8554", f"127.0.0.1:{running.rtsp}") for name in ("main", "sub")
+    }
     (tmp_path / "cameras.yaml").write_text(yaml.dump({"cameras": [row]}, allow_unicode=True))
     settings = {"http": {"port": running.http}, "media": {"udp_port": 0}, "mqtt": {"mode": "off"}}
     (tmp_path / "gateway.yaml").write_text(yaml.dump(settings))
