@@ -15,7 +15,7 @@ demo: setup  ## the whole product on this machine (CAMERAS=64 HEADLESS=1 SECONDS
 
 test:  ## every test
 	@scripts/setup.sh test
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check:  ## format, lint, types
 	@scripts/setup.sh test

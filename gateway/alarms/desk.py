@@ -368,9 +368,9 @@ class AlarmDesk:
         """The broker refused a PUBLISH: audited, as far as the client stays within the rate of a box."""
         now_ms = self._clock()
         if self._gate.spend(f"denied/{client}", now_ms):
-            who, detail = f"mqtt/{client}"[:80], {"topic": topic[:200]}
+            who, subject = f"device/{client}"[:80], f"topic/{topic}"[:200]
             await self._store.write(
-                lambda c: audit(c, who=who, action="mqtt.denied", subject=who, detail=detail, now_ms=now_ms)
+                lambda c: audit(c, who=who, action="mqtt.denied", subject=subject, detail={}, now_ms=now_ms)
             )
 
     async def on_no_answer(self, alarm_id: str, reason: str) -> None:

@@ -338,8 +338,8 @@ async def test_refused_publishes_are_audited_within_a_rate(bench: Bench) -> None
     for _ in range(50):
         await bench.desk.on_denied("b0", "pd/v1/stb/b1/press")
     with contextlib.closing(sqlite3.connect(bench.store.path)) as raw:
-        rows = raw.execute("SELECT who, detail FROM audit WHERE action='mqtt.denied'").fetchall()
-    assert rows == [("mqtt/b0", '{"topic":"pd/v1/stb/b1/press"}')] * 10
+        rows = raw.execute("SELECT who, subject FROM audit WHERE action='mqtt.denied'").fetchall()
+    assert rows == [("device/b0", "topic/pd/v1/stb/b1/press")] * 10
     assert verify_audit(bench.store.path).broken_at is None
 
 
