@@ -150,6 +150,7 @@ async def open_page(browser: Browser, link: str, width: int, height: int) -> tup
         locale="zh-CN",
     )
     page = await context.new_page()
+    page.set_default_timeout(60_000)  # bounds a failure on a busy machine; nothing is measured by it
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     await page.goto(link)

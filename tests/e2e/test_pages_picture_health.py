@@ -50,9 +50,9 @@ async def test_a_black_picture_is_said_in_words(half_black: Product, browser: Br
     wall, errors = await open_page(browser, link, 1366, 768)
     black = wall.locator("[data-tile][data-camera=cam002]")
     await expect(black.locator(".picture")).to_contain_text("画面全黑", timeout=60_000)
-    await expect(black).to_have_attribute("data-state", "live", timeout=30_000)
+    await expect(black).to_have_attribute("data-state", "live", timeout=60_000)
     await expect(wall.locator("[data-tree-camera=cam002] small")).to_contain_text("画面全黑")
     fine = wall.locator("[data-tile][data-camera=cam001]")
-    await expect(fine).to_have_attribute("data-state", "live", timeout=30_000)
+    await expect(fine).to_have_attribute("data-state", "live", timeout=60_000)
     assert await fine.locator(".picture").count() == 0
     assert errors == []

@@ -47,7 +47,7 @@ async def test_the_wall_survives_a_restart(small: Product, browser: Browser) -> 
     gateway = small.processes.pop("gateway")
     gateway.terminate()
     assert await asyncio.to_thread(gateway.wait, 20) == 0
-    await expect(tile).not_to_have_attribute("data-state", "live", timeout=30_000)
+    await expect(tile).not_to_have_attribute("data-state", "live", timeout=60_000)
     await asyncio.to_thread(small.start_gateway)
     await expect(tile).to_have_attribute("data-state", "live", timeout=60_000)
     assert wall.url.startswith(f"{small.base}/wall")
