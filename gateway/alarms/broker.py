@@ -203,7 +203,6 @@ class Broker:
                 process.kill()
                 await process.wait()
         self._close_log()
-        (self._directory / "pid").unlink(missing_ok=True)
 
     async def _spawn(self, program: str) -> None:
         read_fd, write_fd = os.pipe()
@@ -229,7 +228,6 @@ class Broker:
         self._log_fd = read_fd
         self._last_words.clear()
         asyncio.get_running_loop().add_reader(read_fd, self._read_log)
-        (self._directory / "pid").write_text(str(self._process.pid))
         await self._until_listening(self._process)
 
     async def _until_listening(self, process: asyncio.subprocess.Process) -> None:
@@ -254,9 +252,7 @@ class Broker:
         raise Unavailable(f"mosquitto doesn't start on {self.host}:{self.port}: {said}")
 
     async def _end_predecessor(self) -> None:
-        """A gateway that was killed leaves its broker behind; it would hold the port. Only ours, by its pid
-        and its command line.
-        """
+        """A gateway that was killed leaves its broker behind; it would hold the port. Only ours, by its command line."""
         await asyncio.to_thread(end_left_behind, self._directory)
 
     def _write_files(self) -> None:
@@ -311,20 +307,25 @@ def _free_port(host: str, port: int) -> int:
 
 
 def end_left_behind(directory: Path) -> None:
-    """Ends the broker that an earlier gateway with this directory left behind when it was killed. Blocking."""
-    pid = _left_behind(directory)
-    if pid is not None:
+    """Ends the brokers that earlier gateways with this directory left behind when they were killed. Blocking.
+
+    Found in the process table by their command line: a pid file can't be written in the same instant as the process
+    begins, and a gateway that was killed in between left a broker that nobody found, and that held the port.
+    """
+    for pid in _left_behind(directory):
         logger.warning("ending the broker (pid %d) that an earlier gateway left behind", pid)
         _end(pid)
 
 
-def _left_behind(directory: Path) -> int | None:
-    try:
-        pid = int((directory / "pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError):
-        return None
-    return pid if str(directory / "mosquitto.conf").encode() in command.split(b"\0") else None
+def _left_behind(directory: Path) -> list[int]:
+    configuration = str(directory.resolve() / "mosquitto.conf").encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if configuration in (entry / "cmdline").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
 
 
 def _end(pid: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import KEY, Bench, press_body
 
-from gateway.alarms.broker import Broker, BrokerSettings, password_line
+from gateway.alarms.broker import Broker, BrokerSettings, end_left_behind, password_line
 from gateway.alarms.mqtt import Incoming, MqttClient, MqttSettings
 from gateway.alarms.press import mqtt_password
 from gateway.errors import Unavailable
@@ -218,3 +219,26 @@ async def test_taken_port_is_named_and_a_broker_left_behind_is_ended(tmp_path: P
         assert broker.port == left.port
         assert broker.pid != left.pid
     await left.stop()
+
+
+@pytest.mark.broker
+async def test_a_broker_that_no_pid_file_names_is_found_and_ended(tmp_path: Path) -> None:
+    """A gateway killed between starting its broker and noting its pid left one behind that held the port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+    assert program is not None
+    orphan = await asyncio.create_subprocess_exec(
+        program, "-c", str(tmp_path / "mosquitto.conf"), stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        ending = asyncio.create_task(asyncio.to_thread(end_left_behind, tmp_path))
+        async with asyncio.timeout(20):
+            await orphan.wait()
+            await ending
+    finally:
+        if orphan.returncode is None:
+            orphan.kill()
+            await orphan.wait()
