@@ -28,6 +28,7 @@ DEMO = VAR / "demo"
 PYTHON = sys.executable
 GATEWAY = [PYTHON, "-m", "gateway"]
 READY_S = 60
+CLIPS_S = 300
 
 
 def number(name: str, default: int) -> int:
@@ -164,6 +165,17 @@ class Demo:
             await asyncio.sleep(0.1)
         sys.exit(f"the gateway was not ready within {READY_S} s:\n{self.log_tail('gateway')}")
 
+    async def until_cameras(self) -> None:
+        """The farm listens once its clips are there: a minute the first time, a few seconds later on."""
+        deadline = time.monotonic() + CLIPS_S
+        while time.monotonic() < deadline:
+            if self.children["cameras"].returncode is not None:
+                sys.exit(f"the simulated cameras ended:\n{self.log_tail('cameras')}")
+            if not is_free(self.rtsp, socket.SOCK_STREAM, "127.0.0.1"):
+                return
+            await asyncio.sleep(0.1)
+        sys.exit(f"no simulated camera within {CLIPS_S} s:\n{self.log_tail('cameras')}")
+
     def get(self, path: str) -> bytes | None:
         context = None
         if self.lan:
@@ -202,6 +214,7 @@ class Demo:
             *("--district", "config/district", "--data", str(VAR)),
         )
         await self.until_ready()
+        await self.until_cameras()
         story = await self.introduce()
         await self.start(
             "workers",
