@@ -34,6 +34,7 @@ CONSENT_S = 4.0
 REPORT_S = 1.0
 POLL_S = 0.002
 RETRANSMIT_S = 0.3
+MTU = 1200
 OFFER = """v=0
 o=- 1 1 IN IP4 127.0.0.1
 s=-
@@ -114,7 +115,7 @@ class Viewer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._ssl = SSL.Connection(context, None)
         self._ssl.set_connect_state()
-        self._ssl.set_ciphertext_mtu(1200)
+        self._ssl.set_ciphertext_mtu(MTU)
         self._reporter: Session | None = None
         self._ssrc = self._sequence = 0
         self.playing_at = 0.0
@@ -192,15 +193,18 @@ class Viewer:
                 self._reporter = reporter(self._ssl)
         except SSL.WantReadError:
             pass
-        while True:
-            try:
-                flight = self._ssl.bio_read(65536)
-            except SSL.WantReadError:
-                return
-            while flight:  # records may share a datagram, but a datagram must not exceed the MTU
-                length = 13 + int.from_bytes(flight[11:13], "big")
-                self._send(flight[:length])
-                flight = flight[length:]
+        try:
+            flight = self._ssl.bio_read(65536)
+        except SSL.WantReadError:
+            return
+        start = end = 0  # as browsers do: records share a datagram up to the MTU
+        while end < len(flight):
+            length = 13 + int.from_bytes(flight[end + 11 : end + 13], "big")
+            if end > start and end + length - start > MTU:
+                self._send(flight[start:end])
+                start = end
+            end += length
+        self._send(flight[start:])
 
     def read(self) -> None:
         """Everything that came."""

@@ -128,7 +128,8 @@ class MediaPlane:
             async with asyncio.TaskGroup() as self._tasks:
                 tick = 0
                 while True:
-                    await asyncio.sleep(_TICK_S)
+                    # At multiples of a tick, when sockets at rest are read too: one wake for both.
+                    await asyncio.sleep(_TICK_S - time.monotonic() % _TICK_S)
                     tick += 1
                     self._tick(tick, time.monotonic())
         finally:
@@ -522,6 +523,8 @@ class MediaPlane:
                     self.close(session.session_id, reason="connect_timeout")
             elif session.viewer is not None:
                 session.viewer.report(now)
+                if session.has_sent():
+                    self._port.note_media(now)
         for session in list(self._publishers.values()):
             if session.publisher is None or session.link is None or session.state is SessionState.CONNECTING:
                 continue
