@@ -16,6 +16,7 @@ import json
 import re
 import socket
 import struct
+import sys
 import time
 
 import aiohttp
@@ -33,6 +34,7 @@ SALT_LENGTHS = {"gcm": 12, "cm": 14}
 CONSENT_S = 4.0
 REPORT_S = 1.0
 POLL_S = 0.002
+ATTEMPTS = 4  # a page asks again when it is told to
 RETRANSMIT_S = 0.3
 MTU = 1200
 OFFER = """v=0
@@ -98,10 +100,16 @@ def reporter(connection: SSL.Connection) -> Session:
     )
 
 
+class Refused(Exception):
+    """The gateway would not have this viewer."""
+
+
 class Viewer:
-    """One session. packets, frames: of video since it began; worst_gap_s: between two frames while `counting`."""
+    """One session. packets, frames: of video since it began; worst_gap_s: between two frames while `counting`; retried:
+    how often it was told to come again."""
 
     counting = False
+    retried = 0
 
     def __init__(self, context: SSL.Context) -> None:
         self.packets = self.octets = self.frames = 0
@@ -125,11 +133,16 @@ class Viewer:
     async def join(self, http: aiohttp.ClientSession, url: str, fingerprint: str) -> None:
         """From the offer to the first packet."""
         offer = OFFER.format(ufrag=UFRAG, password=PASSWORD, fingerprint=fingerprint).replace("\n", "\r\n")
-        self._posted_at = time.monotonic()
-        async with http.post(url, data=offer, headers={"Content-Type": "application/sdp"}) as reply:
-            answer = await reply.text()
-            if reply.status != 201:
-                raise SystemExit(f"{url}: {reply.status} {answer[:200]}")
+        for attempt in range(ATTEMPTS):
+            self._posted_at = time.monotonic()
+            async with http.post(url, data=offer, headers={"Content-Type": "application/sdp"}) as reply:
+                answer = await reply.text()
+                if reply.status == 201:
+                    break
+                if reply.status not in (409, 429, 503) or attempt == ATTEMPTS - 1:
+                    raise Refused(f"{url}: {reply.status} {answer[:200]}")
+                self.retried += 1
+                await asyncio.sleep(float(reply.headers.get("Retry-After", "1")))
 
         def find(pattern: str) -> str:
             found = re.search(pattern, answer)
@@ -259,12 +272,23 @@ async def run(options: argparse.Namespace) -> None:
         joined: list[Viewer] = []
         background = [tasks.create_task(poll(joined))]
         print(json.dumps({"event": "joining"}), flush=True)
+        failed: list[Viewer] = []
         for number, viewer in enumerate(viewers):
             joined.append(viewer)
             camera = f"cam{number % options.cameras:03}"
-            await viewer.join(http, options.url.replace("{camera}", camera), fingerprint)
+            try:
+                await viewer.join(http, options.url.replace("{camera}", camera), fingerprint)
+            except (Refused, TimeoutError) as error:
+                print(f"a viewer failed: {str(error) or 'no picture came'}", file=sys.stderr)
+                failed.append(viewer)
+                joined.remove(viewer)
+                continue
             background.append(tasks.create_task(viewer.keep_consent()))
             background.append(tasks.create_task(viewer.keep_reporting()))
+        retried = sum(viewer.retried for viewer in viewers)
+        viewers = [viewer for viewer in viewers if viewer not in failed]
+        if not viewers:
+            raise SystemExit("not one viewer got a picture")
         await asyncio.sleep(options.settle)
         before = [(viewer.packets, viewer.octets, viewer.frames) for viewer in viewers]
         Viewer.counting = True
@@ -285,6 +309,8 @@ async def run(options: argparse.Namespace) -> None:
             "event": "end",
             "seconds": seconds,
             "viewers": sum(viewer.frames > then[2] for viewer, then in zip(viewers, before, strict=True)),
+            "failed": len(failed),
+            "retried": retried,
             "packets": sums[0],
             "mbps": sums[1] * 8e-6 / seconds,
             "fps": sums[2] / seconds / len(viewers),
@@ -296,7 +322,7 @@ async def run(options: argparse.Namespace) -> None:
         print(json.dumps(result), flush=True)
         for task in background:
             task.cancel()
-        for viewer in viewers:
+        for viewer in (*viewers, *failed):
             viewer.close()
 
 
