@@ -18,7 +18,7 @@ from gateway.http.routes import Exchange, Handler, Route, json_response
 from gateway.store import Store
 from gateway.streams.cameras import CameraState
 from gateway.streams.media import StreamName
-from gateway.streams.picture_health import PictureState
+from gateway.streams.verdict import PictureState
 from gateway.streams.whep import CORS_HEADERS, EdgeRequest, EdgeResponse, IceServer, SessionEndpoint
 
 __all__ = ["WHEP_SESSIONS", "WHIP_SESSIONS", "CameraDirectory", "LiveCameras", "MediaEdge", "ViewTrail"]
