@@ -569,9 +569,8 @@ class MediaPlane:
         session.viewer.switch(self.sink_of(camera_id, name))
         self._release(*before)
 
-    @staticmethod
     def _payload_types(
-        offer: sdp.Offer, kind: str, codecs: Sequence[Codec], profile: str | None
+        self, offer: sdp.Offer, kind: str, codecs: Sequence[Codec], profile: str | None
     ) -> dict[Codec, PayloadTypes]:
         """The payload types of what is offered and of use, in our order of preference."""
         section = offer.first(kind)
@@ -582,6 +581,8 @@ class MediaPlane:
             if codec is Codec.H264:
                 choice = sdp.choose_h264(section, profile)
                 if choice is not None:
+                    if profile is not None and not choice.exact:
+                        self._port.counters["h264_profile_substituted"] += 1
                     found[codec] = PayloadTypes(media=choice.payload_type, rtx=choice.rtx)
             elif (pair := sdp.choose_codec(section, codec)) is not None:
                 found[codec] = PayloadTypes(media=pair[0], rtx=pair[1])
