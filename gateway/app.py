@@ -44,7 +44,7 @@ from gateway.http.calls import CallsEdge
 from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
 from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
-from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
+from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge, ViewTrail
 from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
 from gateway.http.pages import Health, page_routes, security_headers
@@ -415,7 +415,7 @@ class Gateway:
             whip=whip,
             ice_servers=self._ice_servers,
             join_limit=self._join_limit,
-            viewed=self._viewed,
+            viewed=ViewTrail(self.store, now_ms=now_ms, background=self._background).viewed,
             own_leg=self.switchboard.own_leg,
             watchable_leg=self.switchboard.watchable_leg,
             call_resource=calls.resource,
@@ -641,10 +641,6 @@ class Gateway:
         """The keyframe is fetched from the camera's worker first, unless the one we have still is the newest."""
         await self.media.fetch_keyframe(camera_id)
         return await self.snapshots.jpeg(camera_id)
-
-    async def _viewed(self, principal: Principal, camera_id: str) -> None:
-        """Every view of a camera is on record. The viewer does not wait for the disk."""
-        self._background(self._record(principal, "camera.view", f"camera/{camera_id}", {}), "audit-view")
 
     def _join_limit(self, principal: Principal) -> int:
         access = self.settings.access

@@ -15,7 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
 from gateway.http.routes import Edge
-from gateway.streams.picture_health import Verdict
+from gateway.streams.verdict import Verdict
 
 if TYPE_CHECKING:
     from gateway.http.parts import Parts

@@ -11,16 +11,19 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, CameraSupervisor, Counters, DialLimits
 from gateway.streams.ice import CONSENT_S
 from gateway.streams.link import Certificate, MediaPort
 from gateway.streams.media import StreamName
-from gateway.streams.picture_health import HealthCounters, PictureHealth, PictureState
 from gateway.streams.plane import MediaPlane, PlaneLimits, StreamChoice
 from gateway.streams.session import SessionAnswer, SessionInfo
+from gateway.streams.verdict import HealthCounters, PictureState
+
+if TYPE_CHECKING:
+    from gateway.streams.picture_health import PictureHealth
 
 __all__ = [
     "Credentials",
@@ -207,6 +210,9 @@ class LocalMedia:
         )
         self._parts = plane, supervisor
         if spec.pictures is not None:
+            # OpenCV and PyAV are 35 MB and a frame gap to load: now, and only where pictures are judged.
+            from gateway.streams.picture_health import PictureHealth
+
             self._health = PictureHealth(
                 self.camera_ids,
                 plane.keyframe_to_judge,

@@ -15,10 +15,10 @@ import msgspec
 from gateway.errors import Conflict, GatewayError, NotFound, ProtocolError, TooMany, Unavailable
 from gateway.streams.cameras import CameraState
 from gateway.streams.media_service import MediaSpec
-from gateway.streams.picture_health import PictureState
 from gateway.streams.plane import NotAcceptable
 from gateway.streams.sdp import Fragment
 from gateway.streams.session import SessionAnswer, SessionInfo
+from gateway.streams.verdict import PictureState
 
 __all__ = [
     "Answered",

@@ -39,10 +39,10 @@ from gateway.streams.messages import (
     Watch,
     WireCamera,
 )
-from gateway.streams.picture_health import HealthCounters, PictureState
 from gateway.streams.placement import Backoff, place_cameras, share_of, worker_of_call
 from gateway.streams.plane import StreamChoice
 from gateway.streams.session import SessionAnswer, SessionInfo, SessionState
+from gateway.streams.verdict import HealthCounters, PictureState
 from gateway.streams.worker_process import RESTARTING, ShardTimes, WorkerProcess
 
 __all__ = ["ShardTimes", "Shards"]
