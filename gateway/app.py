@@ -14,7 +14,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -163,8 +163,8 @@ class Gateway:
             alarms,
             roster=self.roster,
             camera_health=self._camera_healthy,
-            publish_mqtt=self.devices.publish,
-            publish_event=self._publish_alarm_event,
+            publish_mqtt=self.devices.publish_all,
+            publish_events=self._publish_alarm_events,
             ring=self._ring_plan,
             reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
@@ -532,20 +532,24 @@ class Gateway:
 
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
-    async def _publish_alarm_event(self, type: str, data: dict[str, Any], lineage: tuple[str, ...]) -> None:
-        assignee = data.get("assignee")
-        resource = Resource(
-            kind=type,
-            id=str(data.get("id")),
-            lineage=self.catalog.full_lineage(lineage),
-            owner=assignee["id"] if assignee else None,
-        )
-        self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource)
-        if type == "alarm" and (
-            data["condition"] == Condition.CLEARED or data["handling"] == Handling.CLOSED
-        ):
-            # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
-            await self.switchboard.cancel_alarm(str(data["id"]))
+    async def _publish_alarm_events(self, events: Sequence[dict[str, Any]]) -> None:
+        over: list[str] = []
+        for event in events:
+            type, data = event["type"], event["data"]
+            assignee = data.get("assignee")
+            resource = Resource(
+                kind=type,
+                id=str(data.get("id")),
+                lineage=self.catalog.full_lineage(tuple(event["lineage"])),
+                owner=assignee["id"] if assignee else None,
+            )
+            self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource)
+            if type == "alarm" and (
+                data["condition"] == Condition.CLEARED or data["handling"] == Handling.CLOSED
+            ):
+                over.append(str(data["id"]))
+        # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
+        await asyncio.gather(*(self.switchboard.cancel_alarm(alarm_id) for alarm_id in over))
 
     def _helper_name(self, sub: str) -> str | None:
         """Name of a gridworker or volunteer."""
@@ -572,10 +576,13 @@ class Gateway:
         to = None if audience.only is None else [audience.only]
         self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource, to=to)
 
-    async def _ring_plan(self, payload: dict[str, Any]) -> None:
+    async def _ring_plan(self, plans: Sequence[dict[str, Any]]) -> None:
         """The commit of an alarm opens its call and rings by itself."""
-        lineage = self.catalog.full_lineage(tuple(payload["lineage"]))
-        await self.switchboard.open_for_alarm(AlarmBrief.from_payload({**payload, "lineage": lineage}))
+        full = self.catalog.full_lineage
+        briefs = [
+            AlarmBrief.from_payload({**plan, "lineage": full(tuple(plan["lineage"]))}) for plan in plans
+        ]
+        await self.switchboard.open_for_alarms(briefs)
 
     async def _on_accepted(self, alarm_id: str, worker_id: str, name: str, eta_s: float | None) -> None:
         worker = Actor(sub=worker_id, name=name, role=Role.WORKER)

@@ -15,17 +15,30 @@ alarm is announced again with an entry `nobody_reached` in its timeline.
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Index, Integer, Table, Text, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    Table,
+    Text,
+    bindparam,
+    insert,
+    select,
+    update,
+)
 
 from gateway import outbox
 from gateway.alarms.escalation import Effect, Level
 from gateway.district import Volunteer
-from gateway.geo import Position, distance_m
-from gateway.store import defer, flush, metadata
+from gateway.geo import EARTH_RADIUS_M, Position, distance_m
+from gateway.store import Prepared, defer, flush, metadata
 
 __all__ = [
     "KIND_AUDIENCE",
@@ -78,6 +91,18 @@ delivery_table = Table(
 Index("ix_alarm_delivery_subject", delivery_table.c.subject, delivery_table.c.id)
 
 
+_CALL_ON = Prepared(
+    insert(delivery_table).values(
+        {name: bindparam(name) for name in ("subject", "audience", "channel", "at")}
+    )
+)
+_REACHED = Prepared(
+    update(delivery_table)
+    .where(delivery_table.c.id == bindparam("of_delivery"), delivery_table.c.delivered_at.is_(None))
+    .values(delivered_at=bindparam("delivered_at"), reached=bindparam("reached"))
+)
+
+
 def added_by(added: Iterable[Level], effects: Iterable[Effect]) -> list[Audience]:
     """The audiences that a step of the escalation adds."""
     found = [audience for level in added for audience in _OF_LEVEL[level]]
@@ -105,19 +130,15 @@ def call_on(connection: Connection, subject: str, audience: Audience, now_ms: in
     """Records the delivery that is due and announces it."""
     channel = "prompt" if audience is Audience.POLICE else "event"
     row = {"subject": subject, "audience": audience, "channel": channel, "at": now_ms}
-    number = connection.execute(insert(delivery_table), row).lastrowid
+    number = _CALL_ON.run(connection, row).lastrowid
     message = {**payload, "delivery": number, "audience": audience, "channel": channel}
     outbox.add(connection, KIND_AUDIENCE, subject, message)
 
 
 def reached(connection: Connection, number: int, count: int, now_ms: int) -> bool:
     """Takes down how many were reached. False: it was known already."""
-    changed = connection.execute(
-        update(delivery_table)
-        .where(delivery_table.c.id == number, delivery_table.c.delivered_at.is_(None))
-        .values(delivered_at=now_ms, reached=count)
-    )
-    return changed.rowcount == 1
+    values = {"of_delivery": number, "delivered_at": now_ms, "reached": count}
+    return _REACHED.run(connection, values).rowcount == 1
 
 
 def deliveries_of(connection: Connection, subject: str) -> list[Json]:
@@ -138,9 +159,15 @@ def volunteers_near(
     """Ids of those within the radius who opted in for this hour, nearest first."""
     clock = datetime.datetime.fromtimestamp(now_ms / 1000, CHINA)
     minute = clock.hour * 60 + clock.minute
+    # A box around the place first: thousands of volunteers, a handful of them near.
+    dlat = math.degrees(1.01 * radius_m / EARTH_RADIUS_M)
+    dlon = dlat / math.cos(math.radians(place.lat))
     near = [
-        (distance_m(one.position, place), one.id)
+        (distance_m(at, place), one.id)
         for one in volunteers
-        if one.position is not None and one.available_at(minute)
+        if (at := one.position) is not None
+        and abs(at.lat - place.lat) <= dlat
+        and abs(at.lon - place.lon) <= dlon
+        and one.available_at(minute)
     ]
     return [id for metres, id in sorted(near) if metres <= radius_m]

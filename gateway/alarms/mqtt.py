@@ -32,7 +32,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from gateway.errors import GatewayError, Unavailable
 
-__all__ = ["Incoming", "MqttClient", "MqttSettings"]
+__all__ = ["Incoming", "MqttClient", "MqttSettings", "Publication"]
 
 logger = logging.getLogger(__name__)
 
