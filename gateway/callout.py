@@ -51,9 +51,8 @@ class Callout:
         where = _position(position) or (catalog.district.centroid(grid) if grid else None)
         if where is None:
             return []
-        return rank_workers(
+        return self._roster.crowd.rank(
             self._settings,
-            self._roster.states(),
             where,
             grid=grid or catalog.world.area_at(where).grid,
             now_ms=self._now_ms(),
@@ -70,7 +69,7 @@ class Callout:
             return None
         ranked = rank_workers(
             self._settings,
-            [state for state in self._roster.states() if state.id == worker_id],
+            [self._roster.state(worker_id)],
             where,
             grid=site.grid,
             now_ms=self._now_ms(),

@@ -69,13 +69,17 @@ _DELIVERED = Prepared(delete(outbox_table).where(_id.between(param("low"), param
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One announcement on its way. `id` is unique for ever and fits as a message id that receivers drop
-    repeats by.
+    repeats by. `raw`: the JSON that was added.
     """
 
     id: int
     kind: str
     key: str
-    payload: Any
+    raw: bytes
+
+    @property
+    def payload(self) -> Any:
+        return msgspec.json.decode(self.raw)
 
 
 def add(connection: Connection, kind: str, key: str, payload: object) -> None:
@@ -196,7 +200,7 @@ class Courier:
         if id <= lane.taken or self._group is None:
             return
         lane.taken = id
-        message = Message(id=id, kind=lane.kind, key=key, payload=msgspec.json.decode(payload))
+        message = Message(id=id, kind=lane.kind, key=key, raw=payload)
         lane.size += 1
         if lane.deliver_all is not None and key not in lane.keys:
             lane.waiting.append(message)

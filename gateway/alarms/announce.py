@@ -1,7 +1,7 @@
 """What a transaction of the alarm path announces: rows of the outbox, and the words for the resident.
 
 ack        {topic, payload, qos, retain}; payload null empties a retained message. Ordered per box.
-event      {type, data, lineage}. Ordered per alarm.
+event      News. Ordered per alarm.
 ring_plan  the brief that opens the alarm's call. The same alarm again means: only what it says may have
 changed.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
 from gateway import outbox
@@ -24,9 +25,11 @@ __all__ = [
     "KIND_EVENT",
     "KIND_RING",
     "MQTT_ROOT",
+    "News",
     "Stage",
     "ack",
     "announce_alarm",
+    "announce_event",
     "announce_ring",
     "announce_stage",
     "audience_brief",
@@ -40,6 +43,17 @@ KIND_EVENT = "event"
 KIND_RING = "ring_plan"
 
 Json = dict[str, Any]
+
+
+class News(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of the page channel on its way through the outbox. data: JSON, encoded once for all pages."""
+
+    type: str
+    id: str
+    lineage: tuple[str, ...]
+    data: msgspec.Raw
+    owner: str | None = None
+    over: bool = False
 
 
 class Stage(StrEnum):
@@ -130,8 +144,23 @@ def announce_stage(
 
 def announce_alarm(connection: Connection, row: Row, deadlines: Mapping[DeadlineKind, int]) -> None:
     """The alarm as it is now, to every page that may see it."""
-    event = {"type": "alarm", "data": alarm_view(row, deadlines), "lineage": lineage_of(row)}
-    outbox.add(connection, KIND_EVENT, f"alarm/{row['id']}", event)
+    over = row["closed_at"] is not None or row["cleared_at"] is not None
+    announce_event(connection, "alarm", alarm_view(row, deadlines), lineage_of(row), over=over)
+
+
+def announce_event(
+    connection: Connection,
+    type: str,
+    data: Json,
+    lineage: tuple[str, ...],
+    *,
+    owner: str | None = None,
+    over: bool = False,
+) -> None:
+    """owner: whose it is besides the area's; over: an alarm for which no phone may ring any more."""
+    encoded = msgspec.Raw(msgspec.json.encode(data))
+    news = News(type=type, id=data["id"], lineage=lineage, owner=owner, over=over, data=encoded)
+    outbox.add(connection, KIND_EVENT, f"{type}/{data['id']}", news)
 
 
 def audience_brief(row: Row) -> Json:

@@ -15,10 +15,9 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, func, select, update
 
-from gateway import outbox
 from gateway.alarms import records
 from gateway.alarms.alarm import Event, Handling, change_handling
-from gateway.alarms.announce import KIND_EVENT, Json, Stage, announce_alarm, announce_stage
+from gateway.alarms.announce import Json, Stage, announce_alarm, announce_event, announce_stage
 from gateway.alarms.audiences import Audience, call_on, deliveries_of
 from gateway.alarms.incident import (
     ENDS,
@@ -120,8 +119,7 @@ def open_incident(
 
 
 def announce_incident(connection: Connection, row: Row) -> None:
-    event = {"type": "incident", "data": incident_view(row), "lineage": records.lineage_of(row)}
-    outbox.add(connection, KIND_EVENT, f"incident/{row['id']}", event)
+    announce_event(connection, "incident", incident_view(row), records.lineage_of(row))
 
 
 def incident_view(row: Row) -> Json:

@@ -7,13 +7,12 @@ or a transaction; together they cost one.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
 from gateway.alarms import announce, audiences, records
-from gateway.alarms.announce import Json
+from gateway.alarms.announce import Json, News
 from gateway.alarms.tasks import KIND_TASK
 from gateway.outbox import Courier, Message
 from gateway.store import Store
@@ -24,8 +23,7 @@ Publication = tuple[str, bytes, int, bool]
 """(topic, payload, qos, retain). Payload b"" empties a retained topic."""
 PublishMqtt = Callable[[Sequence[Publication]], Awaitable[None]]
 """Returns when the broker has confirmed all (QoS 1). Raises to be tried again."""
-PublishEvents = Callable[[Sequence[Json]], Awaitable[None]]
-"""Takes {type, data, lineage: codes of the areas around it}."""
+PublishEvents = Callable[[Sequence[News]], Awaitable[None]]
 Ring = Callable[[Sequence[Json]], Awaitable[None]]
 """Takes briefs of alarms (announce.announce_ring). The same alarm may come again."""
 
@@ -45,7 +43,7 @@ def courier_of(
     """The courier of the kinds `ack task event ring_plan audience`."""
 
     async def acks(messages: Sequence[Message]) -> None:
-        await publish_mqtt([_publication(message.payload) for message in messages])
+        await publish_mqtt([_publication(_ACK.decode(message.raw)) for message in messages])
 
     async def tasks(messages: Sequence[Message]) -> None:
         await publish_mqtt(
@@ -56,7 +54,7 @@ def courier_of(
         )
 
     async def events(messages: Sequence[Message]) -> None:
-        await publish_events([message.payload for message in messages])
+        await publish_events([_NEWS.decode(message.raw) for message in messages])
 
     async def rings(messages: Sequence[Message]) -> None:
         await ring([message.payload for message in messages])
@@ -86,9 +84,22 @@ def courier_of(
     )
 
 
-def _publication(row: dict[str, Any]) -> Publication:
-    payload = b"" if row["payload"] is None else msgspec.json.encode(row["payload"])
-    return row["topic"], payload, row["qos"], row["retain"]
+class _Ack(msgspec.Struct):
+    """announce.ack_message() as it lies in the outbox."""
+
+    topic: str
+    payload: msgspec.Raw
+    qos: int
+    retain: bool
+
+
+_ACK = msgspec.json.Decoder(_Ack)
+_NEWS = msgspec.json.Decoder(News)
+
+
+def _publication(ack: _Ack) -> Publication:
+    payload = bytes(ack.payload)
+    return ack.topic, b"" if payload == b"null" else payload, ack.qos, ack.retain
 
 
 def _note_reached(c: Connection, message: Message, count: int, now_ms: int) -> None:

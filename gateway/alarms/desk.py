@@ -26,7 +26,7 @@ from gateway.alarms.announce import (
 )
 from gateway.alarms.casework import open_incident
 from gateway.alarms.deliveries import Publication, PublishEvents, PublishMqtt, Ring, courier_of
-from gateway.alarms.dispatch import CameraChoice, WorkerChoice, rank_cameras, rank_workers
+from gateway.alarms.dispatch import CameraChoice, WorkerChoice, rank_cameras
 from gateway.alarms.escalation import DeadlineKind, Effect, Level
 from gateway.alarms.gate import Gate
 from gateway.alarms.incident import ENDS, IncidentState
@@ -447,9 +447,8 @@ class AlarmDesk:
         now_ms: int | None = None,
     ) -> Workers:
         """Best first. `grid` None: the grid that the position lies in."""
-        return rank_workers(
+        return self._roster.crowd.rank(
             self._settings.dispatch,
-            self._roster.states(),
             position,
             grid=grid or self._world.area_at(position).grid,
             now_ms=self._clock() if now_ms is None else now_ms,

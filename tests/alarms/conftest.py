@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.alarms.announce import News
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.policy import AlarmSettings
 from gateway.alarms.roster import Roster
@@ -119,8 +120,8 @@ class Receivers:
         ]
         self.news.set()
 
-    async def publish_events(self, events: Sequence[dict[str, Any]]) -> None:
-        self.events += [(event["type"], event["data"]) for event in events]
+    async def publish_events(self, events: Sequence[News]) -> None:
+        self.events += [(news.type, json.loads(bytes(news.data))) for news in events]
         self.news.set()
 
     async def ring(self, briefs: Sequence[dict[str, Any]]) -> None:
