@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
 from typing import Any
@@ -44,13 +45,13 @@ __all__ = [
     "KIND_AUDIENCE",
     "Audience",
     "Reach",
+    "Volunteers",
     "added_by",
     "call_on",
     "deliveries_of",
     "delivery_table",
     "note_first",
     "reached",
-    "volunteers_near",
 ]
 
 KIND_AUDIENCE = "audience"
@@ -153,21 +154,23 @@ def deliveries_of(connection: Connection, subject: str) -> list[Json]:
     return [dict(row) for row in rows.mappings()]
 
 
-def volunteers_near(
-    volunteers: Iterable[Volunteer], place: Position, *, radius_m: float, now_ms: int
-) -> list[str]:
-    """Ids of those within the radius who opted in for this hour, nearest first."""
-    clock = datetime.datetime.fromtimestamp(now_ms / 1000, CHINA)
-    minute = clock.hour * 60 + clock.minute
-    # A box around the place first: thousands of volunteers, a handful of them near.
-    dlat = math.degrees(1.01 * radius_m / EARTH_RADIUS_M)
-    dlon = dlat / math.cos(math.radians(place.lat))
-    near = [
-        (distance_m(at, place), one.id)
-        for one in volunteers
-        if (at := one.position) is not None
-        and abs(at.lat - place.lat) <= dlat
-        and abs(at.lon - place.lon) <= dlon
-        and one.available_at(minute)
-    ]
-    return [id for metres, id in sorted(near) if metres <= radius_m]
+class Volunteers:
+    """Those of a district, by latitude: thousands of them, and each escalation asks for the few around its place."""
+
+    def __init__(self, volunteers: Iterable[Volunteer]) -> None:
+        sited = [(one.position.lat, one.id, one) for one in volunteers if one.position is not None]
+        self._ordered = [one for _, _, one in sorted(sited, key=lambda item: item[:2])]
+        self._lats = [one.position.lat for one in self._ordered if one.position is not None]
+
+    def near(self, place: Position, *, radius_m: float, now_ms: int) -> list[str]:
+        """Ids of those within the radius who opted in for this hour, nearest first."""
+        clock = datetime.datetime.fromtimestamp(now_ms / 1000, CHINA)
+        minute = clock.hour * 60 + clock.minute
+        reach = math.degrees(1.01 * radius_m / EARTH_RADIUS_M)
+        low, high = bisect_left(self._lats, place.lat - reach), bisect_right(self._lats, place.lat + reach)
+        found = [
+            (distance_m(one.position, place), one.id)
+            for one in self._ordered[low:high]
+            if one.position is not None and one.available_at(minute)
+        ]
+        return [id for metres, id in sorted(found) if metres <= radius_m]
