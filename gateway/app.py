@@ -431,6 +431,7 @@ class Gateway:
             rank=lambda position, limit: self.desk.workers_at(position, limit=limit),
             duty_changed=self._duty_changed,
             last_ack=self.callout.last_ack,
+            asked_of=self.callout.asked_of,
             now_ms=now_ms,
             mqtt_on=not self.devices.is_off,
         )

@@ -138,7 +138,13 @@ class Devices:
             return None
         return Broker(
             self._data.path / "broker",
-            BrokerSettings(host=configured.host, port=configured.port, root=configured.root),
+            BrokerSettings(
+                host=configured.host,
+                port=configured.port,
+                root=configured.root,
+                program=configured.program,
+                max_packet_bytes=2 * configured.payload_limit_bytes,  # the topic and the header come on top
+            ),
             passwords=self._passwords(),
             gateway_password=self._own_password(),
             on_denied=on_denied,

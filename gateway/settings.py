@@ -158,6 +158,8 @@ class AlarmSettings:
     street_s: float = ranged(15.0, 0, 3_600)
     district_s: float = ranged(30.0, 0, 3_600)
     leader_s: float = ranged(60.0, 0, 3_600)
+    realert_s: float = ranged(60.0, 1, 3_600)  # once everybody was told and nobody has acknowledged
+    task_offer_s: float = ranged(120.0, 5, 86_400)  # an offered task that nobody answers expires
     volunteer_radius_m: float = ranged(500.0, 0, 10_000)
     group_radius_m: float = ranged(150.0, 0, 5_000)
     group_window_s: float = ranged(120.0, 0, 3_600)

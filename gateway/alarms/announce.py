@@ -32,9 +32,11 @@ __all__ = [
     "announce_event",
     "announce_ring",
     "announce_stage",
+    "announce_state",
     "audience_brief",
     "refusal",
     "stage_of",
+    "state_of",
 ]
 
 MQTT_ROOT = "pd/v1"
@@ -129,17 +131,23 @@ def announce_stage(
         more = {"who": row["acknowledged_name"]}
     payload = ack(pid or row["press_id"], row["id"], stage, now_ms, **more)
     announce_ack(connection, sid, payload)
-    state = {"alarm": row["id"], "stage": stage, "message": words(stage, row)}
-    if row["silent"]:
-        state["silent"] = True
-    retained = {
-        "topic": f"{MQTT_ROOT}/stb/{sid}/state",
-        "payload": None if stage is Stage.CLOSED else state,
-        "qos": 1,
-        "retain": True,
-    }
-    outbox.add(connection, KIND_ACK, f"stb/{sid}", retained)
+    announce_state(connection, row, None if stage is Stage.CLOSED else state_of(row, stage))
     return payload
+
+
+def state_of(row: Row, stage: Stage | None = None) -> Json:
+    """What a rebooted box resumes from; by default the furthest stage that is true."""
+    stage = stage or stage_of(row)
+    return {"alarm": row["id"], "stage": stage, "message": words(stage, row)}
+
+
+def announce_state(connection: Connection, row: Row, state: Json | None) -> None:
+    """The retained state of the box that raised the alarm. None: there is nothing to show."""
+    sid = str(row["source"]).partition("/")[2]
+    if state is not None and row["silent"]:
+        state = {**state, "silent": True}
+    retained = {"topic": f"{MQTT_ROOT}/stb/{sid}/state", "payload": state, "qos": 1, "retain": True}
+    outbox.add(connection, KIND_ACK, f"stb/{sid}", retained)
 
 
 def announce_alarm(connection: Connection, row: Row, deadlines: Mapping[DeadlineKind, int]) -> None:

@@ -48,6 +48,7 @@ __all__ = [
     "Volunteers",
     "added_by",
     "call_on",
+    "call_on_everybody",
     "deliveries_of",
     "delivery_table",
     "note_first",
@@ -112,6 +113,19 @@ def added_by(added: Iterable[Level], effects: Iterable[Effect]) -> list[Audience
     if Effect.PROMPT_POLICE in effects:
         found.append(Audience.POLICE)
     return found
+
+
+def call_on_everybody(
+    connection: Connection, subject: str, payload: Json, now_ms: int, *, told: Level | None, peaceful: bool
+) -> None:
+    """Severity 4: all who have not been told yet. told: the highest level that was; peaceful: volunteers, too."""
+    levels = tuple(Level)
+    left = levels if told is None else levels[levels.index(told) + 1 :]
+    effects = [Effect.PROMPT_POLICE] if Level.LEADER in left else []
+    if peaceful and Level.STREET in left:
+        effects.append(Effect.OFFER_VOLUNTEERS)
+    for audience in added_by(left, effects):
+        call_on(connection, subject, audience, now_ms, payload)
 
 
 def note_first(connection: Connection, alarm_id: str, level: Level, now_ms: int) -> None:

@@ -288,6 +288,13 @@ class AlarmDesk:
             self._log(
                 c, row, "triaged", by, now_ms, outcome=outcome, note=note, severity=severity, police=police
             )
+            if outcome is Outcome.INCIDENT and severity == 4:
+                peaceful = not row["silent"] and row["kind"] not in self._settings.escalation.violence
+                brief, told = announce.audience_brief(row), Level(row["level"])
+                audiences.call_on_everybody(
+                    c, f"alarm/{row['id']}", brief, now_ms, told=told, peaceful=peaceful
+                )
+                row = records.update_alarm(c, row, level=Level.LEADER)
             return self._progress(c, row, handling, now_ms)
 
         return await self._step(alarm_id, step)
