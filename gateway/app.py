@@ -52,6 +52,7 @@ from gateway.http.people import PeopleEdge, worker_json
 from gateway.http.reach import AudienceReach
 from gateway.http.routes import Edge, Exchange, Route, same_origin
 from gateway.http.session import SessionsEdge
+from gateway.http.webhooks import WebhooksEdge
 from gateway.identity import Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
@@ -59,6 +60,7 @@ from gateway.media_setup import credentials_of, make_media
 from gateway.outbox import Courier
 from gateway.reload import Reloader
 from gateway.settings import Settings
+from gateway.sharing import Sharing
 from gateway.store import Store
 from gateway.streams.cameras import CameraState, State
 from gateway.streams.media_service import (
@@ -67,6 +69,7 @@ from gateway.streams.media_service import (
 from gateway.streams.pictures import Snapshots
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import IceServer, SessionEndpoint
+from gateway.webhooks import hooks_of
 
 __all__ = ["serve"]
 
@@ -196,6 +199,8 @@ class Gateway:
             on_missed=self._on_missed,
             clock=now_ms,
         )
+        passwords = {name: one.password for name, one in configuration.secrets.credentials.items()}
+        self.sharing = Sharing(store, hooks_of(self.settings.webhooks, passwords), clock=now_ms)
         self.calls_courier = Courier(store, self.switchboard.deliveries())
         self.media = make_media(
             options,
@@ -264,6 +269,7 @@ class Gateway:
                     tasks.create_task(self.cases.run(), name="incidents"),
                     tasks.create_task(self.tasks.run(), name="tasks"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
+                    tasks.create_task(self.sharing.run(), name="webhooks"),
                 ]
                 topics = handlers_of(
                     self.desk,
@@ -443,7 +449,8 @@ class Gateway:
             view=self.cameras.view,
             record=self._record,
         )
-        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin):
+        hooks = WebhooksEdge(self.sharing)
+        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, hooks):
             edge.add(routes.routes())
         edge.add(
             page_routes(
@@ -536,14 +543,17 @@ class Gateway:
 
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
-    async def _publish_alarm_events(self, events: Sequence[News]) -> None:
-        for news in events:
+    async def _publish_alarm_events(self, events: Sequence[tuple[int, News]]) -> None:
+        for _, news in events:
             lineage = self.catalog.full_lineage(news.lineage)
             resource = Resource(kind=news.type, id=news.id, lineage=lineage, owner=news.owner)
             self.events.publish(news.type, news.data, action=EVENT_ACTIONS[news.type], resource=resource)
         # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
-        over = [news.id for news in events if news.over]
+        over = [news.id for _, news in events if news.over]
         await asyncio.gather(*(self.switchboard.cancel_alarm(alarm_id) for alarm_id in over))
+        if self.settings.webhooks:
+            full = self.catalog.full_lineage
+            await self.sharing.take([(at, n.type, n.values(), full(n.lineage)) for at, n in events])
 
     def _helper_name(self, sub: str) -> str | None:
         """Name of a gridworker or volunteer."""

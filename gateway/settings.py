@@ -25,6 +25,7 @@ __all__ = [
     "PictureSettings",
     "Settings",
     "StorageSettings",
+    "WebhookSettings",
 ]
 
 
@@ -239,6 +240,19 @@ class StorageSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSettings:
+    """A platform that is told of alarms and incidents (police, urban management, environment, IoT). Empty lists mean all."""
+
+    name: str = checked("", "name")
+    url: str = checked("", "webhook")
+    secret: str = ""  # NAME under credentials in secrets.yaml, whose password signs
+    areas: tuple[str, ...] = ()  # codes of streets, communities, grids
+    kinds: tuple[str, ...] = ()  # of alarms (theft ...) and types of incidents (消防隐患 ...)
+    events: tuple[str, ...] = ()  # alarm.new, alarm.closed, incident.transferred ...; alarm.* for all of them
+    networks: tuple[str, ...] = checked((), "network")  # private ones that its host may lie in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of gateway.yaml."""
 
@@ -252,3 +266,4 @@ class Settings:
     calls: CallSettings = field(default_factory=CallSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
+    webhooks: tuple[WebhookSettings, ...] = ()

@@ -57,6 +57,10 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None = None
     over: bool = False
 
+    def values(self) -> Json:
+        values: Json = msgspec.json.decode(self.data)
+        return values
+
 
 class Stage(StrEnum):
     """How far the answer to a press is; each only when it is true (product.md section 2)."""

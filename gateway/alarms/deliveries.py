@@ -23,7 +23,8 @@ Publication = tuple[str, bytes, int, bool]
 """(topic, payload, qos, retain). Payload b"" empties a retained topic."""
 PublishMqtt = Callable[[Sequence[Publication]], Awaitable[None]]
 """Returns when the broker has confirmed all (QoS 1). Raises to be tried again."""
-PublishEvents = Callable[[Sequence[News]], Awaitable[None]]
+PublishEvents = Callable[[Sequence[tuple[int, News]]], Awaitable[None]]
+"""Takes (number of the outbox row, news)."""
 Ring = Callable[[Sequence[Json]], Awaitable[None]]
 """Takes briefs of alarms (announce.announce_ring). The same alarm may come again."""
 
@@ -54,7 +55,7 @@ def courier_of(
         )
 
     async def events(messages: Sequence[Message]) -> None:
-        await publish_events([_NEWS.decode(message.raw) for message in messages])
+        await publish_events([(message.id, _NEWS.decode(message.raw)) for message in messages])
 
     async def rings(messages: Sequence[Message]) -> None:
         await ring([message.payload for message in messages])

@@ -79,7 +79,8 @@ class _Client(paho.Client):
     which gives the interpreter's lock away. This one reads what there is and writes what has gathered.
     """
 
-    def __init__(self, client_id: str) -> None:
+    def __init__(self, client_id: str, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
         self._ahead = b""
         self._at = 0
         self._gathered = bytearray()
@@ -114,6 +115,19 @@ class _Client(paho.Client):
         except OSError:  # the reader learns of it from the same socket, and paho from the reader
             self._gathered.clear()
         return True
+
+    def _create_socket(self) -> Any:
+        """paho's own leaves the socket of a failed handshake open."""
+        plain = socket.create_connection((self.host, self.port), timeout=DIAL_TIMEOUT_S)
+        if self._tls is None:
+            return plain
+        secured = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+        try:
+            secured.do_handshake()
+        except BaseException:
+            secured.close()
+            raise
+        return secured
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if self._at >= len(self._ahead):
@@ -160,11 +174,8 @@ class MqttClient:
         self._connection = 0
         self._attached: Any = None
         self.counters = {"received": 0, "dropped": 0, "failed": 0, "published": 0}
-        client = _Client(settings.client_id)
-        client.connect_timeout = DIAL_TIMEOUT_S
+        client = _Client(settings.client_id, settings.tls)
         client.username_pw_set(settings.username, settings.password)
-        if settings.tls is not None:
-            client.tls_set_context(settings.tls)
         client.max_inflight_messages_set(1000)
         client.max_queued_messages_set(10_000)
         client.will_set(f"{settings.root}/gw/health", msgspec.json.encode({"up": False}), qos=1, retain=True)

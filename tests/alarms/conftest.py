@@ -120,8 +120,8 @@ class Receivers:
         ]
         self.news.set()
 
-    async def publish_events(self, events: Sequence[News]) -> None:
-        self.events += [(news.type, json.loads(bytes(news.data))) for news in events]
+    async def publish_events(self, events: Sequence[tuple[int, News]]) -> None:
+        self.events += [(news.type, json.loads(bytes(news.data))) for _, news in events]
         self.news.set()
 
     async def ring(self, briefs: Sequence[dict[str, Any]]) -> None:
