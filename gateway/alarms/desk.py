@@ -33,6 +33,7 @@ from gateway.alarms.incident import ENDS, IncidentState
 from gateway.alarms.policy import Actor, AlarmSettings
 from gateway.alarms.press import (
     MAX_BYTES,
+    Kind,
     PlaceKind,
     Refusal,
     parse_cancel,
@@ -260,6 +261,8 @@ class AlarmDesk:
                 "police": police,
             }
             if outcome is Outcome.INCIDENT:
+                if row["kind"] == Kind.TEST:
+                    raise Conflict("测试或演练的报警不能立为事件", kind=row["kind"])
                 values["incident_id"] = incident_id
                 open_incident(
                     c,
