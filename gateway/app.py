@@ -58,6 +58,7 @@ from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.media_setup import credentials_of, make_media
 from gateway.outbox import Courier
+from gateway.prewarm import Prewarm
 from gateway.reload import Reloader
 from gateway.settings import Settings
 from gateway.sharing import Sharing
@@ -211,6 +212,12 @@ class Gateway:
                 picture=self._on_camera_news,
             ),
         )
+        self.prewarm = Prewarm(
+            cameras_of=self.desk.cameras_of,
+            warm=self.media.warm,
+            again_s=self.settings.ingest.idle_grace_s / 2 or 1.0,
+            clock=now_ms,
+        )
         self.snapshots = Snapshots(self.media.keyframe)
         self.grants = CameraGrants(store, now_ms=now_ms)
         near_calls = CallCameras(self.switchboard.open_calls, self.desk.cameras_at)
@@ -270,6 +277,7 @@ class Gateway:
                     tasks.create_task(self.tasks.run(), name="tasks"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
                     tasks.create_task(self.sharing.run(), name="webhooks"),
+                    tasks.create_task(self.prewarm.run(), name="prewarm"),
                 ]
                 topics = handlers_of(
                     self.desk,
@@ -548,6 +556,8 @@ class Gateway:
             lineage = self.catalog.full_lineage(news.lineage)
             resource = Resource(kind=news.type, id=news.id, lineage=lineage, owner=news.owner)
             self.events.publish(news.type, news.data, action=EVENT_ACTIONS[news.type], resource=resource)
+            if news.type == "alarm" and self.prewarm.wants(news.id):
+                self.prewarm.see(news.id, news.values())
         # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
         over = [news.id for _, news in events if news.over]
         await asyncio.gather(*(self.switchboard.cancel_alarm(alarm_id) for alarm_id in over))

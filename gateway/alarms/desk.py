@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -446,6 +446,12 @@ class AlarmDesk:
             healthy=self._camera_health,
             watched=watched,
         )
+
+    def cameras_of(self, alarm: Mapping[str, Any]) -> Sequence[str]:
+        """Ids of the cameras around an alarm in its JSON form, best first."""
+        place = alarm["place"]
+        where, watched = place["position"], place["ref"] if place["kind"] == PlaceKind.CAMERA else None
+        return [] if where is None else [c.id for c in self.cameras_at(Position(**where), watched=watched)]
 
     def workers_at(
         self,
