@@ -14,7 +14,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from aiohttp import web
 from ulid import ULID
 
 from gateway.access import Action, Principal, Resource, Role
-from gateway.alarms.alarm import Condition, Handling
+from gateway.alarms.announce import News
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
@@ -52,13 +52,16 @@ from gateway.http.people import PeopleEdge, worker_json
 from gateway.http.reach import AudienceReach
 from gateway.http.routes import Edge, Exchange, Route, same_origin
 from gateway.http.session import SessionsEdge
+from gateway.http.webhooks import WebhooksEdge
 from gateway.identity import Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.media_setup import credentials_of, make_media
 from gateway.outbox import Courier
+from gateway.prewarm import Prewarm
 from gateway.reload import Reloader
 from gateway.settings import Settings
+from gateway.sharing import Sharing
 from gateway.store import Store
 from gateway.streams.cameras import CameraState, State
 from gateway.streams.media_service import (
@@ -67,11 +70,14 @@ from gateway.streams.media_service import (
 from gateway.streams.pictures import Snapshots
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import IceServer, SessionEndpoint
+from gateway.webhooks import hooks_of
 
 __all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 
+GC_ALLOCATIONS = 20_000
+"""A storm of presses makes so many objects that collections at the default of 700 took a tenth of the CPU."""
 LAG_PROBE_S = 0.5
 RIGHTS_CHECK_S = 1.0
 LINGER_S = 2.0
@@ -163,8 +169,8 @@ class Gateway:
             alarms,
             roster=self.roster,
             camera_health=self._camera_healthy,
-            publish_mqtt=self.devices.publish,
-            publish_event=self._publish_alarm_event,
+            publish_mqtt=self.devices.publish_all,
+            publish_events=self._publish_alarm_events,
             ring=self._ring_plan,
             reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
@@ -194,6 +200,8 @@ class Gateway:
             on_missed=self._on_missed,
             clock=now_ms,
         )
+        passwords = {name: one.password for name, one in configuration.secrets.credentials.items()}
+        self.sharing = Sharing(store, hooks_of(self.settings.webhooks, passwords), clock=now_ms)
         self.calls_courier = Courier(store, self.switchboard.deliveries())
         self.media = make_media(
             options,
@@ -203,6 +211,12 @@ class Gateway:
                 session_closed=self._on_session_closed,
                 picture=self._on_camera_news,
             ),
+        )
+        self.prewarm = Prewarm(
+            cameras_of=self.desk.cameras_of,
+            warm=self.media.warm,
+            again_s=self.settings.ingest.idle_grace_s / 2 or 1.0,
+            clock=now_ms,
         )
         self.snapshots = Snapshots(self.media.keyframe)
         self.grants = CameraGrants(store, now_ms=now_ms)
@@ -262,6 +276,8 @@ class Gateway:
                     tasks.create_task(self.cases.run(), name="incidents"),
                     tasks.create_task(self.tasks.run(), name="tasks"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
+                    tasks.create_task(self.sharing.run(), name="webhooks"),
+                    tasks.create_task(self.prewarm.run(), name="prewarm"),
                 ]
                 topics = handlers_of(
                     self.desk,
@@ -274,6 +290,7 @@ class Gateway:
                 media = tasks.create_task(self.media.run(), name="media")
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is never looked at again: shorter pauses
+                gc.set_threshold(GC_ALLOCATIONS, 20, 50)
                 log.info("ready at %s", self.base_url)
                 await stopping.wait()
                 await self._drain(media)
@@ -428,6 +445,7 @@ class Gateway:
             rank=lambda position, limit: self.desk.workers_at(position, limit=limit),
             duty_changed=self._duty_changed,
             last_ack=self.callout.last_ack,
+            asked_of=self.callout.asked_of,
             now_ms=now_ms,
             mqtt_on=not self.devices.is_off,
         )
@@ -439,7 +457,8 @@ class Gateway:
             view=self.cameras.view,
             record=self._record,
         )
-        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin):
+        hooks = WebhooksEdge(self.sharing)
+        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, hooks):
             edge.add(routes.routes())
         edge.add(
             page_routes(
@@ -532,20 +551,19 @@ class Gateway:
 
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
-    async def _publish_alarm_event(self, type: str, data: dict[str, Any], lineage: tuple[str, ...]) -> None:
-        assignee = data.get("assignee")
-        resource = Resource(
-            kind=type,
-            id=str(data.get("id")),
-            lineage=self.catalog.full_lineage(lineage),
-            owner=assignee["id"] if assignee else None,
-        )
-        self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource)
-        if type == "alarm" and (
-            data["condition"] == Condition.CLEARED or data["handling"] == Handling.CLOSED
-        ):
-            # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
-            await self.switchboard.cancel_alarm(str(data["id"]))
+    async def _publish_alarm_events(self, events: Sequence[tuple[int, News]]) -> None:
+        for _, news in events:
+            lineage = self.catalog.full_lineage(news.lineage)
+            resource = Resource(kind=news.type, id=news.id, lineage=lineage, owner=news.owner)
+            self.events.publish(news.type, news.data, action=EVENT_ACTIONS[news.type], resource=resource)
+            if news.type == "alarm" and self.prewarm.wants(news.id):
+                self.prewarm.see(news.id, news.values())
+        # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
+        over = [news.id for _, news in events if news.over]
+        await asyncio.gather(*(self.switchboard.cancel_alarm(alarm_id) for alarm_id in over))
+        if self.settings.webhooks:
+            full = self.catalog.full_lineage
+            await self.sharing.take([(at, n.type, n.values(), full(n.lineage)) for at, n in events])
 
     def _helper_name(self, sub: str) -> str | None:
         """Name of a gridworker or volunteer."""
@@ -572,10 +590,13 @@ class Gateway:
         to = None if audience.only is None else [audience.only]
         self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource, to=to)
 
-    async def _ring_plan(self, payload: dict[str, Any]) -> None:
+    async def _ring_plan(self, plans: Sequence[dict[str, Any]]) -> None:
         """The commit of an alarm opens its call and rings by itself."""
-        lineage = self.catalog.full_lineage(tuple(payload["lineage"]))
-        await self.switchboard.open_for_alarm(AlarmBrief.from_payload({**payload, "lineage": lineage}))
+        full = self.catalog.full_lineage
+        briefs = [
+            AlarmBrief.from_payload({**plan, "lineage": full(tuple(plan["lineage"]))}) for plan in plans
+        ]
+        await self.switchboard.open_for_alarms(briefs)
 
     async def _on_accepted(self, alarm_id: str, worker_id: str, name: str, eta_s: float | None) -> None:
         worker = Actor(sub=worker_id, name=name, role=Role.WORKER)

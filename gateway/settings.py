@@ -25,6 +25,7 @@ __all__ = [
     "PictureSettings",
     "Settings",
     "StorageSettings",
+    "WebhookSettings",
 ]
 
 
@@ -158,6 +159,8 @@ class AlarmSettings:
     street_s: float = ranged(15.0, 0, 3_600)
     district_s: float = ranged(30.0, 0, 3_600)
     leader_s: float = ranged(60.0, 0, 3_600)
+    realert_s: float = ranged(60.0, 1, 3_600)  # once everybody was told and nobody has acknowledged
+    task_offer_s: float = ranged(120.0, 5, 86_400)  # an offered task that nobody answers expires
     volunteer_radius_m: float = ranged(500.0, 0, 10_000)
     group_radius_m: float = ranged(150.0, 0, 5_000)
     group_window_s: float = ranged(120.0, 0, 3_600)
@@ -237,6 +240,19 @@ class StorageSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSettings:
+    """A platform that is told of alarms and incidents (police, urban management, environment, IoT). Empty lists mean all."""
+
+    name: str = checked("", "name")
+    url: str = checked("", "webhook")
+    secret: str = ""  # NAME under credentials in secrets.yaml, whose password signs
+    areas: tuple[str, ...] = ()  # codes of streets, communities, grids
+    kinds: tuple[str, ...] = ()  # of alarms (theft ...) and types of incidents (消防隐患 ...)
+    events: tuple[str, ...] = ()  # alarm.new, alarm.closed, incident.transferred ...; alarm.* for all of them
+    networks: tuple[str, ...] = checked((), "network")  # private ones that its host may lie in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of gateway.yaml."""
 
@@ -250,3 +266,4 @@ class Settings:
     calls: CallSettings = field(default_factory=CallSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
+    webhooks: tuple[WebhookSettings, ...] = ()

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from gateway import outbox
 from gateway.alarms import records
-from gateway.alarms.announce import KIND_EVENT, Json, Stage, announce_alarm, announce_stage
+from gateway.alarms.announce import Json, Stage, announce_alarm, announce_event, announce_stage
 from gateway.alarms.policy import Actor
 from gateway.alarms.records import Row
 from gateway.alarms.task import TASK_ENDS, TaskEvent, TaskState, change_task
@@ -363,13 +363,7 @@ def _log(c: Connection, row: Row, event: str, by: str, now_ms: int, **detail: ob
 
 def _announce(c: Connection, row: Row, incident: Row, act: str) -> None:
     view = _view(c, row, incident)
-    event = {
-        "type": "task",
-        "data": view,
-        "lineage": records.lineage_of(incident),
-        "participants": [row["assignee"]],
-    }
-    outbox.add(c, KIND_EVENT, f"task/{row['id']}", event)
+    announce_event(c, "task", view, records.lineage_of(incident), owner=row["assignee"])
     if row["role"] == "worker" and act in ("offer", TaskEvent.REVOKE, TaskEvent.REDO, TaskEvent.EXPIRE):
         message = {
             "mid": f"{row['id']}-{act}-{row['changed_at']}",

@@ -172,6 +172,15 @@ class Metrics:
             yield _gauge("gateway_mqtt_up", "Whether the broker is connected", float(mqtt.is_up))
             for name, count in mqtt.counters.items():
                 yield _counter(f"gateway_mqtt_{name}_total", f"MQTT messages {name}", count)
+        messages = CounterMetricFamily(
+            "gateway_webhook_messages_total",
+            "Attempts to tell a platform by result",
+            labels=["hook", "result"],
+        )
+        for hook, results in parts.sharing.counters.items():
+            for result, count in results.items():
+                messages.add_metric([hook, result], count)
+        yield messages
         yield _gauge("gateway_event_pages", "Pages on the event channel", parts.events.readers())
 
     def _http(self) -> Iterator[Metric]:

@@ -140,6 +140,10 @@ class MediaService(Protocol):
     async def fetch_keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         """NAL units of the newest cached keyframe; the same object as long as it is the same keyframe."""
 
+    async def warm(self, camera_id: str) -> None:
+        """Pull what a tile would show of the camera; it stays for the grace time after a last viewer. Returns with its first
+        picture."""
+
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         """What `fetch_keyframe` gave last (or newer)."""
 
@@ -291,6 +295,12 @@ class LocalMedia:
 
     async def fetch_keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         return self.plane.keyframe(camera_id)
+
+    async def warm(self, camera_id: str) -> None:
+        has_sub = any(camera.id == camera_id and camera.sub for camera in self._cameras)
+        name = StreamName.SUB if has_sub else StreamName.MAIN
+        await self.supervisor.acquire(camera_id, name)
+        self.supervisor.release(camera_id, name)
 
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         return self.plane.keyframe(camera_id)

@@ -46,6 +46,7 @@ __all__ = [
     "SupervisorCounts",
     "ToWorker",
     "Tracks",
+    "Warm",
     "Watch",
     "WireCamera",
     "encode_frame",
@@ -145,6 +146,10 @@ class FetchKeyframe(Request, frozen=True):
 
     camera_id: str
     known: int
+
+
+class Warm(Request, frozen=True):
+    camera_id: str
 
 
 class Cancel(_Message, frozen=True):
@@ -291,6 +296,7 @@ ToWorker = (
     | CloseSession
     | CloseOwned
     | FetchKeyframe
+    | Warm
     | Cancel
     | Stop
 )

@@ -36,6 +36,7 @@ from gateway.streams.messages import (
     RestartSession,
     SupervisorCounts,
     ToWorker,
+    Warm,
     Watch,
     WireCamera,
 )
@@ -279,6 +280,10 @@ class Shards:
         while len(self._keyframes) > KEYFRAMES_KEPT:
             self._keyframes.popitem(last=False)
         return self.keyframe(camera_id)
+
+    async def warm(self, camera_id: str) -> None:
+        """Raises NotFound, Unavailable."""
+        await self._worker_of(f"camera/{camera_id}").ask(lambda number: Warm(number, camera_id), Done)
 
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         known = self._keyframes.get(camera_id)

@@ -49,6 +49,7 @@ from gateway.streams.messages import (
     SupervisorCounts,
     ToWorker,
     Tracks,
+    Warm,
     Watch,
 )
 
@@ -184,6 +185,9 @@ class Worker:
             case ApplyCameras():
                 await media.apply(request.cameras, request.credentials)
                 self._send(States(media.states()))
+                return Done(request.id)
+            case Warm():
+                await media.warm(request.camera_id)
                 return Done(request.id)
             case FetchKeyframe():
                 nal_units = media.keyframe(request.camera_id)
