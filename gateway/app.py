@@ -52,11 +52,12 @@ from gateway.http.people import PeopleEdge, worker_json
 from gateway.http.reach import AudienceReach
 from gateway.http.routes import Edge, Exchange, Route, same_origin
 from gateway.http.session import SessionsEdge
-from gateway.identity import Keyring, LoginThrottle
+from gateway.identity import JoinLimits, Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.media_setup import credentials_of, make_media
 from gateway.outbox import Courier
+from gateway.participants import Participants
 from gateway.reload import Reloader
 from gateway.settings import Settings
 from gateway.store import Store
@@ -78,15 +79,6 @@ LINGER_S = 2.0
 """How long the rest of a body is waited for whose request was refused."""
 LAG_LIMIT_MS = 1_000.0
 """Above it /readyz fails: a front door should send viewers elsewhere."""
-EVENT_ACTIONS = {
-    "alarm": Action.ALARM_LIST,
-    "incident": Action.INCIDENT_LIST,
-    "task": Action.TASK_LIST,
-    "audience": Action.ALARM_LIST,
-    "call": Action.CALL_LIST,
-    "ring": Action.CALL_LIST,
-    "ring_end": Action.CALL_LIST,
-}
 
 
 def serve(options: ServeOptions) -> None:
@@ -140,7 +132,12 @@ class Gateway:
         self._lag_ms = 0.0
         self._tasks: asyncio.TaskGroup | None = None
         self.events = EventChannel(
-            epoch=str(ULID()), now_ms=now_ms, lag_ms=lambda: self._lag_ms, presence=self._on_page
+            epoch=str(ULID()),
+            now_ms=now_ms,
+            lag_ms=lambda: self._lag_ms,
+            presence=self._on_page,
+            replay=self.settings.http.event_replay,
+            heartbeat_s=self.settings.http.heartbeat_s,
         )
         alarms = AlarmSettings.of(self.settings.alarms, self.settings.dispatch)
         self.roster = Roster(
@@ -156,6 +153,7 @@ class Gateway:
             on_denied=self._on_denied,
             health=lambda: (store.health().writable, self._lag_ms),
         )
+        self.participants = Participants(store)
         self.callout = Callout(lambda: self.catalog, store, self.roster, alarms.dispatch, now_ms=now_ms)
         self.desk = AlarmDesk(
             store,
@@ -236,6 +234,7 @@ class Gateway:
             security_headers=security_headers(tls=bool(self.settings.http.tls_cert)),
             body_limit_bytes=self.settings.http.body_limit_bytes,
             body_timeout_s=self.settings.http.request_timeout_s,
+            allowed_origins=self.settings.http.allowed_origins,
         )
 
     @property
@@ -381,8 +380,7 @@ class Gateway:
             self.cases,
             full_lineage=lambda codes: self.catalog.full_lineage(codes),
             locate=lambda position: self.catalog.district.locate(position).lineage,
-            participants=self.callout.participants,
-            helpers=self.tasks.helpers,
+            participants=self.participants,
             duties=self.settings.alarms.duties,
         )
         cases = CasesEdge(
@@ -414,7 +412,8 @@ class Gateway:
             whep=whep,
             whip=whip,
             ice_servers=self._ice_servers,
-            join_limit=self._join_limit,
+            joins=JoinLimits(self._join_limit, rate=self.settings.access.joins_per_s),
+            now_s=time.monotonic,
             viewed=self._viewed,
             own_leg=self.switchboard.own_leg,
             watchable_leg=self.switchboard.watchable_leg,
@@ -447,6 +446,8 @@ class Gateway:
                 metrics=lambda: metrics.text(edge),
                 broker_address=lambda: self.devices.address,
                 ca_certificate=Path(http.tls_ca) if http.tls_ca else None,
+                allowed_origins=http.allowed_origins,
+                mqtt_pipes=self.settings.mqtt.websocket_limit,
             )
         )
         edge.add([self._events_route(), openapi_route(lambda: edge.routes)])
@@ -498,6 +499,9 @@ class Gateway:
             reasons.append("draining")
         if not store.writable:
             reasons.append(f"database: {store.reason}")
+        free, least = self.options.data.free_bytes(), self.settings.storage.reserve_bytes
+        if free < least:
+            reasons.append(f"disk: {free >> 20} MiB free, {least >> 20} are kept in reserve")
         if self._lag_ms > LAG_LIMIT_MS:
             reasons.append(f"the loop is {self._lag_ms:.0f} ms late")
         mqtt_up, off = self.devices.is_up, self.devices.is_off
@@ -539,8 +543,9 @@ class Gateway:
             id=str(data.get("id")),
             lineage=self.catalog.full_lineage(lineage),
             owner=assignee["id"] if assignee else None,
+            participants=await self.participants.of_event(type, str(data.get("id"))),
         )
-        self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource)
+        self.events.publish(type, data, resource=resource)
         if type == "alarm" and (
             data["condition"] == Condition.CLEARED or data["handling"] == Handling.CLOSED
         ):
@@ -570,7 +575,7 @@ class Gateway:
             participants=frozenset(audience.participants) | ({audience.only} if audience.only else set()),
         )
         to = None if audience.only is None else [audience.only]
-        self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource, to=to)
+        self.events.publish(type, data, resource=resource, to=to)
 
     async def _ring_plan(self, payload: dict[str, Any]) -> None:
         """The commit of an alarm opens its call and rings by itself."""
@@ -596,7 +601,6 @@ class Gateway:
         self.events.publish(
             "worker",
             worker_json(view),
-            action=Action.WORKER_LIST,
             resource=self.catalog.worker_resource(view.id),
             keep=False,
         )
@@ -621,7 +625,7 @@ class Gateway:
             view, resource = self.cameras.view(camera_id), self.cameras.resource(camera_id)
         except NotFound:
             return  # a reload took it away in this moment
-        self.events.publish("camera", view, action=Action.CAMERA_LIST, resource=resource, keep=False)
+        self.events.publish("camera", view, resource=resource, keep=False)
 
     def _on_session_closed(self, session_id: str, reason: str) -> None:
         if self.media_edge is not None:

@@ -258,6 +258,9 @@ def taken_ports(settings: Settings, workers: int = 1) -> list[str]:
                 wanted.append(("media", "media.udp_port", address, port, socket.SOCK_STREAM))
     if settings.mqtt.mode is MqttMode.SUPERVISED:
         wanted.append(("MQTT", "mqtt.port", settings.mqtt.host, settings.mqtt.port, socket.SOCK_STREAM))
+        if settings.mqtt.tls_cert:
+            tls = settings.mqtt
+            wanted.append(("MQTT", "mqtt.tls_port", tls.tls_host, tls.tls_port, socket.SOCK_STREAM))
     return [
         f"{name} {'UDP' if kind is socket.SOCK_DGRAM else 'TCP'} {problem} (setting {key})"
         for name, key, host, port, kind in wanted

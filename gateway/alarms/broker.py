@@ -32,7 +32,15 @@ from pathlib import Path
 
 from gateway.errors import Unavailable
 
-__all__ = ["Broker", "BrokerSettings", "acl_text", "config_text", "end_left_behind", "password_line"]
+__all__ = [
+    "Broker",
+    "BrokerSettings",
+    "BrokerTls",
+    "acl_text",
+    "config_text",
+    "end_left_behind",
+    "password_line",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +54,16 @@ _DENIED = re.compile(rb"Denied PUBLISH from (\S+) \(.*?'([^']*)'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerTls:
+    """A second listener, with TLS 1.2 or newer, for devices outside. certificate and key: PEM files."""
+
+    host: str
+    port: int
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSettings:
     """port 0: any free one. max_packet_bytes: of a whole MQTT packet; presses and acks are far smaller."""
 
@@ -53,6 +71,7 @@ class BrokerSettings:
     port: int = 1883
     root: str = "pd/v1"
     max_packet_bytes: int = 8192
+    tls: BrokerTls | None = None
     max_inflight: int = 1000
     max_queued: int = 10_000
     max_queued_bytes: int = 16 * 1024 * 1024
@@ -107,10 +126,22 @@ def config_text(settings: BrokerSettings, port: int, directory: Path) -> str:
             "log_type notice",
             "log_type debug",  # the only type under which a denied PUBLISH is told
             f"listener {port} {settings.host}",
+            *_tls_listener(settings.tls),
             "use_username_as_clientid true",
             "",
         ]
     )
+
+
+def _tls_listener(tls: BrokerTls | None) -> list[str]:
+    if tls is None:
+        return []
+    return [
+        f"listener {tls.port} {tls.host}",
+        f"certfile {tls.certificate}",
+        f"keyfile {tls.key}",
+        "tls_version tlsv1.2",  # or newer
+    ]
 
 
 class Broker:

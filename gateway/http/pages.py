@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import mimetypes
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ PAGES: Mapping[str, Action] = {
     "stb": Action.PAGE_STB,
     "worker": Action.PAGE_WORKER,
 }
-MQTT_PIPES = 4096
 MQTT_CHUNK_BYTES = 16 * 1024
 IMMUTABLE = "public, max-age=31536000, immutable"
 
@@ -66,9 +65,12 @@ def page_routes(
     broker_address: Callable[[], tuple[str, int] | None],
     ca_certificate: Path | None = None,
     dist: Path = DIST,
+    allowed_origins: Container[str] = (),
+    mqtt_pipes: int = 4_096,
 ) -> list[Route]:
-    """Routes of this module. `broker_address` is where the pipe of /mqtt leads, None while MQTT is off."""
-    pages = _Pages(health, metrics, broker_address, ca_certificate, dist)
+    """Routes of this module. `broker_address` is where the pipes of /mqtt lead, None while MQTT is off; pages of
+    `allowed_origins` may open one beside our own, `mqtt_pipes` in all."""
+    pages = _Pages(health, metrics, broker_address, ca_certificate, dist, allowed_origins, mqtt_pipes)
 
     def fixed(kind: str) -> Callable[[web.Request], Resource]:
         return lambda request: Resource(kind=kind, id=request.path)
@@ -124,7 +126,10 @@ class _Pages:
         broker_address: Callable[[], tuple[str, int] | None],
         ca_certificate: Path | None,
         dist: Path,
+        allowed_origins: Container[str],
+        mqtt_pipes: int,
     ) -> None:
+        self._allowed_origins, self._mqtt_pipes = allowed_origins, mqtt_pipes
         self._health = health
         self._metrics = metrics
         self._broker_address = broker_address
@@ -180,14 +185,14 @@ class _Pages:
 
     async def mqtt(self, exchange: Exchange) -> web.StreamResponse:
         """The broker itself checks the device's credential; this only carries bytes (MQTT 5.0 section 6)."""
-        if not same_origin(exchange.request):
+        if not same_origin(exchange.request, self._allowed_origins):
             raise NotAllowed("this WebSocket is for pages of this server")
         if not web.WebSocketResponse(protocols=("mqtt",)).can_prepare(exchange.request):
             raise ProtocolError("this is a WebSocket of the subprotocol mqtt")  # before the broker is dialled
         address = self._broker_address()
         if address is None:
             raise Unavailable("MQTT is off; use the signed HTTP press")
-        if self._pipes >= MQTT_PIPES:
+        if self._pipes >= self._mqtt_pipes:
             raise TooMany("too many MQTT connections over WebSocket", retry_after_s=10)
         self._pipes += 1
         try:
