@@ -1,4 +1,4 @@
-"""The console script `gateway`: serve, check, token, link, audit verify.
+"""The console script `gateway`: serve, check, token, link, passwd, audit verify.
 
 Exit codes: 0 done, 1 it couldn't be done (the reason is on standard error), 2 wrong usage.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import getpass
 import logging
 import os
 import socket
@@ -21,15 +22,18 @@ from gateway import __version__
 from gateway.access import Action, Principal, Resource, Role, authorize
 from gateway.alarms.broker import end_left_behind
 from gateway.audit import verify_audit
+from gateway.certificates import certificate_problems
 from gateway.config import Files, ServeOptions, load_configuration
 from gateway.data_dir import DataDir
 from gateway.errors import ConfigError, GatewayError
-from gateway.identity import Keyring, TokenKind
+from gateway.identity import Keyring, TokenKind, hash_password
+from gateway.secrets_file import set_user
 from gateway.settings import MqttMode, Settings
 
 __all__ = ["main", "taken_ports"]
 
 SIGNING_KEY = "signing.key"
+MIN_PASSWORD = 8
 _PAGES = {
     "wall": Action.PAGE_WALL,
     "desk": Action.PAGE_DESK,
@@ -90,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         "--ttl", type=_at_least_1, default=600, metavar="S", help="seconds it is valid (default 600)"
     )
     link.set_defaults(run=_link)
+
+    passwd = commands.add_parser("passwd", help="set a user's password in secrets.yaml (as an argon2 hash)")
+    passwd.add_argument("--sub", type=_filled, required=True, metavar="ID", help="id in users.yaml")
+    _add_files(passwd)
+    passwd.set_defaults(run=_passwd)
 
     trail = commands.add_parser("audit", help="the audit trail").add_subparsers(required=True, metavar="WHAT")
     verify = trail.add_parser("verify", help="walk the hash chain, offline; exit 1 where it is broken")
@@ -168,6 +177,8 @@ def _serve(options: argparse.Namespace) -> int:
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     files = _files(options)
     configuration = load_configuration(files)
+    if unusable := certificate_problems(configuration.settings):
+        raise ConfigError(unusable)
     with DataDir.open(options.data) as data:
         if configuration.settings.mqtt.mode is MqttMode.SUPERVISED:
             # A gateway that was killed leaves its broker behind, which would hold the port.
@@ -186,6 +197,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     configuration = load_configuration(_files(options))
+    if unusable := certificate_problems(configuration.settings):
+        raise ConfigError(unusable)
     district = configuration.district
     counts = f"{len(configuration.cameras)} cameras, {len(district.areas)} areas, {len(district.boxes)} boxes"
     print(f"{counts}: no mistakes")
@@ -207,6 +220,45 @@ def _issue(options: argparse.Namespace, kind: TokenKind) -> str:
 def _token(options: argparse.Namespace) -> int:
     print(_issue(options, TokenKind.ACCESS))
     return 0
+
+
+def _passwd(options: argparse.Namespace) -> int:
+    from gateway.reload import write_whole
+
+    files = _files(options)
+    if files.secrets is None:
+        raise GatewayError("there is no place for secrets.yaml: name a cameras file")
+    if options.sub not in load_configuration(files).district.users:
+        raise GatewayError(
+            f"no user {options.sub!r} in users.yaml of the district: add who it is there first"
+        )
+    password = _ask_password()
+    try:
+        # Made private before anything is in it.
+        os.close(os.open(files.secrets, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        before = files.secrets.read_bytes()
+        edited = set_user(before.decode(), options.sub, hash_password(password))
+    except OSError as error:
+        raise GatewayError(f"{files.secrets} can't be written: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise GatewayError(f"{files.secrets} is no UTF-8") from None
+    write_whole(files.secrets, edited.encode(), expected=before)
+    print(f"{files.secrets}: password of {options.sub} is set. A running gateway takes it after SIGHUP or")
+    print("POST /api/v1/admin/reload, which also ends the sessions that began with the old one.")
+    return 0
+
+
+def _ask_password() -> str:
+    """Twice without echo; from a pipe, its first line."""
+    if sys.stdin.isatty():
+        password = getpass.getpass("New password: ")
+        if getpass.getpass("Once more: ") != password:
+            raise GatewayError("the two are not the same; nothing is changed")
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if len(password) < MIN_PASSWORD:
+        raise GatewayError(f"a password has at least {MIN_PASSWORD} characters; nothing is changed")
+    return password
 
 
 def _anchor(text: str) -> tuple[int, str]:

@@ -277,6 +277,7 @@ def _read_settings(document: Document, path: Path) -> Settings:
             tls_key=_beside(base, http.tls_key),
             tls_ca=_beside(base, http.tls_ca),
         ),
+        ingest=replace(ingest, tls_ca=_beside(base, ingest.tls_ca)),
         mqtt=replace(
             mqtt,
             tls_ca=_beside(base, mqtt.tls_ca),

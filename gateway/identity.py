@@ -29,6 +29,7 @@ __all__ = [
     "Token",
     "TokenKind",
     "device_password",
+    "hash_password",
     "verify_password",
 ]
 
@@ -221,6 +222,11 @@ def verify_password(stored: str | None, given: str) -> bool:
         _matches(_NOBODY, given)
         return bool(stored) and hmac.compare_digest(stored.encode(), given.encode("utf-8", "surrogatepass"))
     return _matches(stored or _NOBODY, given) and stored is not None
+
+
+def hash_password(password: str) -> str:
+    """As it stands in secrets.yaml (argon2id). Takes as long as a verification."""
+    return _HASHER.hash(password.encode("utf-8", "surrogatepass"))
 
 
 def _matches(hashed: str, given: str) -> bool:

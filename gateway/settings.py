@@ -111,6 +111,9 @@ class IngestSettings:
     backoff_max_s: float = ranged(8.0, 0.1, 600)
     idle_grace_s: float = ranged(15.0, 0, 600)  # an on-demand camera stays this long after its last viewer
     first_keyframe_s: float = ranged(10.0, 1, 60)  # how long a viewer's join waits for a cold camera
+    tls_ca: str = checked(
+        "", "file"
+    )  # certificates that rtsps:// cameras are checked against; none: the system's
     camera_networks: tuple[str, ...] = checked(
         (), "network"
     )  # where cameras added by API may lie; none: this machine

@@ -27,7 +27,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.errors import Unavailable
@@ -55,7 +55,7 @@ _DENIED = re.compile(rb"Denied PUBLISH from (\S+) \(.*?'([^']*)'")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerTls:
-    """A second listener, with TLS 1.2 or newer, for devices outside. certificate and key: PEM files."""
+    """A second listener, with TLS 1.2 or newer, for devices outside. certificate and key: PEM files. port 0: any free one."""
 
     host: str
     port: int
@@ -175,6 +175,11 @@ class Broker:
         self._last_words: list[str] = []
 
     @property
+    def tls_address(self) -> tuple[str, int] | None:
+        """Of the listener with TLS, if there is one."""
+        return None if self._settings.tls is None else (self._settings.tls.host, self._settings.tls.port)
+
+    @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
@@ -191,6 +196,9 @@ class Broker:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         await self._end_predecessor()
         self.port = _free_port(self.host, self._settings.port)
+        if (tls := self._settings.tls) is not None:
+            tls = replace(tls, port=_free_port(tls.host, tls.port))
+            self._settings = replace(self._settings, tls=tls)
         await asyncio.to_thread(self._write_files)
         await self._spawn(program)
 

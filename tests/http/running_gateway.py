@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -245,9 +246,13 @@ def sign(key: str, text: str) -> str:
 
 @asynccontextmanager
 async def running_gateway(
-    folder: Path, *, live_url: str = "rtsp://127.0.0.1:9/x", settings: dict[str, Any] | None = None
+    folder: Path,
+    *,
+    live_url: str = "rtsp://127.0.0.1:9/x",
+    settings: dict[str, Any] | None = None,
+    trusting: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Bench]:
-    """The gateway on these files; a second time on the same folder is a restart."""
+    """The gateway on these files; a second time on the same folder is a restart. trusting: for a client over TLS."""
     cameras = folder / "cameras.yaml"
     if not cameras.exists():
         cameras = write_files(folder, live_url=live_url, settings=settings)
@@ -263,7 +268,9 @@ async def running_gateway(
             task = asyncio.create_task(gateway.run(stopping))
             try:
                 await _until_ready(gateway, task)
-                connector = aiohttp.TCPConnector(keepalive_timeout=1)  # less than any gateway's here
+                connector = aiohttp.TCPConnector(
+                    keepalive_timeout=1, ssl=trusting or True
+                )  # less than any gateway's here
                 key = Keyring(data.secret("signing.key"))
                 async with aiohttp.ClientSession(gateway.base_url, connector=connector) as client:
                     yield Bench(gateway, client, key, folder, stopping=stopping)
