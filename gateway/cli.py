@@ -175,6 +175,7 @@ def _serve(options: argparse.Namespace) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # A traceback for each garbled request would let anybody fill the disk; our own errors are logged by the edge.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    os.umask(0o077)  # database, photos and recordings are nobody else's
     files = _files(options)
     configuration = load_configuration(files)
     if unusable := certificate_problems(configuration.settings):
