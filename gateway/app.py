@@ -35,6 +35,7 @@ from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
 from gateway.callout import Callout
 from gateway.catalog import Catalog
+from gateway.clock import SteadyClock
 from gateway.config import Configuration, ServeOptions
 from gateway.devices import Devices, handlers_of
 from gateway.errors import ConfigError, GatewayError, NotAllowed, NotFound, Unavailable
@@ -68,17 +69,17 @@ from gateway.streams.media_service import (
 from gateway.streams.pictures import Snapshots
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import IceServer, SessionEndpoint
+from gateway.vitals import Vitals
 
 __all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 
+CLOCK = SteadyClock(lambda: time.time_ns() // 1_000_000, lambda: time.monotonic_ns() / 1e6)
 LAG_PROBE_S = 0.5
 RIGHTS_CHECK_S = 1.0
 LINGER_S = 2.0
 """How long the rest of a body is waited for whose request was refused."""
-LAG_LIMIT_MS = 1_000.0
-"""Above it /readyz fails: a front door should send viewers elsewhere."""
 
 
 def serve(options: ServeOptions) -> None:
@@ -114,8 +115,8 @@ def _settings(options: ServeOptions) -> Settings:
 
 
 def now_ms() -> int:
-    """UTC milliseconds of the server's clock."""
-    return time.time_ns() // 1_000_000
+    """UTC milliseconds of the server's clock, which never goes back."""
+    return CLOCK.now_ms()
 
 
 class Gateway:
@@ -201,6 +202,16 @@ class Gateway:
                 session_closed=self._on_session_closed,
                 picture=self._on_camera_news,
             ),
+        )
+        self.vitals = Vitals(
+            store=store,
+            devices=self.devices,
+            media=self.media,
+            data=options.data,
+            clock=CLOCK,
+            reserve_bytes=self.settings.storage.reserve_bytes,
+            lag_ms=lambda: self._lag_ms,
+            draining=lambda: self.draining,
         )
         self.snapshots = Snapshots(self.media.keyframe)
         self.grants = CameraGrants(store, now_ms=now_ms)
@@ -492,33 +503,8 @@ class Gateway:
     # -- health -------------------------------------------------------------------------------------------------
 
     def health(self) -> Health:
-        """`ready` ignores cameras: a gateway without video still takes presses."""
-        store = self.store.health()
-        reasons = []
-        if self.draining:
-            reasons.append("draining")
-        if not store.writable:
-            reasons.append(f"database: {store.reason}")
-        free, least = self.options.data.free_bytes(), self.settings.storage.reserve_bytes
-        if free < least:
-            reasons.append(f"disk: {free >> 20} MiB free, {least >> 20} are kept in reserve")
-        if self._lag_ms > LAG_LIMIT_MS:
-            reasons.append(f"the loop is {self._lag_ms:.0f} ms late")
-        mqtt_up, off = self.devices.is_up, self.devices.is_off
-        if not mqtt_up:
-            reasons.append("mqtt is off: presses by HTTP only" if off else "no connection to the broker")
-        states = [state.state for state in self.media.states()]
-        return Health(
-            ready=not reasons or (reasons == ["mqtt is off: presses by HTTP only"]),
-            reasons=tuple(reasons),
-            parts={
-                "db": store.writable,
-                "mqtt": mqtt_up,
-                "lag_ms": round(self._lag_ms, 1),
-                "cameras": {state.value: states.count(state) for state in State},
-                "sessions": len(self.media),
-            },
-        )
+        """What /healthz and /readyz tell."""
+        return self.vitals.health()
 
     async def _on_reply(self, worker_id: str, said: dict[str, Any]) -> None:
         """`w/{wid}/reply`: to a task, or to a ringing call."""

@@ -8,6 +8,7 @@ import mimetypes
 from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
@@ -31,11 +32,13 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What /healthz and /readyz tell. `ready` says whether presses can be accepted now; `reasons` why not."""
+    """What /healthz and /readyz tell. `ready` says whether presses can be accepted now; `reasons` why not; `notes`
+    what somebody should look at before it becomes one."""
 
     ready: bool
     reasons: tuple[str, ...]
-    parts: Mapping[str, object]
+    notes: tuple[str, ...]
+    parts: Mapping[str, Any]
 
 
 def security_headers(*, tls: bool, tile_origins: tuple[str, ...] = ()) -> dict[str, str]:
@@ -169,7 +172,12 @@ class _Pages:
     async def healthz(self, exchange: Exchange) -> web.StreamResponse:
         health = self._health()
         return json_response(
-            {"status": "ok" if health.ready else "degraded", "reasons": health.reasons, **health.parts}
+            {
+                "status": "ok" if health.ready and not health.notes else "degraded",
+                "reasons": health.reasons,
+                "notes": health.notes,
+                **health.parts,
+            }
         )
 
     async def readyz(self, exchange: Exchange) -> web.StreamResponse:
