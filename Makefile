@@ -28,7 +28,7 @@ audit:  ## known vulnerabilities of locked dependencies; fails when nobody can b
 
 fuzz:  ## every parser for longer (FUZZ_EXAMPLES=20000)
 	@scripts/setup.sh test
-	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(PY) -m pytest tests/test_fuzz_parsers.py $(ARGS)
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(PY) -m pytest --timeout 0 tests/test_fuzz_parsers.py tests/streams/test_fuzz_whep.py tests/http/test_schema.py $(ARGS)
 
 bench: setup  ## the figures in the README
 	@$(PY) -m benchmarks $(ARGS)
