@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -45,8 +45,8 @@ class Report(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """An incident by hand: from the operator's map, or a gridworker's 上报. The position names its datum."""
 
     type: str
-    lat: float
-    lon: float
+    lat: Annotated[float, msgspec.Meta(ge=-90, le=90)]
+    lon: Annotated[float, msgspec.Meta(ge=-180, le=180)]
     datum: Datum
     severity: Literal[1, 2, 3, 4] = 2
     police: Literal["yes", "no", "undetermined"] = "undetermined"
