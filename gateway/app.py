@@ -35,6 +35,7 @@ from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
 from gateway.callout import Callout
 from gateway.catalog import Catalog
+from gateway.clock import SteadyClock
 from gateway.config import Configuration, ServeOptions
 from gateway.devices import Devices, handlers_of
 from gateway.errors import ConfigError, GatewayError, NotAllowed, NotFound, Unavailable
@@ -53,11 +54,12 @@ from gateway.http.reach import AudienceReach
 from gateway.http.routes import Edge, Exchange, Route, same_origin
 from gateway.http.session import SessionsEdge
 from gateway.http.webhooks import WebhooksEdge
-from gateway.identity import Keyring, LoginThrottle
+from gateway.identity import JoinLimits, Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.media_setup import credentials_of, make_media
 from gateway.outbox import Courier
+from gateway.participants import Participants
 from gateway.prewarm import Prewarm
 from gateway.reload import Reloader
 from gateway.settings import Settings
@@ -70,6 +72,7 @@ from gateway.streams.media_service import (
 from gateway.streams.pictures import Snapshots
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import IceServer, SessionEndpoint
+from gateway.vitals import Vitals
 from gateway.webhooks import hooks_of
 
 __all__ = ["serve"]
@@ -78,21 +81,11 @@ log = logging.getLogger(__name__)
 
 GC_ALLOCATIONS = 20_000
 """A storm of presses makes so many objects that collections at the default of 700 took a tenth of the CPU."""
+CLOCK = SteadyClock(lambda: time.time_ns() // 1_000_000, lambda: time.monotonic_ns() / 1e6)
 LAG_PROBE_S = 0.5
 RIGHTS_CHECK_S = 1.0
 LINGER_S = 2.0
 """How long the rest of a body is waited for whose request was refused."""
-LAG_LIMIT_MS = 1_000.0
-"""Above it /readyz fails: a front door should send viewers elsewhere."""
-EVENT_ACTIONS = {
-    "alarm": Action.ALARM_LIST,
-    "incident": Action.INCIDENT_LIST,
-    "task": Action.TASK_LIST,
-    "audience": Action.ALARM_LIST,
-    "call": Action.CALL_LIST,
-    "ring": Action.CALL_LIST,
-    "ring_end": Action.CALL_LIST,
-}
 
 
 def serve(options: ServeOptions) -> None:
@@ -128,8 +121,8 @@ def _settings(options: ServeOptions) -> Settings:
 
 
 def now_ms() -> int:
-    """UTC milliseconds of the server's clock."""
-    return time.time_ns() // 1_000_000
+    """UTC milliseconds of the server's clock, which never goes back."""
+    return CLOCK.now_ms()
 
 
 class Gateway:
@@ -146,7 +139,12 @@ class Gateway:
         self._lag_ms = 0.0
         self._tasks: asyncio.TaskGroup | None = None
         self.events = EventChannel(
-            epoch=str(ULID()), now_ms=now_ms, lag_ms=lambda: self._lag_ms, presence=self._on_page
+            epoch=str(ULID()),
+            now_ms=now_ms,
+            lag_ms=lambda: self._lag_ms,
+            presence=self._on_page,
+            replay=self.settings.http.event_replay,
+            heartbeat_s=self.settings.http.heartbeat_s,
         )
         alarms = AlarmSettings.of(self.settings.alarms, self.settings.dispatch)
         self.roster = Roster(
@@ -162,6 +160,7 @@ class Gateway:
             on_denied=self._on_denied,
             health=lambda: (store.health().writable, self._lag_ms),
         )
+        self.participants = Participants(store)
         self.callout = Callout(lambda: self.catalog, store, self.roster, alarms.dispatch, now_ms=now_ms)
         self.desk = AlarmDesk(
             store,
@@ -218,6 +217,16 @@ class Gateway:
             again_s=self.settings.ingest.idle_grace_s / 2 or 1.0,
             clock=now_ms,
         )
+        self.vitals = Vitals(
+            store=store,
+            devices=self.devices,
+            media=self.media,
+            data=options.data,
+            clock=CLOCK,
+            reserve_bytes=self.settings.storage.reserve_bytes,
+            lag_ms=lambda: self._lag_ms,
+            draining=lambda: self.draining,
+        )
         self.snapshots = Snapshots(self.media.keyframe)
         self.grants = CameraGrants(store, now_ms=now_ms)
         near_calls = CallCameras(self.switchboard.open_calls, self.desk.cameras_at)
@@ -250,6 +259,7 @@ class Gateway:
             security_headers=security_headers(tls=bool(self.settings.http.tls_cert)),
             body_limit_bytes=self.settings.http.body_limit_bytes,
             body_timeout_s=self.settings.http.request_timeout_s,
+            allowed_origins=self.settings.http.allowed_origins,
         )
 
     @property
@@ -398,8 +408,7 @@ class Gateway:
             self.cases,
             full_lineage=lambda codes: self.catalog.full_lineage(codes),
             locate=lambda position: self.catalog.district.locate(position).lineage,
-            participants=self.callout.participants,
-            helpers=self.tasks.helpers,
+            participants=self.participants,
             duties=self.settings.alarms.duties,
         )
         cases = CasesEdge(
@@ -431,7 +440,8 @@ class Gateway:
             whep=whep,
             whip=whip,
             ice_servers=self._ice_servers,
-            join_limit=self._join_limit,
+            joins=JoinLimits(self._join_limit, rate=self.settings.access.joins_per_s),
+            now_s=time.monotonic,
             viewed=ViewTrail(self.store, now_ms=now_ms, background=self._background).viewed,
             own_leg=self.switchboard.own_leg,
             watchable_leg=self.switchboard.watchable_leg,
@@ -466,6 +476,8 @@ class Gateway:
                 metrics=lambda: metrics.text(edge),
                 broker_address=lambda: self.devices.address,
                 ca_certificate=Path(http.tls_ca) if http.tls_ca else None,
+                allowed_origins=http.allowed_origins,
+                mqtt_pipes=self.settings.mqtt.websocket_limit,
             )
         )
         edge.add([self._events_route(), openapi_route(lambda: edge.routes)])
@@ -510,30 +522,8 @@ class Gateway:
     # -- health -------------------------------------------------------------------------------------------------
 
     def health(self) -> Health:
-        """`ready` ignores cameras: a gateway without video still takes presses."""
-        store = self.store.health()
-        reasons = []
-        if self.draining:
-            reasons.append("draining")
-        if not store.writable:
-            reasons.append(f"database: {store.reason}")
-        if self._lag_ms > LAG_LIMIT_MS:
-            reasons.append(f"the loop is {self._lag_ms:.0f} ms late")
-        mqtt_up, off = self.devices.is_up, self.devices.is_off
-        if not mqtt_up:
-            reasons.append("mqtt is off: presses by HTTP only" if off else "no connection to the broker")
-        states = [state.state for state in self.media.states()]
-        return Health(
-            ready=not reasons or (reasons == ["mqtt is off: presses by HTTP only"]),
-            reasons=tuple(reasons),
-            parts={
-                "db": store.writable,
-                "mqtt": mqtt_up,
-                "lag_ms": round(self._lag_ms, 1),
-                "cameras": {state.value: states.count(state) for state in State},
-                "sessions": len(self.media),
-            },
-        )
+        """What /healthz and /readyz tell."""
+        return self.vitals.health()
 
     async def _on_reply(self, worker_id: str, said: dict[str, Any]) -> None:
         """`w/{wid}/reply`: to a task, or to a ringing call."""
@@ -553,9 +543,19 @@ class Gateway:
 
     async def _publish_alarm_events(self, events: Sequence[tuple[int, News]]) -> None:
         for _, news in events:
-            lineage = self.catalog.full_lineage(news.lineage)
-            resource = Resource(kind=news.type, id=news.id, lineage=lineage, owner=news.owner)
-            self.events.publish(news.type, news.data, action=EVENT_ACTIONS[news.type], resource=resource)
+            taking_part = (
+                await self.participants.of_incident(news.id)
+                if news.type == "incident"
+                else frozenset(news.participants)
+            )
+            resource = Resource(
+                kind=news.type,
+                id=news.id,
+                lineage=self.catalog.full_lineage(news.lineage),
+                owner=news.owner,
+                participants=taking_part,
+            )
+            self.events.publish(news.type, news.data, resource=resource)
             if news.type == "alarm" and self.prewarm.wants(news.id):
                 self.prewarm.see(news.id, news.values())
         # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
@@ -588,7 +588,7 @@ class Gateway:
             participants=frozenset(audience.participants) | ({audience.only} if audience.only else set()),
         )
         to = None if audience.only is None else [audience.only]
-        self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource, to=to)
+        self.events.publish(type, data, resource=resource, to=to)
 
     async def _ring_plan(self, plans: Sequence[dict[str, Any]]) -> None:
         """The commit of an alarm opens its call and rings by itself."""
@@ -617,7 +617,6 @@ class Gateway:
         self.events.publish(
             "worker",
             worker_json(view),
-            action=Action.WORKER_LIST,
             resource=self.catalog.worker_resource(view.id),
             keep=False,
         )
@@ -642,7 +641,7 @@ class Gateway:
             view, resource = self.cameras.view(camera_id), self.cameras.resource(camera_id)
         except NotFound:
             return  # a reload took it away in this moment
-        self.events.publish("camera", view, action=Action.CAMERA_LIST, resource=resource, keep=False)
+        self.events.publish("camera", view, resource=resource, keep=False)
 
     def _on_session_closed(self, session_id: str, reason: str) -> None:
         if self.media_edge is not None:

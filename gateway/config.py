@@ -250,8 +250,12 @@ def _read_settings(document: Document, path: Path) -> Settings:
         )
     if mqtt.mode is MqttMode.SUPERVISED and not mqtt.allow_plain and not _is_loopback(mqtt.host):
         root.section("mqtt").wrong(
-            "the supervised broker has no TLS: leave it on loopback (pages use /mqtt), or allow_plain: true",
+            "this listener has no TLS: leave it on loopback and set tls_cert and tls_key for another, or allow_plain: true",
             "host",
+        )
+    if bool(mqtt.tls_cert) != bool(mqtt.tls_key):
+        root.section("mqtt").wrong(
+            "tls_cert and tls_key stand together", "tls_cert" if mqtt.tls_cert else "tls_key"
         )
     if mqtt.mode is MqttMode.EXTERNAL and not mqtt.url:
         root.section("mqtt").wrong("mode external needs a url", "mode")
@@ -270,8 +274,19 @@ def _read_settings(document: Document, path: Path) -> Settings:
     base = path.parent
     return replace(
         settings,
-        http=replace(http, tls_cert=_beside(base, http.tls_cert), tls_key=_beside(base, http.tls_key)),
-        mqtt=replace(mqtt, tls_ca=_beside(base, mqtt.tls_ca)),
+        http=replace(
+            http,
+            tls_cert=_beside(base, http.tls_cert),
+            tls_key=_beside(base, http.tls_key),
+            tls_ca=_beside(base, http.tls_ca),
+        ),
+        ingest=replace(ingest, tls_ca=_beside(base, ingest.tls_ca)),
+        mqtt=replace(
+            mqtt,
+            tls_ca=_beside(base, mqtt.tls_ca),
+            tls_cert=_beside(base, mqtt.tls_cert),
+            tls_key=_beside(base, mqtt.tls_key),
+        ),
     )
 
 

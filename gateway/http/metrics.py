@@ -51,6 +51,14 @@ class Metrics:
         health = parts.health()
         yield _gauge("gateway_ready", "Whether presses and viewers are accepted", float(health.ready))
         yield _gauge("gateway_event_loop_lag_seconds", "How late the event loop is", parts.lag_ms / 1000)
+        yield _gauge(
+            "gateway_disk_free_bytes", "Left for the data directory", health.parts["disk_free_bytes"]
+        )
+        yield _gauge(
+            "gateway_clock_ahead_seconds",
+            "How far our clock is ahead of the machine's since that was set back",
+            health.parts["clock_ahead_ms"] / 1000,
+        )
         yield _gauge("gateway_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         yield from self._cameras()
         yield from self._pictures()

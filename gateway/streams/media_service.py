@@ -8,6 +8,7 @@ once; what changes something is awaited.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +55,8 @@ class MediaSpec:
 
     binds: (host, port), port 0 takes a free one. announce: hosts of further candidates (1:1 NAT). tcp: ICE-TCP on the
     same port number. consent_s: silence of a viewer that ends its session (RFC 7675). use_compiled: the compiled send
-    loop, where it was built. pictures: None, and nobody looks at what cameras show.
+    loop, where it was built. pictures: None, and nobody looks at what cameras show. camera_ca: PEM file that certificates of
+    rtsps cameras are checked against; none: those that the system trusts.
     """
 
     binds: tuple[tuple[str, int], ...]
@@ -65,6 +67,7 @@ class MediaSpec:
     plane: PlaneLimits = field(default_factory=PlaneLimits)
     dial: DialLimits = field(default_factory=DialLimits)
     pictures: PictureSpec | None = None
+    camera_ca: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +214,7 @@ class LocalMedia:
             limits=spec.dial,
             on_state=self._callbacks.state,
             compiled=spec.use_compiled,
+            tls=ssl.create_default_context(cafile=spec.camera_ca) if spec.camera_ca else None,
         )
         self._parts = plane, supervisor
         if spec.pictures is not None:
