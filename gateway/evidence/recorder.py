@@ -157,6 +157,7 @@ class Recorder:
             return
         self._looked_at = now
         try:
+            self._directory.mkdir(parents=True, exist_ok=True)
             self._full = shutil.disk_usage(self._directory).free < self._stop_octets
         except OSError as error:
             logger.error("the evidence directory can't be looked at: %s", error)

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from gateway.errors import Conflict, GatewayError, NotFound, ProtocolError, TooMany, Unavailable
+from gateway.evidence.order import News, RecordingOrder
 from gateway.streams.cameras import CameraState
 from gateway.streams.media_service import MediaSpec
 from gateway.streams.picture_health import PictureState
@@ -37,12 +38,15 @@ __all__ = [
     "PictureChange",
     "Publish",
     "Ready",
+    "Record",
+    "Recorded",
     "Refused",
     "Request",
     "RestartSession",
     "Setup",
     "States",
     "Stop",
+    "StopRecording",
     "SupervisorCounts",
     "ToWorker",
     "Tracks",
@@ -145,6 +149,14 @@ class FetchKeyframe(Request, frozen=True):
 
     camera_id: str
     known: int
+
+
+class Record(Request, frozen=True):
+    order: RecordingOrder
+
+
+class StopRecording(Request, frozen=True):
+    recording_id: str
 
 
 class Cancel(_Message, frozen=True):
@@ -271,6 +283,12 @@ class Tracks(_Message, frozen=True):
     tracks: tuple[str, ...]
 
 
+class Recorded(_Message, frozen=True):
+    """Something happened to a recording."""
+
+    news: News
+
+
 class Beat(_Message, frozen=True):
     """A sign of life every `beat_s`, with a part of the figures that change all the time: in turn every camera's state and
     every session, and now and then the totals. pictures: of the cameras whose state is there; None: not judged yet."""
@@ -280,6 +298,7 @@ class Beat(_Message, frozen=True):
     sessions: list[SessionInfo]
     counts: SupervisorCounts | None
     pictures: dict[str, PictureState | None] = {}
+    preroll_octets: int = 0
 
 
 ToWorker = (
@@ -291,10 +310,14 @@ ToWorker = (
     | CloseSession
     | CloseOwned
     | FetchKeyframe
+    | Record
+    | StopRecording
     | Cancel
     | Stop
 )
-FromWorker = Ready | Answered | Done | Keyframe | Refused | States | PictureChange | Closed | Tracks | Beat
+FromWorker = (
+    Ready | Answered | Done | Keyframe | Refused | States | PictureChange | Closed | Tracks | Recorded | Beat
+)
 
 _encoder = msgspec.msgpack.Encoder()
 
