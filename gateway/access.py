@@ -17,7 +17,8 @@ A list is authorized twice: first as a whole (`Resource.collection(kind)`: may t
 each thing in it with the same action, which is also how an event is filtered for a page.
 
 Least privilege where the contract leaves a choice: `admin` administers and sees the state of cameras, but no
-picture, alarm or position (whoever needs them gets an operator's account as well); `service` gets figures
+picture, alarm or position (whoever needs them gets an operator's account as well), except what was recorded, which it
+keeps, holds and hands out; `service` gets figures
 only; `leader` sees, talks and acknowledges, but triages nothing; who isn't at a desk sees a household's card
 only as the claimant of its call.
 """
@@ -194,6 +195,7 @@ class Action(StrEnum):
     TASK_ACT = "task.act"  # accept, decline, en route, on scene, done
     EVIDENCE_READ = "evidence.read"
     EVIDENCE_EXPORT = "evidence.export"
+    EVIDENCE_HOLD = "evidence.hold"  # and release
     STATISTICS_READ = "statistics.read"
     # gridworkers
     WORKER_LIST = "worker.list"  # also the `worker` event
@@ -316,8 +318,9 @@ RULES: Mapping[Action, _Row] = {
     Action.TASK_LIST: _row((_SEEING, Scope.AREA), (_FIELD, Scope.PART)),
     Action.TASK_ASSIGN: _BY_STAFF,
     Action.TASK_ACT: _row((_FIELD, Scope.OWN)),
-    Action.EVIDENCE_READ: _SEEN,
-    Action.EVIDENCE_EXPORT: _BY_STAFF,
+    Action.EVIDENCE_READ: _row((_SEEING, Scope.AREA), (Role.ADMIN, Scope.ANY)),
+    Action.EVIDENCE_EXPORT: _row((_SEEING, Scope.AREA), (Role.ADMIN, Scope.ANY)),
+    Action.EVIDENCE_HOLD: _row((_SEEING, Scope.AREA), (Role.ADMIN, Scope.ANY)),
     Action.STATISTICS_READ: _row((_SEEING, Scope.AREA), ((Role.SERVICE, Role.ADMIN), Scope.ANY)),
     #
     Action.WORKER_LIST: _SEEN,
@@ -359,6 +362,7 @@ _LISTABLE = frozenset(
         Action.TASK_LIST,
         Action.WORKER_LIST,
         Action.CALL_LIST,
+        Action.EVIDENCE_READ,
         Action.STATISTICS_READ,
         Action.GRANT_LIST,
     }

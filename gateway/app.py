@@ -43,6 +43,7 @@ from gateway.http.alarms import AlarmsEdge
 from gateway.http.calls import CallsEdge
 from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
+from gateway.http.evidence import EvidenceEdge
 from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
 from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
 from gateway.http.metrics import Metrics
@@ -67,6 +68,7 @@ from gateway.streams.media_service import (
 from gateway.streams.pictures import Snapshots
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import IceServer, SessionEndpoint
+from gateway.witness import Witness
 
 __all__ = ["serve"]
 
@@ -199,10 +201,23 @@ class Gateway:
             options,
             MediaCallbacks(
                 state=self._on_camera,
-                source_change=self.switchboard.media_changed,
+                source_change=lambda source_id, tracks: self.witness.source_changed(source_id, tracks),
                 session_closed=self._on_session_closed,
                 picture=self._on_camera_news,
+                recording=lambda news: self.witness.desk.on_news(news),
             ),
+        )
+        self.witness = Witness(
+            store,
+            self.settings.evidence,
+            options.data.path,
+            catalog=lambda: self.catalog,
+            alarms=self.desk,
+            cases=self.cases,
+            calls=self.switchboard,
+            record=self.media.record,
+            stop=self.media.stop_recording,
+            clock=now_ms,
         )
         self.snapshots = Snapshots(self.media.keyframe)
         self.grants = CameraGrants(store, now_ms=now_ms)
@@ -262,6 +277,7 @@ class Gateway:
                     tasks.create_task(self.cases.run(), name="incidents"),
                     tasks.create_task(self.tasks.run(), name="tasks"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
+                    tasks.create_task(self.witness.run(), name="evidence"),
                 ]
                 topics = handlers_of(
                     self.desk,
@@ -439,7 +455,9 @@ class Gateway:
             view=self.cameras.view,
             record=self._record,
         )
-        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin):
+        scratch = self.options.data.path / "exports"
+        evidence = EvidenceEdge(self.witness, record=self._record, scratch=scratch, clock=now_ms)
+        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, evidence):
             edge.add(routes.routes())
         edge.add(
             page_routes(
@@ -504,12 +522,17 @@ class Gateway:
         if not mqtt_up:
             reasons.append("mqtt is off: presses by HTTP only" if off else "no connection to the broker")
         states = [state.state for state in self.media.states()]
+        ready = not reasons or (reasons == ["mqtt is off: presses by HTTP only"])
+        refusal = self.witness.desk.keeping.refusal
+        if refusal:
+            reasons.append(f"evidence: {refusal}")  # red, but presses are taken
         return Health(
-            ready=not reasons or (reasons == ["mqtt is off: presses by HTTP only"]),
+            ready=ready,
             reasons=tuple(reasons),
             parts={
                 "db": store.writable,
                 "mqtt": mqtt_up,
+                "evidence": refusal is None,
                 "lag_ms": round(self._lag_ms, 1),
                 "cameras": {state.value: states.count(state) for state in State},
                 "sessions": len(self.media),
@@ -541,6 +564,8 @@ class Gateway:
             owner=assignee["id"] if assignee else None,
         )
         self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource)
+        if type == "alarm":
+            self.witness.alarm_changed(data)
         if type == "alarm" and (
             data["condition"] == Condition.CLEARED or data["handling"] == Handling.CLOSED
         ):
@@ -563,6 +588,8 @@ class Gateway:
         return key is not None and hmac.compare_digest(sign(key, text).encode(), signature.encode())
 
     async def _publish_call_event(self, type: str, data: dict[str, Any], audience: Audience) -> None:
+        if type == "call":
+            self.witness.desk.on_call(data)
         resource = Resource(
             kind="call",
             id=str(data.get("id") or data.get("call_id")),

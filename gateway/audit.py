@@ -137,7 +137,9 @@ def verify_audit(path: Path | str, *, anchor: tuple[int, str] | None = None) -> 
         connection.close()
 
 
-def entry_digest(previous: bytes, number: int, at: int, who: str, action: str, subject: str, detail: str) -> bytes:
+def entry_digest(
+    previous: bytes, number: int, at: int, who: str, action: str, subject: str, detail: str
+) -> bytes:
     """What an entry hashes to; `detail` as it is stored."""
     # JSON of a list: unambiguous where fields meet, unlike joining by a separator.
     return hashlib.sha256(previous + msgspec.json.encode([number, at, who, action, subject, detail])).digest()

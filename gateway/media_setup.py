@@ -8,6 +8,7 @@ from gateway.streams.cameras import DialLimits
 from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaService, MediaSpec, PictureSpec
 from gateway.streams.plane import PlaneLimits
 from gateway.streams.shards import Shards
+from gateway.witness import recording_spec
 
 __all__ = ["credentials_of", "make_media"]
 
@@ -26,6 +27,7 @@ def make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaService
         plane=PlaneLimits(sessions=media.sessions),
         dial=_dial_limits(settings),
         pictures=_picture_spec(settings),
+        recording=recording_spec(settings.evidence, options.data.path),
     )
     credentials = credentials_of(configuration.secrets)
     if options.workers == 1:

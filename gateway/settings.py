@@ -16,6 +16,7 @@ __all__ = [
     "CallSettings",
     "CompiledLoop",
     "DispatchSettings",
+    "EvidenceSettings",
     "HttpSettings",
     "IceServer",
     "IngestSettings",
@@ -237,6 +238,21 @@ class StorageSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceSettings:
+    """What is recorded of calls and of the cameras around an alarm, and how long it stays."""
+
+    enabled: bool = True
+    after_s: float = ranged(120.0, 1, 3_600)  # cameras, after the press
+    preroll_s: float = ranged(0.0, 0, 60)  # of always pulled cameras' sub streams, in memory; 0: none
+    cameras: int = ranged(4, 0, 25)  # for one alarm
+    recordings: int = ranged(100, 1, 2_000)  # of cameras at one time
+    retention_days: int = ranged(30, 1, 3_650)
+    floor_bytes: int = ranged(
+        2_147_483_648, 0, 1_099_511_627_776
+    )  # free disk below which the oldest go; at half of it recordings end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of gateway.yaml."""
 
@@ -250,3 +266,4 @@ class Settings:
     calls: CallSettings = field(default_factory=CallSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
+    evidence: EvidenceSettings = field(default_factory=EvidenceSettings)

@@ -122,16 +122,21 @@ class EvidenceDesk:
         self._wake = asyncio.Event()
         self.counters = {"begun": 0, "complete": 0, "failed": 0, "refused": 0}
 
+    @property
+    def running(self) -> int:
+        """Recordings that are being written."""
+        return len(self._running)
+
     # -- what happens -----------------------------------------------------------------------------------------------
 
     def on_news(self, news: News) -> None:
         """The media plane's word on a recording."""
-        self._later(lambda: self._on_news(news))
+        self.soon(lambda: self._on_news(news))
 
     def on_tracks(self, source_id: str, tracks: Iterable[str]) -> None:
         """What a source publishes by now. The first packet of a call's leg begins its recording."""
         if source_id.startswith("call/") and tuple(tracks) and source_id not in self._sources:
-            self._later(lambda: self._begin_leg(source_id))
+            self.soon(lambda: self._begin_leg(source_id))
 
     def on_call(self, call: dict[str, Any]) -> None:
         """A call as its JSON says. Legs that left are recorded no longer."""
@@ -139,7 +144,7 @@ class EvidenceDesk:
             if leg["left_at"] is not None:
                 recording_id = self._sources.pop(f"call/{call['id']}/{leg['id']}", None)
                 if recording_id is not None:
-                    self._later(lambda recording_id=recording_id: self._end(recording_id))  # type: ignore[misc]
+                    self.soon(lambda recording_id=recording_id: self._end(recording_id))  # type: ignore[misc]
 
     async def record_cameras(self, scene: AlarmScene) -> None:
         """Record the cameras of an alarm. The same alarm again records only cameras that it had not."""
@@ -188,7 +193,8 @@ class EvidenceDesk:
         finally:
             await self._do_work()
 
-    def _later(self, work: Callable[[], Awaitable[None]]) -> None:
+    def soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do this after what waits. It is done again if the database can't be written."""
         self._work.append(work)
         self._wake.set()
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import ProtocolError
@@ -31,7 +32,15 @@ QUEUE_OCTETS = 4_000_000
 QUEUE_SAMPLES = 3_000
 SLOW_DISK = "slow_disk"
 
-_Entry = Sample | Gap | Finished
+
+@dataclass(frozen=True, slots=True)
+class _Sound:
+    """The codec that is expected from here on."""
+
+    codec: str | None
+
+
+_Entry = Sample | Gap | Finished | _Sound
 
 
 class Intake:
@@ -68,6 +77,11 @@ class Intake:
             return
         self.octets += sample.size
         self.queue.append(sample)
+
+    def expect(self, sound: str | None) -> None:
+        """The codec of the sound that may join the pictures from here on; None: there is none."""
+        if not self.closed:
+            self.queue.append(_Sound(sound))
 
     def gap(self, from_at: int, to_at: int, reason: str) -> None:
         """Media is missing between these moments."""
@@ -107,8 +121,8 @@ class Recorder:
     def start(self) -> None:
         self._thread.start()
 
-    def record(self, order: RecordingOrder, *, sound: str | None) -> Intake:
-        """A new recording. sound: codec of the sound that may join the picture; None: there is none."""
+    def record(self, order: RecordingOrder) -> Intake:
+        """A new recording."""
         intake = Intake(order)
 
         def begun(news: Begun) -> None:
@@ -122,7 +136,6 @@ class Recorder:
             self._directory,
             order.file,
             first_number=order.first_number,
-            sound=sound,
             on_begin=begun,
             on_end=ended,
         )
@@ -178,6 +191,8 @@ class Recorder:
                     case Sample():
                         writing.intake.taken += entry.size
                         self._write(writing, entry)
+                    case _Sound():
+                        writing.writer.expect(entry.codec)
                     case Gap():
                         writing.writer.gap(entry)
                     case Finished():

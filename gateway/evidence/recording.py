@@ -198,6 +198,10 @@ class SegmentWriter:
             if sample.received_ms - self._waiting[0].received_ms >= AUDIO_ALONE_S * 1000:
                 self._begin(self._waiting[0], picture=None)
 
+    def expect(self, sound: str | None) -> None:
+        """The codec of the sound that may join the next picture; none if it can't be stored."""
+        self._sound = sound if sound in _AUDIO else None
+
     def gap(self, gap: Gap) -> None:
         """Media is missing here; what follows begins with a keyframe. Between two files nothing needs a name."""
         if self._open is None:

@@ -56,6 +56,7 @@ class Metrics:
         yield from self._pictures()
         yield from self._media()
         yield from self._alarms()
+        yield from self._evidence()
         yield from self._http()
 
     def _cameras(self) -> Iterator[Metric]:
@@ -173,6 +174,23 @@ class Metrics:
             for name, count in mqtt.counters.items():
                 yield _counter(f"gateway_mqtt_{name}_total", f"MQTT messages {name}", count)
         yield _gauge("gateway_event_pages", "Pages on the event channel", parts.events.readers())
+
+    def _evidence(self) -> Iterator[Metric]:
+        desk = self._parts.witness.desk
+        for name, count in desk.counters.items():
+            yield _counter(f"gateway_evidence_{name}_total", f"Recordings {name}", count)
+        pruned = CounterMetricFamily(
+            "gateway_evidence_pruned_total", "Clips pruned, by reason", labels=["reason"]
+        )
+        for reason, count in desk.keeping.pruned.items():
+            pruned.add_metric([reason], count)
+        yield pruned
+        yield _gauge("gateway_evidence_recordings", "Recordings that are being written", desk.running)
+        yield _gauge("gateway_evidence_free_bytes", "Free disk where evidence lies", desk.keeping.free_octets)
+        refused = float(desk.keeping.refusal is not None)
+        yield _gauge("gateway_evidence_refused", "Whether nothing is recorded for want of disk", refused)
+        held = self._parts.media.preroll_octets()
+        yield _gauge("gateway_evidence_preroll_bytes", "Memory that the pre-roll takes", held)
 
     def _http(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(

@@ -10,6 +10,7 @@ from gateway.http.events import EventChannel
 from gateway.http.pages import Health
 from gateway.store import Store
 from gateway.streams.media_service import MediaService
+from gateway.witness import Witness
 
 __all__ = ["Parts"]
 
@@ -22,6 +23,7 @@ class Parts(Protocol):
     events: EventChannel
     devices: Devices
     media: MediaService
+    witness: Witness
 
     @property
     def lag_ms(self) -> float: ...

@@ -299,17 +299,11 @@ class Switchboard:
         return await self._step(call_id, Decline(worker_id=worker_id), f"worker/{worker_id}")
 
     async def join(self, call_id: str, by: Participant, *, device: str = "") -> Call:
-        """Takes a place in the room.
-
-        For an inbound call that rings, the first desk to join has answered it.
-        """
+        """Takes a place in the room. The first desk to join an inbound call that rings has answered it."""
         return await self._step(call_id, Join(participant=by, device=device), ledger.who(by))
 
     async def hangup(self, call_id: str, by: Participant) -> Call:
-        """Ends it for everybody, or leaves, if others of the command center stay.
-
-        An ended call stays as it is.
-        """
+        """Ends it for everybody, or leaves, if others of the command center stay. An ended call stays as it is."""
         now_ms = self._clock()
 
         def hang_up(connection: Connection) -> list[_Moved]:
@@ -390,6 +384,14 @@ class Switchboard:
 
         return await self._store.read(read)
 
+    async def about(self, alarm_id: str) -> list[Call]:
+        """The calls about this alarm, oldest first."""
+
+        def read(connection: Connection) -> list[Call]:
+            return [self._load(connection, call_id) for call_id in tables.about(connection, alarm_id)]
+
+        return await self._store.read(read)
+
     async def missed(self, worker_id: str, *, since_ms: int, limit: int = 50) -> list[Call]:
         """The calls this worker missed, newest first."""
 
@@ -425,10 +427,7 @@ class Switchboard:
     # ----------------------------------------------------------------------------------------------- media
 
     def media_changed(self, source: str, tracks: Iterable[str]) -> None:
-        """The plane: this source publishes these kinds now ("audio", "video").
-
-        For sources of calls only; cheap.
-        """
+        """The plane: this source publishes these kinds now ("audio", "video"). Cheap."""
         key = leg_of_source(source)
         if key is not None:
             self._media[key] = frozenset(tracks)
@@ -579,8 +578,7 @@ class Switchboard:
             self._resting[call_id] = self._clock() + round(RETRY_S * 1000)
         return True
 
-    # ---------------------------------------------------------------------- within a transaction (writer
-    # thread)
+    # ---------------------------------------------------------- within a transaction (writer thread)
 
     def _new_call(self, kind: CallKind, brief: AlarmBrief | None, now_ms: int) -> Call:
         call = Call(id=self._new_id(), kind=kind, opened_at=now_ms, ring_started_at=now_ms)

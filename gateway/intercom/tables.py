@@ -44,6 +44,7 @@ from gateway.intercom.model import (
 from gateway.store import Prepared, metadata
 
 __all__ = [
+    "about",
     "busy_workers",
     "insert_call",
     "involving",
@@ -220,6 +221,12 @@ def opened_for(connection: Connection, alarm_id: str) -> str | None:
 def open_for(connection: Connection, alarm_id: str) -> list[str]:
     """The calls about this alarm that have not ended, oldest first."""
     found = select(calls.c.id).where(calls.c.alarm_id == alarm_id, _open).order_by(calls.c.opened_at)
+    return list(connection.execute(found).scalars())
+
+
+def about(connection: Connection, alarm_id: str) -> list[str]:
+    """All calls about this alarm, oldest first."""
+    found = select(calls.c.id).where(calls.c.alarm_id == alarm_id).order_by(calls.c.opened_at)
     return list(connection.execute(found).scalars())
 
 

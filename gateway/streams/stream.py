@@ -501,7 +501,7 @@ class Stream:
 
     def on_audio(self, frame: AudioFrame) -> None:
         track = self.audio
-        if not track.watchers and not track.taps:
+        if (not track.watchers and not track.taps) or (track.codec is None and not frame.payload):
             track.codec = frame.codec if frame.codec in CLOCK_RATES else None
         elif frame.payload and frame.codec in CLOCK_RATES:
             track.push_packet(

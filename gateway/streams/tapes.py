@@ -45,9 +45,11 @@ GAP_MS = 1_000
 class Tape:
     """Two taps, on picture and sound of one stream, that feed one intake."""
 
-    def __init__(self, intake: Intake, *, unix_offset: float) -> None:
-        """unix_offset: UTC seconds less monotonic seconds."""
+    def __init__(self, intake: Intake, *, unix_offset: float, of_call: bool = False) -> None:
+        """unix_offset: UTC seconds less monotonic seconds. of_call: sound may join later, and will be Opus."""
         self._intake = intake
+        self._of_call = of_call
+        self._sound: Track | None = None
         self._unix_offset = unix_offset
         self._assembly: PictureAssembly | None = None
         self._taps: list[tuple[Track, _TrackTap]] = []
@@ -63,6 +65,7 @@ class Tape:
             tap = _TrackTap(self, track.kind)
             track.taps = (*track.taps, tap)
             self._taps.append((track, tap))
+        self._sound = stream.audio
         stream.video.want_keyframe()
 
     def detach(self) -> None:
@@ -81,6 +84,8 @@ class Tape:
             if self._last_picture is not None and received_ms - self._last_picture >= GAP_MS:
                 self._intake.gap(self._last_picture, received_ms, LOST)
             self._waiting = False
+            if not self._of_call:
+                self._intake.expect(None if self._sound is None else self._sound.codec)
         self._last_picture = received_ms
         self._intake.put(
             Sample(codec=codec, units=units, timestamp=timestamp, received_ms=received_ms, keyframe=keyframe)
@@ -250,10 +255,10 @@ class Tapes:
             return
         kind, _, name = order.source_id.partition("/")
         if kind == "camera":
-            intake = self._recorder.record(order, sound=self._sound_of(name))
+            intake = self._recorder.record(order)
             work = self._tape_camera(order, name, intake)
         elif kind == "call":
-            intake = self._recorder.record(order, sound=str(Codec.OPUS))
+            intake = self._recorder.record(order)
             work = self._tape_leg(order, intake)
         else:
             raise NotFound(f"no source {order.source_id}")
@@ -283,7 +288,7 @@ class Tapes:
 
     async def _tape_leg(self, order: RecordingOrder, intake: Intake) -> None:
         """Supervision of one recording: it ends with its news, whatever happens."""
-        tape = Tape(intake, unix_offset=self._unix_offset)
+        tape = Tape(intake, unix_offset=self._unix_offset, of_call=True)
         stream = self._hold_source(order.source_id)
         try:
             tape.attach(stream)
@@ -347,14 +352,6 @@ class Tapes:
         if news.finished is not None:
             self.stop(news.recording_id)  # the recorder itself may have ended it: a full disk
         self._tell(news)
-
-    def _sound_of(self, camera_id: str) -> str | None:
-        for name in StreamName:
-            with contextlib.suppress(NotFound):
-                codec = self._camera_stream(camera_id, name).audio.codec
-                if codec is not None:
-                    return str(codec)
-        return None
 
     # -- pre-roll ---------------------------------------------------------------------------------------------------
 
