@@ -208,6 +208,8 @@ class Action(StrEnum):
     CALL_OPEN = "call.open"
     CALL_CLAIM = "call.claim"
     CALL_DECLINE = "call.decline"
+    CALL_RECEIVED = "call.received"  # the phone says that it rings
+    CALL_RECEIPT = "call.receipt"  # the provider says so: its signature is the credential
     CALL_JOIN = "call.join"
     CALL_HANGUP = "call.hangup"
     CALL_PUBLISH = "call.publish"  # the own leg
@@ -326,13 +328,15 @@ RULES: Mapping[Action, _Row] = {
     Action.WORKER_LIST: _SEEN,
     Action.WORKER_NEAR: _row((_SEEING, Scope.ANY)),  # of all workers: the nearest may live across a border
     Action.WORKER_SELF: _row((_FIELD, Scope.ANY)),
-    Action.WORKER_SOS: _row((_FIELD, Scope.ANY)),
+    Action.WORKER_SOS: _row((Role.WORKER, Scope.ANY)),
     #
-    Action.CALL_LIST: _row((_SEEING, Scope.AREA), (Role.WORKER, Scope.PART)),
+    Action.CALL_LIST: _row((_SEEING, Scope.AREA), ((Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_READ: _row((_SEEING, Scope.AREA), ((Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_OPEN: _row((_STAFF, Scope.AREA), (Role.WORKER, Scope.PART)),
     Action.CALL_CLAIM: _row((_STAFF, Scope.AREA), (Role.WORKER, Scope.PART)),
     Action.CALL_DECLINE: _row((_STAFF, Scope.AREA), (Role.WORKER, Scope.PART)),
+    Action.CALL_RECEIVED: _row((Role.WORKER, Scope.PART)),
+    Action.CALL_RECEIPT: _PUBLIC,
     Action.CALL_JOIN: _row((_SEEING, Scope.AREA), ((Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_HANGUP: _row((_STAFF, Scope.AREA), ((Role.LEADER, Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_PUBLISH: _row(((*_SEEING, Role.WORKER, Role.STB), Scope.OWN)),

@@ -56,7 +56,8 @@ from gateway.http.session import SessionsEdge
 from gateway.identity import Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
-from gateway.media_setup import credentials_of, make_media
+from gateway.media_setup import credentials_of, ice_servers, make_media
+from gateway.notify import make_provider, notified_by
 from gateway.outbox import Courier
 from gateway.reload import Reloader
 from gateway.settings import Settings
@@ -182,9 +183,12 @@ class Gateway:
         self.tasks = TaskDesk(
             store, photos=options.data.path / "photos", move_incident=self.cases.move_if_legal, clock=now_ms
         )
+        self.provider = make_provider(
+            self.settings.notify, lambda: self.catalog, base_url=lambda: self.base_url
+        )
         self.switchboard = Switchboard(
             store,
-            CallSettings(**asdict(self.settings.calls)),
+            CallSettings(**asdict(self.settings.calls), notify=notified_by(self.settings.notify)),
             rank=self.callout.rank,
             pick=self.callout.pick,
             ring=self.devices.ring,
@@ -194,6 +198,7 @@ class Gateway:
             on_no_answer=self._on_no_answer,
             on_opened=self.desk.on_call,
             on_missed=self._on_missed,
+            notify=self.provider.deliver,
             clock=now_ms,
         )
         self.calls_courier = Courier(store, self.switchboard.deliveries())
@@ -411,7 +416,12 @@ class Gateway:
             verify_box=self._verify_box,
         )
         calls = CallsEdge(
-            self.switchboard, brief_of=self.callout.brief_of, whereabouts=self.callout.whereabouts
+            self.switchboard,
+            brief_of=self.callout.brief_of,
+            whereabouts=self.callout.whereabouts,
+            box_of=self.callout.box_of,
+            in_distress=lambda worker_id: self.roster.set_duty(worker_id, Duty.SOS, now_ms=now_ms()),
+            receipt=self.provider.read,
         )
         whep = SessionEndpoint(
             self.media,
@@ -686,15 +696,4 @@ class Gateway:
 
     def _ice_servers(self, owner: str) -> list[IceServer]:
         """`owner` asks; the servers' credentials are by name from secrets.yaml."""
-        servers = []
-        for server in self.settings.media.ice_servers:
-            credential = self.catalog.secrets.credentials.get(server.credentials)
-            servers += [
-                IceServer(
-                    url=url,
-                    username=credential.username if credential else None,
-                    credential=credential.password if credential else None,
-                )
-                for url in server.urls
-            ]
-        return servers
+        return ice_servers(self.settings.media, self.catalog.secrets, owner, time.time())

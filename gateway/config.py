@@ -208,14 +208,17 @@ def _read_all(
     mistakes: list[Mistake] = []
     settings, read_secrets, read_district = Settings(), Secrets(), District.empty()
     read_cameras: tuple[CameraConfig, ...] = ()
+    main_file: Document | None = None
     if files.config is not None:
-        document = Document(files.config)
-        settings = _read_settings(document, files.config)
-        mistakes += document.mistakes
+        main_file = Document(files.config)
+        settings = _read_settings(main_file, files.config)
+        mistakes += main_file.mistakes
     if files.secrets is not None and files.secrets.exists():
         document = Document(files.secrets, secret=True)
         read_secrets = _read_secrets(document, files.secrets)
         mistakes += document.mistakes
+    if main_file is not None:
+        mistakes += _missing_secrets(main_file, settings, read_secrets)
     if files.district is not None:
         read_district, found = District.read(files.district)
         mistakes += found
@@ -272,6 +275,25 @@ def _read_settings(document: Document, path: Path) -> Settings:
     )
 
 
+def _missing_secrets(document: Document, settings: Settings, secrets: Secrets) -> list[Mistake]:
+    """What gateway.yaml names and secrets.yaml lacks."""
+    turn, notify = settings.media.turn, settings.notify
+    before = len(document.mistakes)
+    for path, needed, name in (
+        ("media.turn.secret", bool(turn.urls), turn.secret),
+        ("notify.secret", bool(notify.url), notify.secret),
+    ):
+        if needed and not name:
+            document.add(0, path, "is needed: the name of credentials in secrets.yaml")
+        elif name and not (name in secrets.credentials and secrets.credentials[name].password):
+            known = nearest(name, list(secrets.credentials))
+            document.add(0, path, f"secrets.yaml has no credentials {name!r} with a password{known}")
+    unknown = set(notify.channels) - {"push", "sms", "voice"}
+    if unknown:
+        document.add(0, "notify.channels", f"should be of push, sms, voice, not {', '.join(sorted(unknown))}")
+    return document.mistakes[before:]
+
+
 def _beside(base: Path, name: str) -> str:
     return str((base / name).resolve()) if name else ""
 
@@ -305,6 +327,8 @@ def _complaint(what: str, text: str, base: Path) -> str | None:
             return None
         case "origin":
             return _url_complaint(text, ("http", "https"), bare=True)
+        case "webhook":
+            return _url_complaint(text, ("http", "https"))
         case "mqtt":
             return _url_complaint(text, ("mqtt", "mqtts"), bare=True)
         case "ice":

@@ -5,12 +5,14 @@ All times are UTC milliseconds; all settings are seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = [
     "Accepted",
+    "AlarmBrief",
     "Busy",
     "Call",
     "CallKind",
@@ -130,6 +132,34 @@ class CallSettings:
     def ring_rounds(self) -> tuple[tuple[float, int], ...]:
         """(seconds after the ringing began, how many more phones ring from then on)."""
         return ((0.0, self.ring_first), (self.ring_next_s, self.ring_next))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmBrief:
+    """What a call needs to know of an alarm.
+
+    position: (lat, lon) WGS-84; lineage: codes of the areas around it.
+    """
+
+    alarm_id: str
+    place_label: str
+    position: tuple[float, float] | None
+    lineage: tuple[str, ...]
+    grid: str | None = None
+    incident_id: str | None = None
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> AlarmBrief:
+        """From the outbox kind `ring_plan`; what a call does not need is left aside."""
+        where = payload["position"]
+        return cls(
+            alarm_id=payload["alarm_id"],
+            place_label=payload["place_label"],
+            position=None if where is None else (where["lat"], where["lon"]),
+            lineage=tuple(payload["lineage"]),
+            grid=payload["grid"],
+            incident_id=payload["incident_id"],
+        )
 
 
 class RankedWorker(Protocol):

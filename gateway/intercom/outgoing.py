@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gateway import outbox
 from gateway.intercom import ledger
+from gateway.intercom.model import Call
 
-__all__ = ["Audience", "Outgoing"]
+__all__ = ["Audience", "Outgoing", "Receipts"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,30 @@ class Audience:
     lineage: tuple[str, ...]
     participants: tuple[str, ...]
     only: str | None = None
+
+
+class Receipts:
+    """How rings reached phones, by channel: delivered, failed, and the seconds from the ring to the receipt."""
+
+    def __init__(self) -> None:
+        self.delivered: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
+
+    def count(self, before: Call | None, after: Call, worker_id: str, channel: str) -> None:
+        """After a `Delivered`; a receipt that came twice counts once."""
+        if before is not None and before.version == after.version:
+            return
+        rung = next((r for r in reversed(after.rung) if r.worker_id == worker_id), None)
+        told = next((d for d in rung.deliveries if d.channel == channel), None) if rung else None
+        if told is None:
+            return
+        if told.delivered_at is None:
+            self.failed[channel] += 1
+            return
+        self.delivered[channel] += 1
+        spent = max(0, told.delivered_at - told.sent_at) / 1000
+        self.seconds[channel] = self.seconds.get(channel, 0.0) + spent
 
 
 class Outgoing:

@@ -26,6 +26,7 @@ from gateway.errors import Conflict, NotFound, Unavailable
 from gateway.intercom import ledger, tables
 from gateway.intercom.call import step
 from gateway.intercom.model import (
+    AlarmBrief,
     Busy,
     Call,
     CallKind,
@@ -51,7 +52,7 @@ from gateway.intercom.model import (
     Side,
     Supersede,
 )
-from gateway.intercom.outgoing import Audience, Outgoing
+from gateway.intercom.outgoing import Audience, Outgoing, Receipts
 from gateway.intercom.plan import choose, next_deadline, ring_request, ring_until
 from gateway.intercom.view import leg_of_source, media_owner, source_id
 from gateway.store import Store
@@ -65,34 +66,6 @@ Position = tuple[float, float]
 
 RETRY_S = 1.0
 """How long the timers rest when the database can't be written."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlarmBrief:
-    """What a call needs to know of an alarm.
-
-    position: (lat, lon) WGS-84; lineage: codes of the areas around it.
-    """
-
-    alarm_id: str
-    place_label: str
-    position: Position | None
-    lineage: tuple[str, ...]
-    grid: str | None = None
-    incident_id: str | None = None
-
-    @classmethod
-    def from_payload(cls, payload: Mapping[str, Any]) -> AlarmBrief:
-        """From the outbox kind `ring_plan`; what a call does not need is left aside."""
-        where = payload["position"]
-        return cls(
-            alarm_id=payload["alarm_id"],
-            place_label=payload["place_label"],
-            position=None if where is None else (where["lat"], where["lon"]),
-            lineage=tuple(payload["lineage"]),
-            grid=payload["grid"],
-            incident_id=payload["incident_id"],
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +124,7 @@ class Switchboard:
             on_missed=on_missed,
             clock=clock,
         )
+        self.receipts = Receipts()
         self._close_media = close_media
         self._clock = clock
         self._new_id = new_id
@@ -336,7 +310,10 @@ class Switchboard:
     async def delivered(self, call_id: str, worker_id: str, channel: str, *, error: str = "") -> Call:
         """A phone (or the provider for it) says that it rings, or why it can't. Raises Conflict, NotFound."""
         given = Delivered(worker_id=worker_id, channel=channel, error=error)
-        return await self._step(call_id, given, f"worker/{worker_id}")
+        before = self._open.get(call_id)
+        call = await self._step(call_id, given, f"worker/{worker_id}")
+        self.receipts.count(before, call, worker_id, channel)
+        return call
 
     async def cancel_alarm(self, alarm_id: str) -> None:
         """The alarm is over: what still rings for it falls silent. A call that was answered goes on."""
