@@ -219,6 +219,7 @@ class LocalMedia:
             plane.sink_of,
             limits=spec.dial,
             on_state=self._callbacks.state,
+            compiled=spec.use_compiled,
         )
         self._parts = plane, supervisor
         if spec.pictures is not None:

@@ -147,7 +147,7 @@ class MediaPlane:
         key = (camera_id, name)
         stream = self._streams.get(key)
         if stream is None:
-            stream = self._streams[key] = Stream()
+            stream = self._streams[key] = Stream(compiled=self._port.compiled)
         return stream
 
     def forget_camera(self, camera_id: str) -> None:

@@ -19,11 +19,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.streams import compiled
+from gateway.streams.compiled import fan
+from gateway.streams.compiled import fragment as compiled_fragment
 from gateway.streams.media import AccessUnit, AudioFrame, Codec
 from gateway.streams.packets import (
+    MAX_PAYLOAD_SIZE,
+    Fragment,
     PacketGroup,
     PacketHistory,
+    fragment_h264,
     h264_starts_keyframe,
     packetize_h264,
     vp8_starts_keyframe,
@@ -55,6 +59,8 @@ _STARTS_KEYFRAME: dict[Codec, Callable[[bytes], bool]] = {
     Codec.H264: h264_starts_keyframe,
     Codec.VP8: vp8_starts_keyframe,
 }
+RETRANSMITTABLE_S = 1.5
+"""What is older than that when a new group of pictures begins is forgotten: no player waits for it any more."""
 _CLOCK_DRIFT = 1 / 1024
 """How fast the clock of a source follows arrivals that come later than the earliest one seen."""
 
@@ -139,35 +145,28 @@ class Tap(Protocol):
         """What comes next does not continue what came."""
 
 
-Shot = tuple[tuple[bytes, ...], int, int, bool, int]
-"""What `fan_out` needs of a group: payloads, first packet number, timestamp, marker, octets."""
-
-
 def fan_out(groups: Sequence[PacketGroup], senders: Sequence[Sender]) -> list[Sender]:
     """Sends groups to every sender: the one hot loop of the process, compiled or here.
 
     Returns the senders of which a group was dropped. Their indices are spent all the same: a nonce is never
     used twice.
     """
-    shots = tuple(
-        (group.payloads, group.first, group.timestamp, group.marker, group.octets) for group in groups
-    )
     if senders[0].lane is None:
-        return _fan_out(shots, senders)
+        return _fan_out(groups, senders)
     dropped: list[Sender] = []
-    for sender, missing in compiled.fan(shots, senders):
-        dropped += _fan_out(shots[missing:], (sender,))
+    for sender, missing in fan(groups, senders):
+        dropped += _fan_out(groups[missing:], (sender,))
     return dropped
 
 
-def _fan_out(shots: Sequence[Shot], senders: Iterable[Sender]) -> list[Sender]:
+def _fan_out(groups: Sequence[PacketGroup], senders: Iterable[Sender]) -> list[Sender]:
     dropped: list[Sender] = []
-    end = shots[-1][1] + len(shots[-1][0])
+    end = groups[-1].first + len(groups[-1].payloads)
     for sender in senders:
         seal = sender.seal
         send = sender.send
         overhead = sender.overhead
-        for payloads, first, timestamp, marker, octets in shots:
+        for payloads, first, timestamp, marker, octets, _, _ in groups:
             buffers = seal(
                 payloads,
                 first_index=first + sender.index_offset,
@@ -193,6 +192,7 @@ class Track:
         "_bare_octets",
         "_bare_units",
         "_clock_set",
+        "_fragment",
         "_limits",
         "_live",
         "_members",
@@ -221,8 +221,9 @@ class Track:
         "taps",
     )
 
-    def __init__(self, kind: TrackKind, limits: StreamLimits) -> None:
+    def __init__(self, kind: TrackKind, limits: StreamLimits, fragment: Fragment = fragment_h264) -> None:
         self.kind = kind
+        self._fragment = fragment
         self.codec: Codec | None = None
         self.clock_rate = 90_000 if kind is TrackKind.VIDEO else 48_000
         self.keyframe: AccessUnit | None = None
@@ -363,7 +364,7 @@ class Track:
         if keyframe and video:
             self.last_keyframe_at = now
         group = PacketGroup(
-            self.next_number, (payload,), timestamp, marker, keyframe, self.picture, len(payload)
+            (payload,), self.next_number, timestamp, marker, len(payload), keyframe, self.picture
         )
         self._packetising = True
         self._remember(group)
@@ -434,21 +435,23 @@ class Track:
         self.gop_first = None
 
     def _packetise(self, unit: AccessUnit) -> list[PacketGroup]:
-        payload_groups = packetize_h264(unit.nal_units)
+        payload_groups = packetize_h264(unit.nal_units, MAX_PAYLOAD_SIZE, self._fragment)
         if not payload_groups:
             return []
         self.picture += 1
+        if unit.keyframe and self.history is not None:
+            self.history.forget_before(unit.timestamp - int(RETRANSMITTABLE_S * self.clock_rate))
         groups: list[PacketGroup] = []
         last = len(payload_groups) - 1
         for position, payloads in enumerate(payload_groups):
             group = PacketGroup(
-                self.next_number,
                 payloads,
+                self.next_number,
                 unit.timestamp,
                 position == last,
+                sum(map(len, payloads)),
                 unit.keyframe and position == 0,
                 self.picture,
-                sum(map(len, payloads)),
             )
             groups.append(group)
             self._remember(group)
@@ -483,8 +486,13 @@ class Stream:
 
     __slots__ = ("audio", "video")
 
-    def __init__(self, limits: StreamLimits = _VIDEO_LIMITS) -> None:
-        self.video = Track(TrackKind.VIDEO, limits)
+    def __init__(self, limits: StreamLimits = _VIDEO_LIMITS, *, compiled: bool = True) -> None:
+        """compiled: pictures are cut into payloads by the compiled loop, if it was built."""
+        self.video = Track(
+            TrackKind.VIDEO,
+            limits,
+            compiled_fragment if compiled and compiled_fragment is not None else fragment_h264,
+        )
         self.audio = Track(TrackKind.AUDIO, _AUDIO_LIMITS)
 
     @property
