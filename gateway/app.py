@@ -23,7 +23,6 @@ from aiohttp import web
 from ulid import ULID
 
 from gateway.access import Action, Principal, Resource, Role
-from gateway.alarms.announce import News
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
@@ -44,6 +43,7 @@ from gateway.http.alarms import AlarmsEdge
 from gateway.http.calls import CallsEdge
 from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
+from gateway.http.evidence import EvidenceEdge
 from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
 from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge, ViewTrail
 from gateway.http.metrics import Metrics
@@ -57,7 +57,9 @@ from gateway.http.webhooks import WebhooksEdge
 from gateway.identity import JoinLimits, Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
-from gateway.media_setup import credentials_of, make_media
+from gateway.media_setup import credentials_of, ice_servers, make_media
+from gateway.news import AlarmNews
+from gateway.notify import make_provider, notified_by
 from gateway.outbox import Courier
 from gateway.participants import Participants
 from gateway.prewarm import Prewarm
@@ -74,6 +76,7 @@ from gateway.streams.session import SessionKind
 from gateway.streams.whep import IceServer, SessionEndpoint
 from gateway.vitals import Vitals
 from gateway.webhooks import hooks_of
+from gateway.witness import Witness
 
 __all__ = ["serve"]
 
@@ -169,7 +172,7 @@ class Gateway:
             roster=self.roster,
             camera_health=self._camera_healthy,
             publish_mqtt=self.devices.publish_all,
-            publish_events=self._publish_alarm_events,
+            publish_events=lambda events: self.news.publish(events),
             ring=self._ring_plan,
             reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
@@ -185,9 +188,12 @@ class Gateway:
         self.tasks = TaskDesk(
             store, photos=options.data.path / "photos", move_incident=self.cases.move_if_legal, clock=now_ms
         )
+        self.provider = make_provider(
+            self.settings.notify, lambda: self.catalog, base_url=lambda: self.base_url
+        )
         self.switchboard = Switchboard(
             store,
-            CallSettings(**asdict(self.settings.calls)),
+            CallSettings(**asdict(self.settings.calls), notify=notified_by(self.settings.notify)),
             rank=self.callout.rank,
             pick=self.callout.pick,
             ring=self.devices.ring,
@@ -197,6 +203,7 @@ class Gateway:
             on_no_answer=self._on_no_answer,
             on_opened=self.desk.on_call,
             on_missed=self._on_missed,
+            notify=self.provider.deliver,
             clock=now_ms,
         )
         passwords = {name: one.password for name, one in configuration.secrets.credentials.items()}
@@ -206,15 +213,28 @@ class Gateway:
             options,
             MediaCallbacks(
                 state=self._on_camera,
-                source_change=self.switchboard.media_changed,
+                source_change=lambda source_id, tracks: self.witness.source_changed(source_id, tracks),
                 session_closed=self._on_session_closed,
                 picture=self._on_camera_news,
+                recording=lambda news: self.witness.desk.on_news(news),
             ),
         )
         self.prewarm = Prewarm(
             cameras_of=self.desk.cameras_of,
             warm=self.media.warm,
             again_s=self.settings.ingest.idle_grace_s / 2 or 1.0,
+            clock=now_ms,
+        )
+        self.witness = Witness(
+            store,
+            self.settings.evidence,
+            options.data.path,
+            catalog=lambda: self.catalog,
+            alarms=self.desk,
+            cases=self.cases,
+            calls=self.switchboard,
+            record=self.media.record,
+            stop=self.media.stop_recording,
             clock=now_ms,
         )
         self.vitals = Vitals(
@@ -226,6 +246,16 @@ class Gateway:
             reserve_bytes=self.settings.storage.reserve_bytes,
             lag_ms=lambda: self._lag_ms,
             draining=lambda: self.draining,
+            recording_refused=lambda: self.witness.desk.keeping.refusal,
+        )
+        self.news = AlarmNews(
+            self.events.publish,
+            catalog=lambda: self.catalog,
+            participants=self.participants,
+            prewarm=self.prewarm,
+            witness=self.witness,
+            calls=self.switchboard,
+            sharing=self.sharing,
         )
         self.snapshots = Snapshots(self.media.keyframe)
         self.grants = CameraGrants(store, now_ms=now_ms)
@@ -288,6 +318,7 @@ class Gateway:
                     tasks.create_task(self._run_calls(), name="switchboard"),
                     tasks.create_task(self.sharing.run(), name="webhooks"),
                     tasks.create_task(self.prewarm.run(), name="prewarm"),
+                    tasks.create_task(self.witness.run(), name="evidence"),
                 ]
                 topics = handlers_of(
                     self.desk,
@@ -421,7 +452,12 @@ class Gateway:
             verify_box=self._verify_box,
         )
         calls = CallsEdge(
-            self.switchboard, brief_of=self.callout.brief_of, whereabouts=self.callout.whereabouts
+            self.switchboard,
+            brief_of=self.callout.brief_of,
+            whereabouts=self.callout.whereabouts,
+            box_of=self.callout.box_of,
+            in_distress=lambda worker_id: self.roster.set_duty(worker_id, Duty.SOS, now_ms=now_ms()),
+            receipt=self.provider.read,
         )
         whep = SessionEndpoint(
             self.media,
@@ -468,7 +504,10 @@ class Gateway:
             record=self._record,
         )
         hooks = WebhooksEdge(self.sharing)
-        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, hooks):
+        scratch = self.options.data.path / "exports"
+        evidence = EvidenceEdge(self.witness, record=self._record, scratch=scratch, clock=now_ms)
+        edges = (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, hooks, evidence)
+        for routes in edges:
             edge.add(routes.routes())
         edge.add(
             page_routes(
@@ -541,30 +580,6 @@ class Gateway:
 
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
-    async def _publish_alarm_events(self, events: Sequence[tuple[int, News]]) -> None:
-        for _, news in events:
-            taking_part = (
-                await self.participants.of_incident(news.id)
-                if news.type == "incident"
-                else frozenset(news.participants)
-            )
-            resource = Resource(
-                kind=news.type,
-                id=news.id,
-                lineage=self.catalog.full_lineage(news.lineage),
-                owner=news.owner,
-                participants=taking_part,
-            )
-            self.events.publish(news.type, news.data, resource=resource)
-            if news.type == "alarm" and self.prewarm.wants(news.id):
-                self.prewarm.see(news.id, news.values())
-        # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
-        over = [news.id for _, news in events if news.over]
-        await asyncio.gather(*(self.switchboard.cancel_alarm(alarm_id) for alarm_id in over))
-        if self.settings.webhooks:
-            full = self.catalog.full_lineage
-            await self.sharing.take([(at, n.type, n.values(), full(n.lineage)) for at, n in events])
-
     def _helper_name(self, sub: str) -> str | None:
         """Name of a gridworker or volunteer."""
         district = self.catalog.district
@@ -581,6 +596,8 @@ class Gateway:
         return key is not None and hmac.compare_digest(sign(key, text).encode(), signature.encode())
 
     async def _publish_call_event(self, type: str, data: dict[str, Any], audience: Audience) -> None:
+        if type == "call":
+            self.witness.desk.on_call(data)
         resource = Resource(
             kind="call",
             id=str(data.get("id") or data.get("call_id")),
@@ -675,15 +692,4 @@ class Gateway:
 
     def _ice_servers(self, owner: str) -> list[IceServer]:
         """`owner` asks; the servers' credentials are by name from secrets.yaml."""
-        servers = []
-        for server in self.settings.media.ice_servers:
-            credential = self.catalog.secrets.credentials.get(server.credentials)
-            servers += [
-                IceServer(
-                    url=url,
-                    username=credential.username if credential else None,
-                    credential=credential.password if credential else None,
-                )
-                for url in server.urls
-            ]
-        return servers
+        return ice_servers(self.settings.media, self.catalog.secrets, owner, time.time())

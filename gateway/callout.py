@@ -102,6 +102,15 @@ class Callout:
             incident_id=row["incident_id"],
         )
 
+    async def box_of(self, alarm_id: str) -> str | None:
+        """The box that raised it, if it was proven to be that one."""
+        try:
+            row = await self._row(alarm_id)
+        except NotFound:
+            return None
+        kind, _, sid = str(row["source"]).partition("/")
+        return sid if kind == "stb" and row["verified"] else None
+
     async def last_ack(self, sid: str) -> dict[str, Any] | None:
         """The stage of the box's open alarm, for a page that was reloaded."""
         table = records.alarm_table

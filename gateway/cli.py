@@ -1,4 +1,4 @@
-"""The console script `gateway`: serve, check, token, link, passwd, drill, audit verify.
+"""The console script `gateway`: serve, check, token, link, passwd, drill, audit verify, evidence verify.
 
 Exit codes: 0 done, 1 it couldn't be done (the reason is on standard error), 2 wrong usage.
 """
@@ -29,6 +29,7 @@ from gateway.certificates import certificate_problems
 from gateway.config import Files, ServeOptions, load_configuration
 from gateway.data_dir import DataDir
 from gateway.errors import ConfigError, GatewayError
+from gateway.evidence.bundle import verify_bundle
 from gateway.identity import Keyring, TokenKind, hash_password
 from gateway.secrets_file import set_user
 from gateway.settings import MqttMode, Settings
@@ -124,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_data(verify)
     verify.set_defaults(run=_verify_audit)
+
+    kept = commands.add_parser("evidence", help="exported evidence").add_subparsers(
+        required=True, metavar="WHAT"
+    )
+    bundle = kept.add_parser("verify", help="check a bundle, offline; exit 1 if anything in it was changed")
+    bundle.add_argument("file", type=Path, metavar="FILE")
+    bundle.set_defaults(run=_verify_evidence)
     return parser
 
 
@@ -341,6 +349,19 @@ def _drill(options: argparse.Namespace) -> int:
     )
     print(json.dumps(report.json(), ensure_ascii=False, indent=2) if options.json else drill.table(report))
     return 0 if report.ok else 1
+
+
+def _verify_evidence(options: argparse.Namespace) -> int:
+    report = verify_bundle(options.file)
+    if report.wrong:
+        raise GatewayError("\n".join((f"{options.file} is not as it was exported:", *report.wrong)))
+    print(
+        f"{report.files} files, {report.clips} clips, {report.audit_lines} audit lines: as they were exported"
+    )
+    print(
+        f"manifest {report.manifest_sha256} (compare with manifest_sha256 of evidence.export in the audit trail)"
+    )
+    return 0
 
 
 def _link(options: argparse.Namespace) -> int:

@@ -226,6 +226,7 @@ def _read_all(
         mistakes += document.mistakes
     if config is not None:
         _check_webhooks(config, settings, read_secrets, read_district)
+        _check_named_secrets(config, settings, read_secrets)
         mistakes += config.mistakes
     loaded = Configuration(
         settings=settings, cameras=read_cameras, secrets=read_secrets, district=read_district
@@ -296,6 +297,23 @@ def _check_webhooks(document: Document, settings: Settings, secrets: Secrets, di
     sections = document.root().sections("webhooks") if settings.webhooks else []
     for at, key, message in complaints(settings.webhooks, passwords, district.areas):
         sections[at].wrong(message, key)
+
+
+def _check_named_secrets(document: Document, settings: Settings, secrets: Secrets) -> None:
+    """What gateway.yaml names and secrets.yaml lacks."""
+    turn, notify = settings.media.turn, settings.notify
+    for path, needed, name in (
+        ("media.turn.secret", bool(turn.urls), turn.secret),
+        ("notify.secret", bool(notify.url), notify.secret),
+    ):
+        if needed and not name:
+            document.add(0, path, "is needed: the name of credentials in secrets.yaml")
+        elif name and not (name in secrets.credentials and secrets.credentials[name].password):
+            known = nearest(name, list(secrets.credentials))
+            document.add(0, path, f"secrets.yaml has no credentials {name!r} with a password{known}")
+    unknown = set(notify.channels) - {"push", "sms", "voice"}
+    if unknown:
+        document.add(0, "notify.channels", f"should be of push, sms, voice, not {', '.join(sorted(unknown))}")
 
 
 def _beside(base: Path, name: str) -> str:

@@ -16,15 +16,18 @@ __all__ = [
     "CallSettings",
     "CompiledLoop",
     "DispatchSettings",
+    "EvidenceSettings",
     "HttpSettings",
     "IceServer",
     "IngestSettings",
     "MediaSettings",
     "MqttMode",
     "MqttSettings",
+    "NotifySettings",
     "PictureSettings",
     "Settings",
     "StorageSettings",
+    "TurnSettings",
     "WebhookSettings",
 ]
 
@@ -84,6 +87,28 @@ class IceServer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSettings:
+    """TURN servers with time-limited credentials (coturn's `use-auth-secret`): the name is expiry:sub, the password its
+    HMAC-SHA1. secret: name of the credentials in secrets.yaml whose password is the shared secret."""
+
+    urls: tuple[str, ...] = checked((), "ice")
+    secret: str = ""
+    ttl_s: float = ranged(3_600.0, 60, 86_400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifySettings:
+    """The provider that reaches phones (gateway.notify). url: empty, and there is none. secret: name of the credentials in
+    secrets.yaml whose password signs both ways. receipts: where it finds this gateway; empty: the own address."""
+
+    url: str = checked("", "webhook")
+    secret: str = ""
+    channels: tuple[str, ...] = ("push", "sms", "voice")
+    receipts: str = checked("", "webhook")
+    timeout_s: float = ranged(3.0, 0.5, 60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MediaSettings:
     """WebRTC. `addresses` are bound, `announce` stands in candidates instead of them (NAT). Port + n for
     worker n.
@@ -96,6 +121,7 @@ class MediaSettings:
     workers: int = ranged(0, 0, 64)  # processes; 0: one for each core, but no more than cameras
     compiled: CompiledLoop = CompiledLoop.AUTO
     ice_servers: tuple[IceServer, ...] = ()
+    turn: TurnSettings = field(default_factory=TurnSettings)
     sessions: int = ranged(5_000, 1, 100_000)  # in all
     ice_timeout_s: float = ranged(30.0, 5, 300)  # consent lost (RFC 7675)
 
@@ -212,6 +238,8 @@ class CallSettings:
     publish_s: float = ranged(8.0, 1, 120)  # a claimant without media is released
     restart_s: tuple[float, ...] = (3.0, 8.0, 15.0)  # ICE restarts
     dead_s: float = ranged(30.0, 1, 600)
+    join_s: float = ranged(30.0, 1, 600)  # who takes a place and publishes nothing loses it
+    receipt_s: float = ranged(3.0, 0.5, 60)  # a phone that said nothing by then is reached by the provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +280,21 @@ class WebhookSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceSettings:
+    """What is recorded of calls and of the cameras around an alarm, and how long it stays."""
+
+    enabled: bool = True
+    after_s: float = ranged(120.0, 1, 3_600)  # cameras, after the press
+    preroll_s: float = ranged(0.0, 0, 60)  # of always pulled cameras' sub streams, in memory; 0: none
+    cameras: int = ranged(4, 0, 25)  # for one alarm
+    recordings: int = ranged(100, 1, 2_000)  # of cameras at one time
+    retention_days: int = ranged(30, 1, 3_650)
+    floor_bytes: int = ranged(
+        2_147_483_648, 0, 1_099_511_627_776
+    )  # free disk below which the oldest go; at half of it recordings end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of gateway.yaml."""
 
@@ -266,3 +309,5 @@ class Settings:
     access: AccessSettings = field(default_factory=AccessSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     webhooks: tuple[WebhookSettings, ...] = ()
+    evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)

@@ -49,7 +49,7 @@ Json = dict[str, Any]
 
 class News(msgspec.Struct, frozen=True, kw_only=True):
     """An event of the page channel on its way through the outbox. data: JSON, encoded once for all pages; participants:
-    who takes part in an alarm, as `Participants` would say."""
+    who takes part in an alarm, as `Participants` would say; incident: that of an alarm."""
 
     type: str
     id: str
@@ -58,6 +58,7 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None = None
     over: bool = False
     participants: tuple[str, ...] = ()
+    incident: str | None = None
 
     def values(self) -> Json:
         values: Json = msgspec.json.decode(self.data)
@@ -183,6 +184,7 @@ def announce_event(
         owner=owner,
         over=over,
         participants=participants,
+        incident=data.get("incident_id"),
         data=encoded,
     )
     outbox.add(connection, KIND_EVENT, f"{type}/{data['id']}", news)

@@ -234,6 +234,12 @@ class CaseDesk:
         """For authorize(). Raises NotFound."""
         return records.lineage_of(await self._store.read(lambda c: records.load_incident(c, incident_id)))
 
+    async def alarm_of(self, incident_id: str) -> str | None:
+        """The alarm it came from. Raises NotFound."""
+        row = await self._store.read(lambda c: records.load_incident(c, incident_id))
+        alarm_id: str | None = row["alarm_id"]
+        return alarm_id
+
     async def get(self, incident_id: str) -> Json:
         """With `timeline` and `hand_overs` from the audit trail, and `deliveries`. Raises NotFound."""
 
