@@ -44,6 +44,7 @@ from gateway.http.calls import CallsEdge
 from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
 from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
+from gateway.http.hls import HlsEdge
 from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
 from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
@@ -439,7 +440,8 @@ class Gateway:
             view=self.cameras.view,
             record=self._record,
         )
-        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin):
+        hls = HlsEdge(self.media, self.cameras, self.media_edge, viewed=self._viewed)
+        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, hls, people, admin):
             edge.add(routes.routes())
         edge.add(
             page_routes(

@@ -163,7 +163,7 @@ class MediaEdge:
         """The plane ended it, for whatever reason."""
         holder = self._holders.pop(session_id, None)
         if holder is not None:
-            self._leave(holder.principal.sub)
+            self.count_out(holder.principal.sub)
 
     def sessions_where(self, concerned: Callable[[Principal], bool]) -> list[str]:
         """Media sessions whose holder satisfies `concerned`."""
@@ -313,14 +313,7 @@ class MediaEdge:
     ) -> EdgeResponse:
         """Count the principal in before anything is allocated; count it out again if no session came of it."""
         principal = exchange.who
-        if self._draining():
-            raise Unavailable("this gateway is about to stop; try again", retry_after_s=3)
-        limit = self._join_limit(principal)
-        if self._joined.get(principal.sub, 0) >= limit:
-            raise TooMany(
-                f"role {principal.role} may watch {limit} streams at a time; close one", retry_after_s=2
-            )
-        self._joined[principal.sub] = self._joined.get(principal.sub, 0) + 1
+        self.count_in(principal)
         kept = False
         try:
             answer = await endpoint.handle(await _from_aiohttp(exchange.request, owner), source)
@@ -331,10 +324,21 @@ class MediaEdge:
                 kept = True
         finally:
             if not kept:
-                self._leave(principal.sub)
+                self.count_out(principal.sub)
         return answer
 
-    def _leave(self, sub: str) -> None:
+    def count_in(self, principal: Principal) -> None:
+        """One more stream that this principal watches, by WebRTC or HLS. Raises TooMany, Unavailable."""
+        if self._draining():
+            raise Unavailable("this gateway is about to stop; try again", retry_after_s=3)
+        limit = self._join_limit(principal)
+        if self._joined.get(principal.sub, 0) >= limit:
+            raise TooMany(
+                f"role {principal.role} may watch {limit} streams at a time; close one", retry_after_s=2
+            )
+        self._joined[principal.sub] = self._joined.get(principal.sub, 0) + 1
+
+    def count_out(self, sub: str) -> None:
         left = self._joined.get(sub, 0) - 1
         if left > 0:
             self._joined[sub] = left

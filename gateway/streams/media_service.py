@@ -15,6 +15,8 @@ from typing import Protocol
 
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, CameraSupervisor, Counters, DialLimits
+from gateway.streams.hls import Container, HlsLimits
+from gateway.streams.hls_source import HlsFile, HlsSources
 from gateway.streams.ice import CONSENT_S
 from gateway.streams.link import Certificate, MediaPort
 from gateway.streams.media import StreamName
@@ -62,6 +64,7 @@ class MediaSpec:
     plane: PlaneLimits = field(default_factory=PlaneLimits)
     dial: DialLimits = field(default_factory=DialLimits)
     pictures: PictureSpec | None = None
+    hls: HlsLimits = field(default_factory=HlsLimits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,17 @@ class MediaService(Protocol):
     async def fetch_keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         """NAL units of the newest cached keyframe; the same object as long as it is the same keyframe."""
 
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        """One file of a camera's stream by HLS, which begins with the first playlist and ends when nobody asks any more.
+        Raises NotFound, TooMany, Unavailable."""
+
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         """What `fetch_keyframe` gave last (or newer)."""
 
@@ -178,6 +192,7 @@ class LocalMedia:
         self._port: MediaPort | None = None
         self._parts: tuple[MediaPlane, CameraSupervisor] | None = None
         self._health: PictureHealth | None = None
+        self._hls: HlsSources | None = None
 
     async def open(self) -> None:
         spec = self._spec
@@ -205,6 +220,12 @@ class LocalMedia:
             on_state=self._callbacks.state,
         )
         self._parts = plane, supervisor
+        self._hls = HlsSources(
+            acquire=supervisor.acquire,
+            release=supervisor.release,
+            tap=lambda camera_id, name, source, on: plane.sink_of(camera_id, name).tap(source, on),
+            limits=spec.hls,
+        )
         if spec.pictures is not None:
             self._health = PictureHealth(
                 self.camera_ids,
@@ -218,6 +239,8 @@ class LocalMedia:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.plane.run(), name="media-plane")
             tasks.create_task(self.supervisor.run(), name="cameras")
+            if self._hls is not None:
+                tasks.create_task(self._hls.run(), name="hls")
             if self._health is not None:
                 tasks.create_task(self._health.run(), name="picture-health")
 
@@ -285,6 +308,18 @@ class LocalMedia:
     async def fetch_keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         return self.plane.keyframe(camera_id)
 
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        if self._hls is None:
+            raise RuntimeError("LocalMedia.open() comes first")
+        return await self._hls.fetch(camera_id, name, file, container, query)
+
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         return self.plane.keyframe(camera_id)
 
@@ -311,6 +346,8 @@ class LocalMedia:
         await self.supervisor.apply(cameras, credentials)
         for camera_id in removed:
             self.plane.forget_camera(camera_id)
+            if self._hls is not None:
+                self._hls.forget_camera(camera_id)
 
     def counters(self) -> Counters:
         return self.supervisor.counters()

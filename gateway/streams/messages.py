@@ -30,9 +30,11 @@ __all__ = [
     "Closed",
     "Done",
     "Failure",
+    "FetchHls",
     "FetchKeyframe",
     "FrameReader",
     "FromWorker",
+    "HlsAnswer",
     "Keyframe",
     "PictureChange",
     "Publish",
@@ -147,6 +149,16 @@ class FetchKeyframe(Request, frozen=True):
     known: int
 
 
+class FetchHls(Request, frozen=True):
+    """One file of a camera's stream by HLS; the fields are those of `MediaService.fetch_hls`."""
+
+    camera_id: str
+    name: str
+    file: str
+    container: str
+    query: list[tuple[str, str]]
+
+
 class Cancel(_Message, frozen=True):
     """Nobody waits for the answer to this request any more."""
 
@@ -187,6 +199,14 @@ class Keyframe(_Message, frozen=True):
     id: int
     digest: int
     nal_units: tuple[bytes, ...] | None
+
+
+class HlsAnswer(_Message, frozen=True):
+    """To FetchHls."""
+
+    id: int
+    body: bytes
+    media_type: str
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -291,10 +311,13 @@ ToWorker = (
     | CloseSession
     | CloseOwned
     | FetchKeyframe
+    | FetchHls
     | Cancel
     | Stop
 )
-FromWorker = Ready | Answered | Done | Keyframe | Refused | States | PictureChange | Closed | Tracks | Beat
+FromWorker = (
+    Ready | Answered | Done | Keyframe | HlsAnswer | Refused | States | PictureChange | Closed | Tracks | Beat
+)
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -23,6 +23,8 @@ from typing import Any
 from gateway.errors import GatewayError, NotFound, TooMany, Unavailable
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, Counters, State, StreamState
+from gateway.streams.hls import Container
+from gateway.streams.hls_source import HlsFile
 from gateway.streams.media import StreamName
 from gateway.streams.media_service import Credentials, MediaCallbacks, MediaSpec, PlaneCounts, WorkerView
 from gateway.streams.messages import (
@@ -30,7 +32,9 @@ from gateway.streams.messages import (
     CloseOwned,
     CloseSession,
     Done,
+    FetchHls,
     FetchKeyframe,
+    HlsAnswer,
     Keyframe,
     Publish,
     RestartSession,
@@ -279,6 +283,20 @@ class Shards:
         while len(self._keyframes) > KEYFRAMES_KEPT:
             self._keyframes.popitem(last=False)
         return self.keyframe(camera_id)
+
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        worker = self._worker_of(f"camera/{camera_id}")
+        answer = await worker.ask(
+            lambda number: FetchHls(number, camera_id, name, file, container, list(query)), HlsAnswer
+        )
+        return HlsFile(body=answer.body, media_type=answer.media_type)
 
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         known = self._keyframes.get(camera_id)

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from gateway.streams import compiled
-from gateway.streams.media import AccessUnit, AudioFrame, Codec
+from gateway.streams.media import AccessUnit, AudioFrame, Codec, Tap
 from gateway.streams.packets import (
     PacketGroup,
     PacketHistory,
@@ -457,11 +457,16 @@ class Track:
 class Stream:
     """The two tracks of a source. It is the `MediaSink` that ingest feeds."""
 
-    __slots__ = ("audio", "video")
+    __slots__ = ("_taps", "audio", "video")
 
     def __init__(self, limits: StreamLimits = _VIDEO_LIMITS) -> None:
         self.video = Track(TrackKind.VIDEO, limits)
         self.audio = Track(TrackKind.AUDIO, _AUDIO_LIMITS)
+        self._taps: tuple[Tap, ...] = ()
+
+    def tap(self, tap: Tap, on: bool) -> None:
+        """Begins or ends handing pictures to `tap`."""
+        self._taps = (*(one for one in self._taps if one is not tap), *((tap,) if on else ()))
 
     @property
     def watchers(self) -> int:
@@ -474,6 +479,8 @@ class Stream:
 
     def on_access_unit(self, access_unit: AccessUnit) -> None:
         self.video.push_access_unit(access_unit)
+        for tap in self._taps:
+            tap.on_access_unit(access_unit)
 
     def on_audio(self, frame: AudioFrame) -> None:
         track = self.audio
@@ -490,7 +497,11 @@ class Stream:
 
     def on_skip(self) -> None:
         self.video.skip()
+        for tap in self._taps:
+            tap.on_cut()
 
     def on_reset(self) -> None:
         self.video.reset()
         self.audio.reset()
+        for tap in self._taps:
+            tap.on_cut()

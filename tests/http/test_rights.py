@@ -106,6 +106,7 @@ TABLE = {
     ("GET", "/api/v1/cameras/{camera_id}"):                    "401 yes  area area home no   shown no yes",
     ("GET", "/api/v1/cameras/{camera_id}/snapshot.jpg"):       "401 yes  area area home no   shown no no",
     ("POST", "/whep/{camera_id}"):                             "401 yes  area area home no   shown no no",
+    ("GET", "/hls/{camera_id}/{file}"):                        "401 yes  area area home no   shown no no",
     ("POST", "/api/v1/cameras"):                               "401 no   no   no   no   no   no  no  yes",
     ("PATCH", "/api/v1/cameras"):                              "401 no   no   no   no   no   no  no  yes",
     ("PUT", "/api/v1/cameras/{camera_id}"):                    "401 no   no   no   no   no   no  no  yes",
@@ -192,7 +193,7 @@ async def aim(bench: Bench, method: str, path: str, target: str) -> tuple[str, d
     """The path for this target and what to send."""
     names = {
         "camera_id": target, "sub": "nobody-in-particular", "path": "none", "session_id": "none", "grant_id": "none",
-        "task_id": "none", "sha256": "0" * 64,
+        "task_id": "none", "sha256": "0" * 64, "file": "seg-0.ts",
         **{f"{kind}_id": ids[target] for kind, ids in bench.ids.items() if target in ids},
     }  # fmt: skip
     if (method, path) == ("DELETE", "/api/v1/cameras/{camera_id}"):
