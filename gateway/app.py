@@ -27,6 +27,7 @@ from gateway.alarms.alarm import Condition, Handling
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
+from gateway.alarms.incident_photos import IncidentPhotos
 from gateway.alarms.policy import Actor, AlarmSettings
 from gateway.alarms.press import sign
 from gateway.alarms.roster import Roster, WorkerView
@@ -45,6 +46,8 @@ from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
 from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
 from gateway.http.hls import HlsEdge
+from gateway.http.incident_photos import IncidentPhotosEdge
+from gateway.http.layouts import LayoutsEdge
 from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
 from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
@@ -234,7 +237,9 @@ class Gateway:
         self.media_edge: MediaEdge | None = None
         self.edge = Edge(
             authenticate=self.sessions.authenticate,
-            security_headers=security_headers(tls=bool(self.settings.http.tls_cert)),
+            security_headers=security_headers(
+                tls=bool(self.settings.http.tls_cert), tile_urls=self.settings.map.tile_urls
+            ),
             body_limit_bytes=self.settings.http.body_limit_bytes,
             body_timeout_s=self.settings.http.request_timeout_s,
         )
@@ -431,6 +436,7 @@ class Gateway:
             last_ack=self.callout.last_ack,
             now_ms=now_ms,
             mqtt_on=not self.devices.is_off,
+            base_map=self.settings.map,
         )
         metrics = Metrics(self)
         grants = GrantsEdge(self.grants, camera=lambda camera_id: self.catalog.resource(camera_id))
@@ -441,7 +447,13 @@ class Gateway:
             record=self._record,
         )
         hls = HlsEdge(self.media, self.cameras, self.media_edge, viewed=self._viewed)
-        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, hls, people, admin):
+        photos = IncidentPhotosEdge(
+            IncidentPhotos(self.store, folder=self.options.data.path / "photos", clock=now_ms),
+            incident=alarms.incident,
+        )
+        layouts = LayoutsEdge(self.store, now_ms=now_ms)
+        edge.add(hls.routes() + photos.routes() + layouts.routes())
+        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin):
             edge.add(routes.routes())
         edge.add(
             page_routes(

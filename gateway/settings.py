@@ -19,6 +19,8 @@ __all__ = [
     "HttpSettings",
     "IceServer",
     "IngestSettings",
+    "MapDatum",
+    "MapSettings",
     "MediaSettings",
     "MqttMode",
     "MqttSettings",
@@ -226,6 +228,23 @@ class AccessSettings:
     joins_staff: int = ranged(100, 0, 10_000)  # operator, desk, leader
 
 
+class MapDatum(StrEnum):
+    """What the tiles of a base map are drawn in."""
+
+    WGS84 = "wgs84"  # 天地图 (CGCS2000, which differs by centimetres), OpenStreetMap
+    GCJ02 = "gcj02"  # Amap, Tencent: everything drawn over them is shifted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapSettings:
+    """An online base map under the district's own polygons; none: the map needs no network. Pages may load pictures
+    from these hosts and no others, and a key in the URL is known to every page.
+    """
+
+    tile_urls: tuple[str, ...] = checked((), "tiles")  # https://host/{z}/{x}/{y}; several share the load
+    datum: MapDatum = MapDatum.WGS84
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """The database in the data directory."""
@@ -249,4 +268,5 @@ class Settings:
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     calls: CallSettings = field(default_factory=CallSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
+    map: MapSettings = field(default_factory=MapSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)

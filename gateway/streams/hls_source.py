@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 from gateway.errors import NotFound, ProtocolError, TooMany, Unavailable
 from gateway.streams.hls import Container, HlsLimits, Part, Segmenter, part_of, remux, split_fmp4
-from gateway.streams.media import AccessUnit, StreamName, Tap, Undecodable
+from gateway.streams.media import AccessUnit, Codec, StreamName, Undecodable
+from gateway.streams.packets import PacketGroup
+from gateway.streams.stream import Tap, Track
 
-__all__ = ["HlsFile", "HlsSources"]
+__all__ = ["HlsFile", "HlsSources", "tap_track"]
 
 LOOK_S = 1.0
 
@@ -27,6 +29,11 @@ class HlsFile:
 
     body: bytes
     media_type: str
+
+
+def tap_track(track: Track, tap: Tap, on: bool) -> None:
+    """Begins or ends handing a track's pictures to `tap`."""
+    track.taps = (*(one for one in track.taps if one is not tap), *((tap,) if on else ()))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +54,10 @@ class _Source:
                 del self.files[key]
             self.came.set()
 
-    def on_cut(self) -> None:
+    def on_group(self, codec: Codec, group: PacketGroup, now: float) -> None:
+        """Cameras give whole pictures."""
+
+    def on_reset(self) -> None:
         self.segmenter.cut()
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gateway.errors import Unavailable
 
-__all__ = ["AccessUnit", "AudioFrame", "Codec", "MediaSink", "StreamName", "Tap", "Undecodable"]
+__all__ = ["AccessUnit", "AudioFrame", "Codec", "MediaSink", "StreamName", "Undecodable"]
 
 
 class Codec(StrEnum):
@@ -79,12 +79,3 @@ class MediaSink(Protocol):
 
     def on_reset(self) -> None:
         """The source was cut: the cached group of pictures is no longer a prefix of what follows."""
-
-
-class Tap(Protocol):
-    """Who takes a stream's pictures besides the fan-out (HLS). Same rules as a `MediaSink`."""
-
-    def on_access_unit(self, unit: AccessUnit) -> None: ...
-
-    def on_cut(self) -> None:
-        """What follows does not continue what came."""

@@ -16,7 +16,7 @@ from typing import Protocol
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, CameraSupervisor, Counters, DialLimits
 from gateway.streams.hls import Container, HlsLimits
-from gateway.streams.hls_source import HlsFile, HlsSources
+from gateway.streams.hls_source import HlsFile, HlsSources, tap_track
 from gateway.streams.ice import CONSENT_S
 from gateway.streams.link import Certificate, MediaPort
 from gateway.streams.media import StreamName
@@ -223,7 +223,9 @@ class LocalMedia:
         self._hls = HlsSources(
             acquire=supervisor.acquire,
             release=supervisor.release,
-            tap=lambda camera_id, name, source, on: plane.sink_of(camera_id, name).tap(source, on),
+            tap=lambda camera_id, name, source, on: tap_track(
+                plane.sink_of(camera_id, name).video, source, on
+            ),
             limits=spec.hls,
         )
         if spec.pictures is not None:

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from gateway.streams import compiled
-from gateway.streams.media import AccessUnit, AudioFrame, Codec, Tap
+from gateway.streams.media import AccessUnit, AudioFrame, Codec
 from gateway.streams.packets import (
     PacketGroup,
     PacketHistory,
@@ -37,6 +37,7 @@ __all__ = [
     "Sender",
     "Stream",
     "StreamLimits",
+    "Tap",
     "Track",
     "TrackKind",
     "fan_out",
@@ -125,6 +126,19 @@ class Sender(Protocol):
         """What comes next on the track does not continue what was sent: wait for a keyframe."""
 
 
+class Tap(Protocol):
+    """Whoever takes a track's media as it comes, beside the viewers (recording). Must not block and must not raise."""
+
+    def on_access_unit(self, unit: AccessUnit) -> None:
+        """A camera's picture."""
+
+    def on_group(self, codec: Codec, group: PacketGroup, now: float) -> None:
+        """A publisher's (or a camera's audio) packet. A hole in the numbers is a loss."""
+
+    def on_reset(self) -> None:
+        """What comes next does not continue what came."""
+
+
 Shot = tuple[tuple[bytes, ...], int, int, bool, int]
 """What `fan_out` needs of a group: payloads, first packet number, timestamp, marker, octets."""
 
@@ -204,6 +218,7 @@ class Track:
         "octets",
         "on_keyframe_wanted",
         "picture",
+        "taps",
     )
 
     def __init__(self, kind: TrackKind, limits: StreamLimits) -> None:
@@ -225,6 +240,7 @@ class Track:
         self.gop_timestamp = 0
         self.gop_octets = 0
         self.on_keyframe_wanted: Callable[[], None] | None = None
+        self.taps: tuple[Tap, ...] = ()
         self._limits = limits
         self._members: set[Sender] = set()
         self._live: list[Sender] = []
@@ -300,6 +316,8 @@ class Track:
         """A camera's picture: packetised if anyone watches, else only kept."""
         self._follow_clock(unit.timestamp, unit.received_at)
         self.frames += 1
+        for tap in self.taps:
+            tap.on_access_unit(unit)
         if unit.keyframe:
             self.codec = Codec.H264
             self.keyframe = self._still = unit
@@ -350,6 +368,8 @@ class Track:
         self._packetising = True
         self._remember(group)
         self._emit((group,), now)
+        for tap in self.taps:
+            tap.on_group(codec, group, now)
 
     def skip_number(self, count: int = 1) -> None:
         """Leaves a hole in the numbers, for packets that are lost for good."""
@@ -369,11 +389,15 @@ class Track:
         for sender in list(self._members):
             sender.on_reset(self)
             self.wait(sender)
+        for tap in self.taps:
+            tap.on_reset()
 
     def skip(self) -> None:
         """What follows does not continue the cached group of pictures; its keyframe stays as a still."""
         self.gop_first = None
         self._bare_units = []
+        for tap in self.taps:
+            tap.on_reset()
 
     def timestamp_at(self, now: float) -> int | None:
         """The track's timestamp at a moment, extrapolated; None before anything came."""
@@ -457,16 +481,11 @@ class Track:
 class Stream:
     """The two tracks of a source. It is the `MediaSink` that ingest feeds."""
 
-    __slots__ = ("_taps", "audio", "video")
+    __slots__ = ("audio", "video")
 
     def __init__(self, limits: StreamLimits = _VIDEO_LIMITS) -> None:
         self.video = Track(TrackKind.VIDEO, limits)
         self.audio = Track(TrackKind.AUDIO, _AUDIO_LIMITS)
-        self._taps: tuple[Tap, ...] = ()
-
-    def tap(self, tap: Tap, on: bool) -> None:
-        """Begins or ends handing pictures to `tap`."""
-        self._taps = (*(one for one in self._taps if one is not tap), *((tap,) if on else ()))
 
     @property
     def watchers(self) -> int:
@@ -475,16 +494,14 @@ class Stream:
     @property
     def listening(self) -> bool:
         """Somebody takes the sound."""
-        return self.audio.watchers > 0
+        return self.audio.watchers > 0 or bool(self.audio.taps)
 
     def on_access_unit(self, access_unit: AccessUnit) -> None:
         self.video.push_access_unit(access_unit)
-        for tap in self._taps:
-            tap.on_access_unit(access_unit)
 
     def on_audio(self, frame: AudioFrame) -> None:
         track = self.audio
-        if not track.watchers:
+        if not track.watchers and not track.taps:
             track.codec = frame.codec if frame.codec in CLOCK_RATES else None
         elif frame.payload and frame.codec in CLOCK_RATES:
             track.push_packet(
@@ -497,11 +514,7 @@ class Stream:
 
     def on_skip(self) -> None:
         self.video.skip()
-        for tap in self._taps:
-            tap.on_cut()
 
     def on_reset(self) -> None:
         self.video.reset()
         self.audio.reset()
-        for tap in self._taps:
-            tap.on_cut()

@@ -74,6 +74,9 @@ TABLE = {
     ("POST", "/api/v1/incidents/{incident_id}/merge"):         STAFF,
     ("GET", "/api/v1/incidents/{incident_id}/merge_suggestions"):STAFF,
     ("POST", "/api/v1/incidents/{incident_id}/follow_up"):     PUBLIC,
+    ("GET", "/api/v1/incidents/{incident_id}/photos"):         "401 yes  area area no   no   no  no  no",
+    ("GET", "/api/v1/incidents/{incident_id}/photos/{sha256:[0-9a-f]{64}}"): "401 yes  area area no   no   no  no  no",
+    ("POST", "/api/v1/incidents/{incident_id}/photos"):        STAFF,
     ("POST", "/api/v1/incidents/{incident_id}/cancel"):        STAFF,
     #
     # of a task that does not exist: 404 for whoever may of some task
@@ -130,6 +133,9 @@ TABLE = {
     ("GET", "/api/v1/district"):                               "401 yes  yes  yes  yes  yes  no  no  yes",
     ("GET", "/api/v1/district/areas.geojson"):                 "401 yes  yes  yes  yes  yes  no  no  yes",
     ("GET", "/api/v1/workers"):                                "401 yes  yes  yes  no   no   no  no  no",
+    ("GET", "/api/v1/volunteers"):                             "401 yes  yes  yes  no   no   no  no  no",
+    ("GET", "/api/v1/me/layouts"):                             "401 yes  yes  yes  no   no   no  no  no",
+    ("PUT", "/api/v1/me/layouts"):                             "401 yes  yes  yes  no   no   no  no  no",
     ("GET", "/api/v1/workers/me"):                             "401 no   no   no   yes  yes  no  no  no",
     ("POST", "/api/v1/workers/me/duty"):                       "401 no   no   no   yes  yes  no  no  no",
     ("POST", "/api/v1/workers/me/location"):                   "401 no   no   no   yes  yes  no  no  no",
@@ -142,6 +148,7 @@ TABLE = {
     ("GET", "/stb"):                                           "page page page page page page yes page page",
     ("GET", "/worker"):                                        "page page page page yes yes page page page",
     ("GET", "/static/{path:.+}"):                              PUBLIC,
+    ("GET", "/sw.js"):                                         PUBLIC,
     ("GET", "/ca.crt"):                                        PUBLIC,
     ("GET", "/healthz"):                                       PUBLIC,
     ("GET", "/readyz"):                                        PUBLIC,

@@ -39,13 +39,32 @@ export const fail = (error: unknown): void => say(error instanceof Error ? error
 const kept = (): string => `worker/${session.value?.sub ?? ""}`;
 
 export function remember(): void {
-  localStorage.setItem(kept(), JSON.stringify({ missed: missed.value, task: task.value }));
+  localStorage.setItem(kept(), JSON.stringify({ missed: missed.value, task: task.value, me: me.value }));
+}
+
+/** Who was logged in last on this phone, for a start without a network. What is sent later needs the real session. */
+const LAST = "worker/last";
+export function rememberSession(who: Session): void {
+  localStorage.setItem(LAST, JSON.stringify(who));
+}
+export function lastSession(): Session | null {
+  try {
+    const who = JSON.parse(localStorage.getItem(LAST) ?? "null") as Session | null;
+    return who && who.expires_at > Date.now() ? who : null;
+  } catch {
+    return null;
+  }
 }
 export function recall(): void {
   try {
-    const old = JSON.parse(localStorage.getItem(kept()) ?? "{}") as { missed?: Missed[]; task?: Taken | null };
+    const old = JSON.parse(localStorage.getItem(kept()) ?? "{}") as {
+      missed?: Missed[];
+      task?: Taken | null;
+      me?: Worker | null;
+    };
     missed.value = old.missed ?? [];
     task.value = old.task ?? null;
+    me.value = old.me ?? null;
   } catch {
     /* unreadable: start anew */
   }
