@@ -153,8 +153,11 @@ const shell = [
   ...Object.values(icons),
 ].sort();
 const template = await readFile(source("sw.js"), "utf8");
-const version = createHash("sha256").update(template + JSON.stringify(shell)).digest("hex").slice(0, 12);
+const version = createHash("sha256")
+  .update(template + JSON.stringify(shell))
+  .digest("hex")
+  .slice(0, 12);
 await writeFile(
   path.join(dist, "sw.js"),
-  template.replace("{{version}}", version).replace("{{shell}}", JSON.stringify(shell)),
+  template.replace("{{version}}", version).replace('["{{shell}}"]', JSON.stringify(shell)),
 );

@@ -2,7 +2,7 @@
 // Only the shell is held (page, scripts, styles, icons), never an answer of the API, never a picture of a camera.
 const NAME = "shell-{{version}}";
 const PAGE = "/worker";
-const SHELL = {{shell}};
+const SHELL = ["{{shell}}"];
 const PATIENCE_MS = 4000; // a network that is there, but so slow that the held page is better
 
 self.addEventListener("install", (event) => {

@@ -4,12 +4,12 @@ import { render } from "preact";
 import { useRef, useState } from "preact/hooks";
 import { ApiError, get, openSession, toLogin } from "./api.ts";
 import { Channel, type Frame } from "./events.ts";
-import type { Call, Session, Worker } from "./model.ts";
+import type { Call, HelperTask, Session, Worker } from "./model.ts";
 import { sounding, unlocked, unlockOnGesture } from "./sound.ts";
 import { announceLanguage, clock, language, setLanguage, span, t } from "./text.ts";
 import { endCall, myRung, onCall, onRing, resume, sos, stopRing } from "./worker-call.ts";
 import { loadDuties, ManualFix, ReportForm, Task } from "./worker-forms.tsx";
-import { type HelperTask, loadTasks, onTask, Tasks, tasks } from "./worker-tasks.tsx";
+import { loadTasks, onTask, Tasks, tasks } from "./worker-tasks.tsx";
 import { fix, locate, pump } from "./worker-position.ts";
 import { Calling, Ringing } from "./worker-screens.tsx";
 import {

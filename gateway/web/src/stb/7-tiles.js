@@ -67,7 +67,8 @@ var BoxTiles = (function () {
     });
   }
   function classes(t, i) {
-    var name = "t " + (t.state || "") + (view.full === i ? " big" : "") + (view.focus === i && view.full < 0 ? " f" : "");
+    var name =
+      "t " + (t.state || "") + (view.full === i ? " big" : "") + (view.focus === i && view.full < 0 ? " f" : "");
     if (t.host.className !== name) {
       t.host.className = name;
     }
