@@ -304,7 +304,7 @@ static struct {
 } names;
 
 typedef struct {
-    PyObject *payloads; /* borrowed from the groups given */
+    PyObject *payloads; /* borrowed from the group */
     long long first, timestamp, octets;
     int marker;
 } Shot;
@@ -397,8 +397,10 @@ failed:
 }
 
 static int read_shot(PyObject *given, Shot *shot) {
-    if (!PyTuple_Check(given) || !PyArg_ParseTuple(given, "O!LLpL", &PyTuple_Type, &shot->payloads, &shot->first,
-                                                   &shot->timestamp, &shot->marker, &shot->octets))
+    PyObject *keyframe, *picture;
+    if (!PyTuple_Check(given) ||
+        !PyArg_ParseTuple(given, "O!LLpLOO", &PyTuple_Type, &shot->payloads, &shot->first, &shot->timestamp,
+                          &shot->marker, &shot->octets, &keyframe, &picture))
         return 0;
     Py_ssize_t count = PyTuple_GET_SIZE(shot->payloads);
     if (count < 1 || count > MAX_SEGMENTS) {
@@ -409,18 +411,23 @@ static int read_shot(PyObject *given, Shot *shot) {
 }
 
 static PyObject *fan(PyObject *Py_UNUSED(module), PyObject *args) {
-    PyObject *shots_given, *senders_given, *left = NULL;
+    PyObject *groups_given, *senders_given, *left = NULL;
     Shot *shots = NULL;
-    if (!PyArg_ParseTuple(args, "O!O", &PyTuple_Type, &shots_given, &senders_given)) return NULL;
-    Py_ssize_t count = PyTuple_GET_SIZE(shots_given);
-    PyObject *senders = PySequence_Tuple(senders_given); /* of our own: nobody changes it while the GIL is let go */
-    if (!senders) return NULL;
+    if (!PyArg_ParseTuple(args, "OO", &groups_given, &senders_given)) return NULL;
+    PyObject *groups = PySequence_Tuple(groups_given); /* of our own: nobody changes it while the GIL is let go */
+    if (!groups) return NULL;
+    PyObject *senders = PySequence_Tuple(senders_given);
+    if (!senders) {
+        Py_DECREF(groups);
+        return NULL;
+    }
+    Py_ssize_t count = PyTuple_GET_SIZE(groups);
     shots = PyMem_New(Shot, count ? count : 1);
     left = PyList_New(0);
     if (!shots || !left) goto failed;
     long long end = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (!read_shot(PyTuple_GET_ITEM(shots_given, i), &shots[i])) {
+        if (!read_shot(PyTuple_GET_ITEM(groups, i), &shots[i])) {
             if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a group must be a tuple");
             goto failed;
         }
@@ -438,18 +445,20 @@ static PyObject *fan(PyObject *Py_UNUSED(module), PyObject *args) {
         }
     }
     PyMem_Free(shots);
+    Py_DECREF(groups);
     Py_DECREF(senders);
     return left;
 failed:
     PyMem_Free(shots);
     Py_XDECREF(left);
+    Py_DECREF(groups);
     Py_DECREF(senders);
     return NULL;
 }
 
 static PyMethodDef functions[] = {
     {"fan", fan, METH_VARARGS,
-     "fan(shots, senders) -> [(sender, first shot that was not sent)]; see stream.fan_out."},
+     "fan(groups, senders) -> [(sender, first group that was not sent)]; see stream.fan_out."},
     {NULL},
 };
 

@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gateway.streams.packets import PacketGroup
+
 class Gate:
     open: bool
     def __init__(self, fd: int) -> None: ...
@@ -19,6 +21,4 @@ class Lane:
     def aim(self, gate: Gate, host: str, port: int, scope: int = 0, /) -> None: ...
     def rest(self) -> None: ...
 
-def fan(
-    shots: tuple[tuple[tuple[bytes, ...], int, int, bool, int], ...], senders: Sequence[Any], /
-) -> list[tuple[Any, int]]: ...
+def fan(groups: Sequence[PacketGroup], senders: Sequence[Any], /) -> list[tuple[Any, int]]: ...

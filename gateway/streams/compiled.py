@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gateway.streams.packets import PacketGroup
 from gateway.streams.srtp import Buffers, SrtpKeys, SrtpSender
 
 try:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CompiledSender", "available", "fan", "new_gate"]
 
-Shot = tuple[tuple[bytes, ...], int, int, bool, int]
-"""A group as the compiled loop takes it: payloads, first packet number, timestamp, marker, octets."""
-
 
 def available() -> bool:
     """Whether the extension was built."""
@@ -37,12 +35,12 @@ def new_gate(fd: int) -> Gate:
     return _fan.Gate(fd)
 
 
-def fan(shots: tuple[Shot, ...], senders: Sequence[Any]) -> list[tuple[Any, int]]:
+def fan(groups: Sequence[PacketGroup], senders: Sequence[Any]) -> list[tuple[Any, int]]:
     """Every group to every sender. Returns who has not got all, with the position of the first group missing.
 
     What was sent is counted in the sender's `packets` and `octets`.
     """
-    return _fan.fan(shots, senders)
+    return _fan.fan(groups, senders)
 
 
 class CompiledSender(SrtpSender):

@@ -15,6 +15,7 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.errors import ProtocolError
 
@@ -173,23 +174,21 @@ class Unwrapper:
 # --- Groups and their history ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PacketGroup:
-    """Packets of one picture that leave in one system call.
+class PacketGroup(NamedTuple):
+    """Packets of one picture that leave in one system call. A tuple, as the compiled loop takes it.
 
-    first: packet number of the first payload; payloads: all of the same size but the last, which may be
-    shorter; timestamp: RTP clock of the track, unwrapped; marker: the last packet ends the picture;
-    keyframe: the first group of a picture at which decoding can start; picture: counts pictures; octets:
-    payload bytes (RTCP's sender's octet count).
+    payloads: all of the same size but the last, which may be shorter; first: packet number of the first; timestamp: RTP
+    clock of the track, unwrapped; marker: the last packet ends the picture; octets: payload bytes (RTCP's sender's octet
+    count); keyframe: the first group of a picture at which decoding can start; picture: counts pictures.
     """
 
-    first: int
     payloads: tuple[bytes, ...]
+    first: int
     timestamp: int
     marker: bool
+    octets: int
     keyframe: bool
     picture: int
-    octets: int
 
 
 class PacketHistory:

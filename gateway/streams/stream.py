@@ -139,35 +139,28 @@ class Tap(Protocol):
         """What comes next does not continue what came."""
 
 
-Shot = tuple[tuple[bytes, ...], int, int, bool, int]
-"""What `fan_out` needs of a group: payloads, first packet number, timestamp, marker, octets."""
-
-
 def fan_out(groups: Sequence[PacketGroup], senders: Sequence[Sender]) -> list[Sender]:
     """Sends groups to every sender: the one hot loop of the process, compiled or here.
 
     Returns the senders of which a group was dropped. Their indices are spent all the same: a nonce is never
     used twice.
     """
-    shots = tuple(
-        (group.payloads, group.first, group.timestamp, group.marker, group.octets) for group in groups
-    )
     if senders[0].lane is None:
-        return _fan_out(shots, senders)
+        return _fan_out(groups, senders)
     dropped: list[Sender] = []
-    for sender, missing in compiled.fan(shots, senders):
-        dropped += _fan_out(shots[missing:], (sender,))
+    for sender, missing in compiled.fan(groups, senders):
+        dropped += _fan_out(groups[missing:], (sender,))
     return dropped
 
 
-def _fan_out(shots: Sequence[Shot], senders: Iterable[Sender]) -> list[Sender]:
+def _fan_out(groups: Sequence[PacketGroup], senders: Iterable[Sender]) -> list[Sender]:
     dropped: list[Sender] = []
-    end = shots[-1][1] + len(shots[-1][0])
+    end = groups[-1].first + len(groups[-1].payloads)
     for sender in senders:
         seal = sender.seal
         send = sender.send
         overhead = sender.overhead
-        for payloads, first, timestamp, marker, octets in shots:
+        for payloads, first, timestamp, marker, octets, _, _ in groups:
             buffers = seal(
                 payloads,
                 first_index=first + sender.index_offset,
@@ -363,7 +356,7 @@ class Track:
         if keyframe and video:
             self.last_keyframe_at = now
         group = PacketGroup(
-            self.next_number, (payload,), timestamp, marker, keyframe, self.picture, len(payload)
+            (payload,), self.next_number, timestamp, marker, len(payload), keyframe, self.picture
         )
         self._packetising = True
         self._remember(group)
@@ -442,13 +435,13 @@ class Track:
         last = len(payload_groups) - 1
         for position, payloads in enumerate(payload_groups):
             group = PacketGroup(
-                self.next_number,
                 payloads,
+                self.next_number,
                 unit.timestamp,
                 position == last,
+                sum(map(len, payloads)),
                 unit.keyframe and position == 0,
                 self.picture,
-                sum(map(len, payloads)),
             )
             groups.append(group)
             self._remember(group)

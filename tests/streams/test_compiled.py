@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.streams import compiled
 from gateway.streams.media import AccessUnit, Codec
+from gateway.streams.packets import PacketGroup
 from gateway.streams.sender import PayloadTypes, TrackSender
 from gateway.streams.srtp import Profile, SrtpKeys, SrtpSender
 from gateway.streams.stream import Stream, TrackKind
@@ -85,13 +86,13 @@ def test_bounds_are_checked() -> None:
         type(lane).__new__(type(lane)).seal_group([b"x"], 1, 2, 3, 4, True)
     with pytest.raises(ValueError, match="address"):
         lane.aim(compiled.new_gate(0), "localhost", 1)
-    for shots in (((), 1, 2, False, 3), ((b"x",) * 65, 1, 2, False, 3)):
+    for shots in (((), 1, 2, False, 3, False, 4), ((b"x",) * 65, 1, 2, False, 3, False, 4)):
         with pytest.raises(ValueError, match="1 to 64"):
             compiled.fan((shots,), [])
     with pytest.raises(TypeError):
         compiled.fan((None,), [])  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
-        compiled.fan((((b"x",), 1, 2, False, 3),), [object()])
+        compiled.fan((PacketGroup((b"x",), 1, 2, False, 1, False, 3),), [object()])
 
 
 class Wire:

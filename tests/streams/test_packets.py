@@ -250,7 +250,7 @@ def test_unwrapper_follows_a_walk(steps: list[int]):
 
 def group(first: int, count: int, size: int = 10) -> PacketGroup:
     payloads = tuple(bytes([index % 256]) * size for index in range(first, first + count))
-    return PacketGroup(first, payloads, first * 100, True, False, first, count * size)
+    return PacketGroup(payloads, first, first * 100, True, count * size, False, first)
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 3)), max_size=60))
