@@ -132,6 +132,15 @@ class Product:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
+    def post(self, path: str, token: str, body: object) -> Any:
+        request = urllib.request.Request(
+            self.base + path,
+            data=json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
     def signed_press(self, sid: str, *more: str) -> list[str]:
         """The mosquitto_pub command line that `boxes press --print` gives."""
         line = self.run(

@@ -1,5 +1,6 @@
 /** Which cameras need somebody: no picture and why, or a picture that shows nothing. */
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
+import { get } from "./api.ts";
 import { badPicture, type Camera } from "./model.ts";
 import { areaName, cameras, tick, view } from "./state.ts";
 import { language, span, t, tv, why } from "./text.ts";
@@ -8,6 +9,7 @@ import { place } from "./tiles.tsx";
 const FILTERS = ["trouble", "down", "picture", "all"] as const;
 type Filter = (typeof FILTERS)[number];
 const MOST = 200;
+const AGAIN_MS = 10000; // figures change all the time and are no news of their own
 
 const matches = (c: Camera, filter: Filter): boolean =>
   filter === "all" || (filter !== "picture" && c.state === "down") || (filter !== "down" && badPicture(c) !== null);
@@ -27,6 +29,18 @@ function trouble(c: Camera): { text: string; since: number | null } {
 export default function HealthPage() {
   const [filter, setFilter] = useState<Filter>("trouble");
   const [words, setWords] = useState("");
+  useEffect(() => {
+    const load = (): void =>
+      void get<{ cameras: Camera[] }>("/api/v1/cameras").then(
+        (said) => {
+          cameras.value = new Map(said.cameras.map((c) => [c.id, c]));
+        },
+        () => undefined, // the banner tells of a lost gateway
+      );
+    load();
+    const timer = setInterval(load, AGAIN_MS);
+    return () => clearInterval(timer);
+  }, []);
   const all = [...cameras.value.values()];
   const count = (name: Filter): number => all.filter((c) => matches(c, name)).length;
   const asked = words.trim().toLowerCase();
@@ -94,14 +108,14 @@ export default function HealthPage() {
                   <th scope="col">{t("stateColumn")}</th>
                   <th scope="col">{t("trouble")}</th>
                   <th scope="col">{t("sinceColumn")}</th>
-                  <th scope="col">{t("main")}</th>
+                  <th scope="col">{t("streamColumn")}</th>
                   <th scope="col">{t("watching")}</th>
                 </tr>
               </thead>
               <tbody>
                 {found.slice(0, MOST).map((c) => {
                   const what = trouble(c);
-                  const main = c.streams.main;
+                  const shown = c.streams.main.width ? c.streams.main : (c.streams.sub ?? c.streams.main);
                   return (
                     <tr
                       key={c.id}
@@ -128,11 +142,11 @@ export default function HealthPage() {
                       <td>{what.text || "—"}</td>
                       <td>{what.since ? t("ago", { t: span(tick.value - what.since) }) : "—"}</td>
                       <td>
-                        {main.width ? `${main.codec ?? ""} ${main.width}×${main.height}` : "—"}
-                        {main.fps ? ` · ${Math.round(main.fps)} fps` : ""}
-                        {main.kbps ? ` · ${Math.round(main.kbps)} kbps` : ""}
+                        {shown.width ? `${shown.codec ?? ""} ${shown.width}×${shown.height}` : "—"}
+                        {shown.fps ? ` · ${Math.round(shown.fps)} fps` : ""}
+                        {shown.kbps ? ` · ${Math.round(shown.kbps)} kbps` : ""}
                       </td>
-                      <td>{main.viewers + (c.streams.sub?.viewers ?? 0)}</td>
+                      <td>{c.streams.main.viewers + (c.streams.sub?.viewers ?? 0)}</td>
                     </tr>
                   );
                 })}

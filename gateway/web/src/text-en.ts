@@ -566,4 +566,5 @@ export const en: Record<keyof typeof zh, string> = {
   "detail.audience": "audience",
   "detail.volunteer": "volunteer",
   "detail.satisfied": "satisfied",
+  streamColumn: "stream",
 };

@@ -561,4 +561,5 @@ export const zh = {
   "detail.audience": "对象",
   "detail.volunteer": "志愿者",
   "detail.satisfied": "满意",
+  streamColumn: "码流",
 };
