@@ -172,7 +172,7 @@ async def screens(studio: Studio) -> None:
     await studio.take(phone, "worker-call")
     await studio.take(stb, "stb-dispatched")
     leader = await studio.open("wall", "leader", "leader01", 390, 844)
-    await leader.wait_for_selector("[data-alarm]")
+    await leader.wait_for_selector("[data-alarm]", state="attached")
     await leader.click("nav.tabs button")
     await asyncio.sleep(1)
     await studio.take(leader, "leader-phone")

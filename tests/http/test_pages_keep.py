@@ -110,6 +110,6 @@ async def test_hls_counts_its_viewers_and_says_what_is_wrong(bench: Bench) -> No
     assert status == 403
 
 
-def test_the_service_worker_holds_no_answer_of_the_api() -> None:
+async def test_the_service_worker_holds_no_answer_of_the_api() -> None:
     built = (Path(__file__).parents[2] / "gateway/web/src/sw.js").read_text()
     assert "/api" not in built.replace("an answer of the API", "")

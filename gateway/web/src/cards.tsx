@@ -28,6 +28,7 @@ export function Told({ deliveries }: { deliveries: Delivery[] | undefined }) {
   if (!deliveries || deliveries.length === 0) return null;
   return (
     <ul class="told" aria-label={t("told")}>
+      <li aria-hidden="true">{t("told")}:</li>
       {deliveries.map((d, i) => (
         <li key={i} class={d.reached === 0 ? "warn" : ""}>
           {tv("audience", d.audience)}{" "}

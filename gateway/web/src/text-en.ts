@@ -199,7 +199,7 @@ export const en: Record<keyof typeof zh, string> = {
   mediaBusy: "Another program holds the camera or microphone.",
   publishing: "Sending sound and picture",
   publishFailed: "Sound and picture don't go out: {why}; trying again",
-  keys: "Space take · 1-4 severity · P/N police · D dispatch · C call · V cameras · M merge · F false · I incident · L list · E by hand · / search · Esc back",
+  keys: "Space take · 1-4 severity · P/N police · D dispatch · C call · V cameras · M merge · F false · I incident · L list · E by hand · S figures · H health · / search · Esc back",
   tabTiles: "Cameras",
   tabAlarms: "Alarms",
   tabMap: "Map",

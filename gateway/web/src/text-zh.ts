@@ -197,7 +197,7 @@ export const zh = {
   mediaBusy: "摄像头或麦克风被别的程序占用。",
   publishing: "正在发送音视频",
   publishFailed: "音视频没能发出：{why}，正在重试",
-  keys: "空格 接警 · 1-4 级别 · P/N 警情 · D 派遣 · C 对讲 · V 画面 · M 合并 · F 误报 · I 事件 · L 列表 · E 手工立案 · / 搜索 · Esc 返回",
+  keys: "空格 接警 · 1-4 级别 · P/N 警情 · D 派遣 · C 对讲 · V 画面 · M 合并 · F 误报 · I 事件 · L 列表 · E 手工立案 · S 统计 · H 设备 · / 搜索 · Esc 返回",
   tabTiles: "画面",
   tabAlarms: "报警",
   tabMap: "地图",
