@@ -105,7 +105,7 @@ async def test_a_position_by_hand_names_its_datum(product: Product, browser: Bro
     phone.set_default_timeout(60_000)
     await phone.goto(product.link("worker", "worker", "w010"))
     await on_duty(phone)
-    await phone.click("text=手动填写位置")
+    await phone.click("button:has-text('手动填写位置')")
     await phone.fill(".manual input >> nth=0", "30.8145")
     await phone.fill(".manual input >> nth=1", "103.8730")
     assert await phone.input_value(".manual select") == "gcj02"

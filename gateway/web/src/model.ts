@@ -10,7 +10,7 @@ export interface Session {
   area: string | null;
   name: string;
   supervisor: boolean;
-  expires_at: number;
+  expires_at: number | null;
 }
 export interface Area {
   code: string;

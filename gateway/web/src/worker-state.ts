@@ -51,7 +51,7 @@ export function rememberSession(who: Session): void {
 export function lastSession(): Session | null {
   try {
     const who = JSON.parse(localStorage.getItem(LAST) ?? "null") as Session | null;
-    return who && who.expires_at > Date.now() ? who : null;
+    return who && (who.expires_at ?? Infinity) > Date.now() ? who : null;
   } catch {
     return null;
   }
@@ -169,6 +169,7 @@ export async function setDuty(duty: Duty): Promise<void> {
   try {
     const answer = await postOrKeep<Partial<Worker>>("duty", "/api/v1/workers/me/duty", { duty });
     if (me.value) me.value = { ...me.value, ...answer, duty: answer?.duty ?? duty };
+    remember();
   } catch (error) {
     fail(error);
   }
