@@ -1,6 +1,6 @@
 /** Saved layouts and tours: kept by the gateway for each user, so that they follow the operator from desk to desk. */
 import { signal } from "@preact/signals";
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { api, get } from "./api.ts";
 import { attempt, say } from "./state.ts";
 import { t } from "./text.ts";
@@ -68,21 +68,22 @@ export function LayoutSheet({
   const [ticked, setTicked] = useState<string[]>([]);
   const [tourName, setTourName] = useState("");
   const [dwell, setDwell] = useState(15);
+  useEffect(() => {
+    // Wherever the focus is: Escape means this sheet as long as it is open.
+    const escape = (e: KeyboardEvent): void => {
+      if (e.key !== "Escape") return;
+      e.stopPropagation();
+      onClose();
+    };
+    addEventListener("keydown", escape, true);
+    return () => removeEventListener("keydown", escape, true);
+  }, [onClose]);
   const use = (one: Layout | null): void => {
     onUse(one);
     onClose();
   };
   return (
-    <section
-      class="layoutsheet"
-      role="dialog"
-      aria-label={t("layoutsAndTours")}
-      onKeyDown={(e) => {
-        if (e.key !== "Escape") return;
-        e.stopPropagation();
-        onClose();
-      }}
-    >
+    <section class="layoutsheet" role="dialog" aria-label={t("layoutsAndTours")}>
       <header>
         <h2>{t("layoutsAndTours")}</h2>
         <button type="button" class="x" aria-label={t("close")} onClick={onClose}>
