@@ -26,6 +26,7 @@ def make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaService
         plane=PlaneLimits(sessions=media.sessions),
         dial=_dial_limits(settings),
         pictures=_picture_spec(settings),
+        camera_ca=settings.ingest.tls_ca,
     )
     credentials = credentials_of(configuration.secrets)
     if options.workers == 1:

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from gateway import outbox
 from gateway.alarms import records
-from gateway.alarms.announce import KIND_EVENT, Json, Stage, announce_alarm, announce_stage
+from gateway.alarms.announce import Json, Stage, announce_alarm, announce_event, announce_stage
 from gateway.alarms.policy import Actor
 from gateway.alarms.records import Row
 from gateway.alarms.task import TASK_ENDS, TaskEvent, TaskState, change_task
@@ -246,14 +246,6 @@ class TaskDesk:
         row, incident = await self._store.read(lambda c: _load(c, task_id))
         return records.lineage_of(incident), row["assignee"]
 
-    async def helpers(self, incident_id: str) -> frozenset[str]:
-        """Subs that take part in an incident by a task that was not declined."""
-        gone = [TaskState.DECLINED, TaskState.EXPIRED, TaskState.REVOKED]
-        query = select(task_table.c.assignee).where(
-            task_table.c.incident_id == incident_id, task_table.c.state.not_in(gone)
-        )
-        return frozenset(await self._store.read(lambda c: c.execute(query).scalars().all()))
-
     async def add_photo(self, task_id: str, data: bytes, by: Actor) -> Json:
         """Stores a JPEG, PNG or WebP. Raises ProtocolError, NotFound; Unavailable when the disk is full."""
         media_type = photo_type(data)
@@ -372,13 +364,7 @@ def _log(c: Connection, row: Row, event: str, by: str, now_ms: int, **detail: ob
 
 def _announce(c: Connection, row: Row, incident: Row, act: str) -> None:
     view = _view(c, row, incident)
-    event = {
-        "type": "task",
-        "data": view,
-        "lineage": records.lineage_of(incident),
-        "participants": [row["assignee"]],
-    }
-    outbox.add(c, KIND_EVENT, f"task/{row['id']}", event)
+    announce_event(c, "task", view, records.lineage_of(incident), owner=row["assignee"])
     if row["role"] == "worker" and act in ("offer", TaskEvent.REVOKE, TaskEvent.REDO, TaskEvent.EXPIRE):
         message = {
             "mid": f"{row['id']}-{act}-{row['changed_at']}",

@@ -6,15 +6,15 @@ segment. Who keeps asking is one viewer: counted against the same limit of joins
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from gateway.access import Action, Principal, Resource
 from gateway.errors import ProtocolError
-from gateway.http.media import LiveCameras, MediaEdge
+from gateway.http.media import LiveCameras
 from gateway.http.routes import PAGE_QUERY, PAGES, Exchange, Route
+from gateway.identity import JoinLimits
 from gateway.streams.hls import Container
 from gateway.streams.media import StreamName
 from gateway.streams.media_service import MediaService
@@ -32,17 +32,17 @@ class HlsEdge:
         self,
         media: MediaService,
         cameras: LiveCameras,
-        joins: MediaEdge,
+        joins: JoinLimits,
         *,
         viewed: Callable[[Principal, str], Awaitable[None]],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         self._media = media
         self._cameras = cameras
         self._joins = joins
         self._viewed = viewed
         self._clock = clock
-        self._viewers: dict[tuple[str, str, StreamName], float] = {}
+        self._viewers: dict[tuple[str, str, StreamName], tuple[Principal, float]] = {}
 
     def routes(self) -> list[Route]:
         def camera(request: web.Request) -> Resource:
@@ -78,12 +78,11 @@ class HlsEdge:
     def _count(self, who: Principal, camera_id: str, name: StreamName) -> bool:
         """Whether this is a viewer who was not there before. Raises TooMany."""
         now = self._clock()
-        for key in [key for key, asked_at in self._viewers.items() if now - asked_at > GONE_S]:
-            del self._viewers[key]
-            self._joins.count_out(key[0])
+        for key in [key for key, (_, asked_at) in self._viewers.items() if now - asked_at > GONE_S]:
+            self._joins.leave(self._viewers.pop(key)[0])
         key = (who.sub, camera_id, name)
-        new = key not in self._viewers
-        if new:
-            self._joins.count_in(who)
-        self._viewers[key] = now
-        return new
+        held = self._viewers.get(key)
+        if held is None:
+            self._joins.join(who, now_s=now)
+        self._viewers[key] = (who if held is None else held[0], now)
+        return held is None

@@ -8,6 +8,7 @@ from gateway.alarms.desk import AlarmDesk
 from gateway.devices import Devices
 from gateway.http.events import EventChannel
 from gateway.http.pages import Health
+from gateway.sharing import Sharing
 from gateway.store import Store
 from gateway.streams.media_service import MediaService
 
@@ -22,6 +23,7 @@ class Parts(Protocol):
     events: EventChannel
     devices: Devices
     media: MediaService
+    sharing: Sharing
 
     @property
     def lag_ms(self) -> float: ...

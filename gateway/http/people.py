@@ -44,17 +44,20 @@ class PeopleEdge:
         rank: Callable[[Position, int], Sequence[WorkerChoice]],
         duty_changed: Callable[[str, Duty], Awaitable[None]],
         last_ack: Callable[[str], Awaitable[dict[str, Any] | None]],
+        asked_of: Callable[[str], Awaitable[dict[str, Any] | None]],
         now_ms: Callable[[], int],
         mqtt_on: bool,
         base_map: MapSettings,
     ) -> None:
         """rank(position, limit): the nearest gridworkers; duty_changed(worker, duty): told after the commit;
-        last_ack(sid): the stage of the box's open alarm, for a page that was reloaded."""
+        last_ack(sid): the stage of the box's open alarm, for a page that was reloaded; asked_of(sid): the incident
+        whose handling the resident is asked about (回访)."""
         self._catalog = catalog
         self._roster = roster
         self._rank = rank
         self._duty_changed = duty_changed
         self._last_ack = last_ack
+        self._asked_of = asked_of
         self._now_ms = now_ms
         self._mqtt_on = mqtt_on
         self._base_map = base_map
@@ -238,6 +241,7 @@ class PeopleEdge:
                 "cameras": visible,
                 "mqtt": mqtt if self._mqtt_on else None,
                 "alarm": await self._last_ack(sid),
+                "follow_up": await self._asked_of(sid),
                 "now": self._now_ms(),
             }
         )

@@ -49,12 +49,9 @@ from gateway.intercom.model import (
     Side,
     Supersede,
 )
-from gateway.intercom.plan import choose, next_deadline, ring_request, ring_until
-from gateway.intercom.view import (
-    leg_of_source,
-    media_owner,
-    source_id,
-)
+from gateway.intercom.plan import choose, ring_request, ring_until
+from gateway.intercom.timers import Timers
+from gateway.intercom.view import leg_of_source, media_owner, source_id
 from gateway.store import Store
 
 __all__ = ["AlarmBrief", "Audience", "Switchboard"]
@@ -163,6 +160,7 @@ class Switchboard:
         self._clock = clock
         self._new_id = new_id
         self._open: dict[str, Call] = {}
+        self._timers = Timers(settings)
         # Bounded by the legs there are: of each only the newest word of the media plane counts.
         self._media: dict[tuple[str, str], frozenset[str]] = {}
         self._wake = asyncio.Event()
@@ -171,21 +169,25 @@ class Switchboard:
     # -------------------------------------------------------------------------------------------- opening
 
     async def open_for_alarm(self, brief: AlarmBrief) -> Call:
-        """Opens the alarm's call and rings by itself.
+        """As open_for_alarms()."""
+        return (await self.open_for_alarms([brief]))[0]
+
+    async def open_for_alarms(self, briefs: Sequence[AlarmBrief]) -> list[Call]:
+        """Opens the alarms' calls and rings by itself, in one transaction that goes before what waits.
 
         The same alarm again gives the same call, whatever became of it.
         """
         now_ms = self._clock()
-        call = self._new_call(CallKind.ALARM, brief, now_ms)
-        ranked = self._rank(call.position, call.grid, frozenset())
+        new = [self._new_call(CallKind.ALARM, brief, now_ms) for brief in briefs]
+        ranked = [self._rank(call.position, call.grid, frozenset()) for call in new]
 
         def open_once(connection: Connection) -> list[_Moved]:
-            known = tables.opened_for(connection, brief.alarm_id)
-            if known is not None:
-                return [self._relocate(connection, known, brief, ranked, now_ms)]
-            return [self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.alarm_id)]
+            plans = zip(briefs, new, ranked, strict=True)
+            return [self._open_or_relocate(connection, *plan, now_ms) for plan in plans]
 
-        return (await self._write(open_once)).call
+        opened = await self._store.write(open_once, urgent=True)
+        self._apply(opened)
+        return [moved.call for moved in opened]
 
     async def ring_for_alarm(self, brief: AlarmBrief, by: Participant) -> Call:
         """An operator asks for a call about an alarm: joins the one that is open, else rings as the
@@ -474,18 +476,14 @@ class Switchboard:
         async with asyncio.TaskGroup() as group:
             for (call_id, leg_id), tracks in media.items():
                 group.create_task(self._tell_media(call_id, leg_id, tracks), name=f"call-media-{call_id}")
-            for call in list(self._open.values()):
-                deadline = next_deadline(call, self._settings)
-                if deadline is not None and deadline <= now_ms:
-                    group.create_task(self._elapse(call.id), name=f"call-timer-{call.id}")
+            for call_id in self._timers.due(now_ms):
+                group.create_task(self._elapse(call_id), name="call-timer")
 
     def _wait_s(self) -> float | None:
-        now_ms = self._clock()
-        due = [next_deadline(call, self._settings) for call in self._open.values()]
-        at = min((deadline for deadline in due if deadline is not None), default=None)
-        if now_ms < self._paused_until:
+        at = self._timers.next_deadline()
+        if self._media or (at is not None and at < self._paused_until):
             at = self._paused_until
-        return None if at is None else max(0.0, (at - now_ms) / 1000)
+        return None if at is None else max(0.0, (at - self._clock()) / 1000)
 
     async def _elapse(self, call_id: str) -> None:
         known = self._open[call_id]
@@ -509,6 +507,9 @@ class Switchboard:
             return [rung.following(done)]
 
         await self._supervised(call_id, elapse)
+        still = self._open.get(call_id)
+        if still is not None and still.version == known.version:
+            self._timers.set(still)  # nothing has come of it: again, after a pause if there was trouble
 
     async def _tell_media(self, call_id: str, leg_id: str, tracks: frozenset[str]) -> None:
         def tell(connection: Connection) -> list[_Moved]:
@@ -538,8 +539,7 @@ class Switchboard:
             self._paused_until = self._clock() + round(RETRY_S * 1000)
         return True
 
-    # ---------------------------------------------------------------------- within a transaction (writer
-    # thread)
+    # --------------------------------------------------------------- within a transaction (writer thread)
 
     def _new_call(self, kind: CallKind, brief: AlarmBrief | None, now_ms: int) -> Call:
         call = Call(id=self._new_id(), kind=kind, opened_at=now_ms, ring_started_at=now_ms)
@@ -561,15 +561,18 @@ class Switchboard:
             raise NotFound(f"no call {call_id}")
         return call
 
-    def _relocate(
+    def _open_or_relocate(
         self,
         connection: Connection,
-        call_id: str,
         brief: AlarmBrief,
+        call: Call,
         ranked: Sequence[RankedWorker],
         now_ms: int,
     ) -> _Moved:
-        """The plan came again: a repeat changes nothing, a corrected place rings who is near that one."""
+        """If the plan came again: a repeat changes nothing, a corrected place rings who is near that one."""
+        call_id = tables.opened_for(connection, brief.alarm_id)
+        if call_id is None:
+            return self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.alarm_id)
         known = self._load(connection, call_id)
         if known.ended:
             return _Moved(known, ())
@@ -641,6 +644,8 @@ class Switchboard:
                 self._open.pop(call.id, None)
             elif known is None or known.version <= call.version:
                 self._open[call.id] = call
+            if known is None or known.version < call.version:
+                self._timers.set(call)
             for effect in one.effects:
                 if isinstance(effect, CloseMedia):
                     self._close_media(media_owner(call.id, effect.leg_id))

@@ -22,8 +22,6 @@ from fractions import Fraction
 from typing import Any
 from urllib.parse import urlencode
 
-import av
-
 from gateway.errors import NotFound, ProtocolError
 from gateway.streams.media import AccessUnit
 from gateway.streams.sps import parse_sps
@@ -220,6 +218,8 @@ def remux(segment: Segment, container: Container) -> bytes:
             "video_track_timescale": str(CLOCK_RATE),
         },
     }[container]
+    import av  # 35 MB to load: only where somebody watches by HLS
+
     sink = io.BytesIO()
     out: Any = av.open(sink, "w", format="mpegts" if container is Container.TS else "mp4", options=options)
     try:

@@ -8,10 +8,11 @@ once; what changes something is awaited.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, CameraSupervisor, Counters, DialLimits
@@ -20,9 +21,12 @@ from gateway.streams.hls_source import HlsFile, HlsSources, tap_track
 from gateway.streams.ice import CONSENT_S
 from gateway.streams.link import Certificate, MediaPort
 from gateway.streams.media import StreamName
-from gateway.streams.picture_health import HealthCounters, PictureHealth, PictureState
 from gateway.streams.plane import MediaPlane, PlaneLimits, StreamChoice
 from gateway.streams.session import SessionAnswer, SessionInfo
+from gateway.streams.verdict import HealthCounters, PictureState
+
+if TYPE_CHECKING:
+    from gateway.streams.picture_health import PictureHealth
 
 __all__ = [
     "Credentials",
@@ -53,7 +57,8 @@ class MediaSpec:
 
     binds: (host, port), port 0 takes a free one. announce: hosts of further candidates (1:1 NAT). tcp: ICE-TCP on the
     same port number. consent_s: silence of a viewer that ends its session (RFC 7675). use_compiled: the compiled send
-    loop, where it was built. pictures: None, and nobody looks at what cameras show.
+    loop, where it was built. pictures: None, and nobody looks at what cameras show. camera_ca: PEM file that certificates of
+    rtsps cameras are checked against; none: those that the system trusts.
     """
 
     binds: tuple[tuple[str, int], ...]
@@ -65,6 +70,7 @@ class MediaSpec:
     dial: DialLimits = field(default_factory=DialLimits)
     pictures: PictureSpec | None = None
     hls: HlsLimits = field(default_factory=HlsLimits)
+    camera_ca: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +157,10 @@ class MediaService(Protocol):
         """One file of a camera's stream by HLS, which begins with the first playlist and ends when nobody asks any more.
         Raises NotFound, TooMany, Unavailable."""
 
+    async def warm(self, camera_id: str) -> None:
+        """Pull what a tile would show of the camera; it stays for the grace time after a last viewer. Returns with its first
+        picture."""
+
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         """What `fetch_keyframe` gave last (or newer)."""
 
@@ -218,6 +228,8 @@ class LocalMedia:
             plane.sink_of,
             limits=spec.dial,
             on_state=self._callbacks.state,
+            compiled=spec.use_compiled,
+            tls=ssl.create_default_context(cafile=spec.camera_ca) if spec.camera_ca else None,
         )
         self._parts = plane, supervisor
         self._hls = HlsSources(
@@ -229,6 +241,9 @@ class LocalMedia:
             limits=spec.hls,
         )
         if spec.pictures is not None:
+            # OpenCV and PyAV are 35 MB and a frame gap to load: now, and only where pictures are judged.
+            from gateway.streams.picture_health import PictureHealth
+
             self._health = PictureHealth(
                 self.camera_ids,
                 plane.keyframe_to_judge,
@@ -321,6 +336,12 @@ class LocalMedia:
         if self._hls is None:
             raise RuntimeError("LocalMedia.open() comes first")
         return await self._hls.fetch(camera_id, name, file, container, query)
+
+    async def warm(self, camera_id: str) -> None:
+        has_sub = any(camera.id == camera_id and camera.sub for camera in self._cameras)
+        name = StreamName.SUB if has_sub else StreamName.MAIN
+        await self.supervisor.acquire(camera_id, name)
+        self.supervisor.release(camera_id, name)
 
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         return self.plane.keyframe(camera_id)

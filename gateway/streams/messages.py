@@ -15,10 +15,10 @@ import msgspec
 from gateway.errors import Conflict, GatewayError, NotFound, ProtocolError, TooMany, Unavailable
 from gateway.streams.cameras import CameraState
 from gateway.streams.media_service import MediaSpec
-from gateway.streams.picture_health import PictureState
 from gateway.streams.plane import NotAcceptable
 from gateway.streams.sdp import Fragment
 from gateway.streams.session import SessionAnswer, SessionInfo
+from gateway.streams.verdict import PictureState
 
 __all__ = [
     "Answered",
@@ -48,6 +48,7 @@ __all__ = [
     "SupervisorCounts",
     "ToWorker",
     "Tracks",
+    "Warm",
     "Watch",
     "WireCamera",
     "encode_frame",
@@ -157,6 +158,10 @@ class FetchHls(Request, frozen=True):
     file: str
     container: str
     query: list[tuple[str, str]]
+
+
+class Warm(Request, frozen=True):
+    camera_id: str
 
 
 class Cancel(_Message, frozen=True):
@@ -312,6 +317,7 @@ ToWorker = (
     | CloseOwned
     | FetchKeyframe
     | FetchHls
+    | Warm
     | Cancel
     | Stop
 )

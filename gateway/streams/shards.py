@@ -40,13 +40,14 @@ from gateway.streams.messages import (
     RestartSession,
     SupervisorCounts,
     ToWorker,
+    Warm,
     Watch,
     WireCamera,
 )
-from gateway.streams.picture_health import HealthCounters, PictureState
 from gateway.streams.placement import Backoff, place_cameras, share_of, worker_of_call
 from gateway.streams.plane import StreamChoice
 from gateway.streams.session import SessionAnswer, SessionInfo, SessionState
+from gateway.streams.verdict import HealthCounters, PictureState
 from gateway.streams.worker_process import RESTARTING, ShardTimes, WorkerProcess
 
 __all__ = ["ShardTimes", "Shards"]
@@ -297,6 +298,10 @@ class Shards:
             lambda number: FetchHls(number, camera_id, name, file, container, list(query)), HlsAnswer
         )
         return HlsFile(body=answer.body, media_type=answer.media_type)
+
+    async def warm(self, camera_id: str) -> None:
+        """Raises NotFound, Unavailable."""
+        await self._worker_of(f"camera/{camera_id}").ask(lambda number: Warm(number, camera_id), Done)
 
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         known = self._keyframes.get(camera_id)

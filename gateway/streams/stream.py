@@ -19,11 +19,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.streams import compiled
+from gateway.streams.compiled import fan
+from gateway.streams.compiled import fragment as compiled_fragment
 from gateway.streams.media import AccessUnit, AudioFrame, Codec
 from gateway.streams.packets import (
+    MAX_PAYLOAD_SIZE,
+    Fragment,
     PacketGroup,
     PacketHistory,
+    fragment_h264,
     h264_starts_keyframe,
     packetize_h264,
     vp8_starts_keyframe,
@@ -55,6 +59,8 @@ _STARTS_KEYFRAME: dict[Codec, Callable[[bytes], bool]] = {
     Codec.H264: h264_starts_keyframe,
     Codec.VP8: vp8_starts_keyframe,
 }
+RETRANSMITTABLE_S = 1.5
+"""What is older than that when a new group of pictures begins is forgotten: no player waits for it any more."""
 _CLOCK_DRIFT = 1 / 1024
 """How fast the clock of a source follows arrivals that come later than the earliest one seen."""
 
@@ -148,7 +154,7 @@ def fan_out(groups: Sequence[PacketGroup], senders: Sequence[Sender]) -> list[Se
     if senders[0].lane is None:
         return _fan_out(groups, senders)
     dropped: list[Sender] = []
-    for sender, missing in compiled.fan(groups, senders):
+    for sender, missing in fan(groups, senders):
         dropped += _fan_out(groups[missing:], (sender,))
     return dropped
 
@@ -186,6 +192,7 @@ class Track:
         "_bare_octets",
         "_bare_units",
         "_clock_set",
+        "_fragment",
         "_limits",
         "_live",
         "_members",
@@ -214,8 +221,9 @@ class Track:
         "taps",
     )
 
-    def __init__(self, kind: TrackKind, limits: StreamLimits) -> None:
+    def __init__(self, kind: TrackKind, limits: StreamLimits, fragment: Fragment = fragment_h264) -> None:
         self.kind = kind
+        self._fragment = fragment
         self.codec: Codec | None = None
         self.clock_rate = 90_000 if kind is TrackKind.VIDEO else 48_000
         self.keyframe: AccessUnit | None = None
@@ -427,10 +435,12 @@ class Track:
         self.gop_first = None
 
     def _packetise(self, unit: AccessUnit) -> list[PacketGroup]:
-        payload_groups = packetize_h264(unit.nal_units)
+        payload_groups = packetize_h264(unit.nal_units, MAX_PAYLOAD_SIZE, self._fragment)
         if not payload_groups:
             return []
         self.picture += 1
+        if unit.keyframe and self.history is not None:
+            self.history.forget_before(unit.timestamp - int(RETRANSMITTABLE_S * self.clock_rate))
         groups: list[PacketGroup] = []
         last = len(payload_groups) - 1
         for position, payloads in enumerate(payload_groups):
@@ -476,8 +486,13 @@ class Stream:
 
     __slots__ = ("audio", "video")
 
-    def __init__(self, limits: StreamLimits = _VIDEO_LIMITS) -> None:
-        self.video = Track(TrackKind.VIDEO, limits)
+    def __init__(self, limits: StreamLimits = _VIDEO_LIMITS, *, compiled: bool = True) -> None:
+        """compiled: pictures are cut into payloads by the compiled loop, if it was built."""
+        self.video = Track(
+            TrackKind.VIDEO,
+            limits,
+            compiled_fragment if compiled and compiled_fragment is not None else fragment_h264,
+        )
         self.audio = Track(TrackKind.AUDIO, _AUDIO_LIMITS)
 
     @property

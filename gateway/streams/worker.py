@@ -53,6 +53,7 @@ from gateway.streams.messages import (
     SupervisorCounts,
     ToWorker,
     Tracks,
+    Warm,
     Watch,
 )
 
@@ -188,6 +189,9 @@ class Worker:
             case ApplyCameras():
                 await media.apply(request.cameras, request.credentials)
                 self._send(States(media.states()))
+                return Done(request.id)
+            case Warm():
+                await media.warm(request.camera_id)
                 return Done(request.id)
             case FetchKeyframe():
                 nal_units = media.keyframe(request.camera_id)

@@ -43,9 +43,9 @@ from gateway.streams.messages import (
     Watch,
     WireCamera,
 )
-from gateway.streams.picture_health import PictureState
 from gateway.streams.placement import Heartbeat
 from gateway.streams.session import SessionInfo
+from gateway.streams.verdict import PictureState
 
 __all__ = ["RESTARTING", "ShardTimes", "WorkerProcess"]
 

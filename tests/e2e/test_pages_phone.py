@@ -154,7 +154,12 @@ async def test_a_report_with_a_photo_survives_a_reload_without_a_network(
     await phone.wait_for_selector(".banner")
     assert await phone.get_attribute("[data-duty]", "data-duty") == "on"
     await report("护栏损坏")
-    await phone.wait_for_selector(".waiting:has-text('2')")
+
+    async def both_wait() -> bool:
+        kept = await phone.evaluate("JSON.parse(localStorage['worker/w011/outbox'])")
+        return [one["kind"] for one in kept if one["kind"] != "position"] == ["report", "report"]
+
+    await until("both are kept", both_wait)
     await phone.context.set_offline(False)
 
     async def arrived() -> Any:
