@@ -21,7 +21,7 @@ from gateway.alarms.statistics import By
 from gateway.alarms.task import TaskState
 from gateway.geo import Datum
 from gateway.intercom import model as calls
-from gateway.streams.picture_health import Verdict
+from gateway.streams.verdict import Verdict
 
 __all__ = ["ANSWERS", "BODIES", "QUERIES", "Answer", "Query"]
 
