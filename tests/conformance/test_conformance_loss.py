@@ -60,9 +60,10 @@ async def test_pictures_stay_whole_by_retransmission(gateway: Running, http, pag
             assert seen["video.retransmittedPacketsReceived"] > 0
             # Before its first picture Chromium may ask: that keyframe can be lost, too.
             assert seen["video.pliCount"] == start["video.pliCount"], (start, seen)
-            # Whole groups of 50 pictures lie between keyframes, but for the group of the join: what is lost of its burst may
-            # be beyond the budget of retransmission, and the next keyframe comes first.
-            assert seen["video.framesDecoded"] >= 0.97 * 50 * (seen["video.keyFramesDecoded"] - 2), seen
+            # 50 pictures lie between keyframes. Chromium goes on to a keyframe that is whole while the last pictures before it
+            # still wait for a retransmission, the more often the more is lost; none of that is a packet that never came.
+            groups = seen["video.keyFramesDecoded"] - start["video.keyFramesDecoded"]
+            assert seen["video.framesDecoded"] >= (1 - 3 * loss) * 50 * groups, (start, seen)
             await eventually(
                 lambda: len(packets.received) > 150 and peer.frames > FPS, timeout_s=60, why="aiortc plays"
             )
