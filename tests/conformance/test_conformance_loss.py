@@ -169,3 +169,24 @@ async def test_a_keyframe_request_brings_a_keyframe_before_its_time(
         await request(http, "DELETE", session.location, **bearer)
     finally:
         await peer.close()
+
+
+async def test_auto_leaves_a_bad_path_to_the_sub_stream(gateway: Running, page: Page) -> None:
+    """`stream=auto` follows the loss that a real browser reports: from 720 lines to 360 in the running session"""
+    async with relayed(gateway, up=WAN, down=WAN) as relay:
+        await page.evaluate(
+            "([url, token, port]) => watch(url, token, {port})",
+            [f"{gateway.base}/whep/cam001?stream=auto", await gateway.token(), relay.address[1]],
+        )
+        await statistics(page, lambda s: s.get("video.framesDecoded", 0) > FPS)
+        assert (await page.evaluate("played()"))["height"] == 720
+        relay.reshape(down=Shape(loss=0.2, delay_s=WAN.delay_s))
+
+        async def smaller() -> bool:
+            return (await page.evaluate("played()"))["height"] == 360
+
+        await eventually(smaller, timeout_s=60, why="the sub-stream is shown")
+        relay.reshape(down=WAN)
+        seen = await page.evaluate("received()")
+        await statistics(page, lambda s: s["video.framesDecoded"] > seen["video.framesDecoded"] + FPS)
+        await page.evaluate("stop()")
