@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 from gateway.access import Action, Principal, Resource, authorize
 from gateway.audit import audit
 from gateway.catalog import Catalog
-from gateway.errors import NotFound, TooMany, Unavailable
+from gateway.errors import NotFound, Unavailable
 from gateway.http.routes import Exchange, Handler, Route, json_response
+from gateway.identity import JoinLimits
 from gateway.store import Store
 from gateway.streams.cameras import CameraState
 from gateway.streams.media import StreamName
@@ -173,7 +174,8 @@ class MediaEdge:
         whep: SessionEndpoint,
         whip: SessionEndpoint,
         ice_servers: Callable[[str], Sequence[IceServer]],
-        join_limit: Callable[[Principal], int],
+        joins: JoinLimits,
+        now_s: Callable[[], float],
         viewed: Callable[[Principal, str], Awaitable[None]],
         own_leg: Callable[[str, str, str], Awaitable[tuple[str, str]]],
         watchable_leg: Callable[[str, str, str], Awaitable[tuple[str, str]]],
@@ -181,24 +183,23 @@ class MediaEdge:
         leg_resource: Callable[[web.Request], Awaitable[Resource]],
         draining: Callable[[], bool],
     ) -> None:
-        """join_limit: sessions at once of this principal; viewed: the audit line of a camera's view; own_leg and
+        """joins: sessions at once and joins a second of a principal, `now_s` its clock; viewed: the audit line of a camera's view; own_leg and
         watchable_leg(call, leg, sub) -> (source id, media owner)."""
         self._cameras = cameras
         self._whep, self._whip = whep, whip
         self._ice_servers = ice_servers
-        self._join_limit = join_limit
+        self._joins, self._now_s = joins, now_s
         self._viewed = viewed
         self._own_leg, self._watchable_leg = own_leg, watchable_leg
         self._call_resource, self._leg_resource = call_resource, leg_resource
         self._draining = draining
         self._holders: dict[str, _Held] = {}
-        self._joined: dict[str, int] = {}
 
     def session_closed(self, session_id: str) -> None:
         """The plane ended it, for whatever reason."""
         holder = self._holders.pop(session_id, None)
         if holder is not None:
-            self._leave(holder.principal.sub)
+            self._joins.leave(holder.principal)
 
     def sessions_where(self, concerned: Callable[[Principal], bool]) -> list[str]:
         """Media sessions whose holder satisfies `concerned`."""
@@ -350,12 +351,7 @@ class MediaEdge:
         principal = exchange.who
         if self._draining():
             raise Unavailable("this gateway is about to stop; try again", retry_after_s=3)
-        limit = self._join_limit(principal)
-        if self._joined.get(principal.sub, 0) >= limit:
-            raise TooMany(
-                f"role {principal.role} may watch {limit} streams at a time; close one", retry_after_s=2
-            )
-        self._joined[principal.sub] = self._joined.get(principal.sub, 0) + 1
+        self._joins.join(principal, now_s=self._now_s())
         kept = False
         try:
             answer = await endpoint.handle(await _from_aiohttp(exchange.request, owner), source)
@@ -366,15 +362,8 @@ class MediaEdge:
                 kept = True
         finally:
             if not kept:
-                self._leave(principal.sub)
+                self._joins.leave(principal)
         return answer
-
-    def _leave(self, sub: str) -> None:
-        left = self._joined.get(sub, 0) - 1
-        if left > 0:
-            self._joined[sub] = left
-        else:
-            self._joined.pop(sub, None)
 
     async def _whep_session(self, exchange: Exchange) -> web.StreamResponse:
         return await self._session(exchange, self._whep)

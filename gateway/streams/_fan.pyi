@@ -7,6 +7,16 @@ class Gate:
     open: bool
     def __init__(self, fd: int) -> None: ...
 
+class Outgoing:
+    lane: object | None
+    index_offset: int
+    timestamp_offset: int
+    ssrc: int
+    payload_type: int
+    cursor: int
+    packets: int
+    octets: int
+
 class Lane:
     def __init__(self, key: bytes, salt: bytes, auth_key: bytes) -> None: ...
     def seal_group(
@@ -22,3 +32,7 @@ class Lane:
     def rest(self) -> None: ...
 
 def fan(groups: Sequence[PacketGroup], senders: Sequence[Any], /) -> list[tuple[Any, int]]: ...
+def whole_picture(
+    buffer: bytearray, start: int, end: int, magic: int, plain: int, expected: int, source: int, /
+) -> tuple[int, int, int, bytes] | None: ...
+def fragment(nal_unit: bytes, max_payload_size: int, /) -> tuple[bytes, ...]: ...

@@ -1,9 +1,10 @@
-"""The optional compiled inner loop: `_fan.c` behind the interfaces of the Python one.
+"""The optional compiled inner loops: `_fan.c` behind the interfaces of the Python ones.
 
 Where the extension was built and `media.compiled` is `auto`, a port gives its UDP sockets a `Gate` and its links a
 `CompiledSender`, whose `Lane` holds session keys and address; `stream.fan_out` then does headers, SRTP and sendmsg of
 all viewers in one call. Whatever does not go smoothly comes back and takes the Python path, which counts, keeps what
-a full queue refused, or turns GSO off. So there is one place for each rule, and both give the same bytes.
+a full queue refused, or turns GSO off. So there is one place for each rule, and both give the same bytes. Pictures on
+their way in are taken out of the receive buffer and cut into payloads the same way: what is not routine is Python's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,38 @@ except ImportError:  # no compiler or no OpenSSL headers when the gateway was in
 if TYPE_CHECKING:
     from gateway.streams._fan import Gate, Lane
 
-__all__ = ["CompiledSender", "available", "fan", "new_gate"]
+__all__ = ["CompiledSender", "Outgoing", "available", "fan", "fragment", "new_gate", "whole_picture"]
+
+whole_picture = None if _fan is None else _fan.whole_picture
+"""See h264.WholePicture."""
+
+fragment = None if _fan is None else _fan.fragment
+"""(NAL unit, largest payload) -> the payloads of its FU-A packets, of even size (RFC 6184 section 5.8)."""
+
+if TYPE_CHECKING or _fan is None:
+
+    class Outgoing:
+        """The numbers of one viewer's RTP stream that `fan` works with; compiled, they lie side by side in memory.
+
+        lane: the Lane it goes out by, None for the Python path. An SRTP index is a packet number + index_offset, a
+        timestamp on the wire that of the source + timestamp_offset (mod 2**32). cursor: number of the packet that comes
+        next. packets, octets: sent so far.
+        """
+
+        __slots__ = (
+            "cursor", "index_offset", "lane", "octets", "packets", "payload_type", "ssrc", "timestamp_offset",
+        )  # fmt: skip
+        lane: object | None
+        index_offset: int
+        timestamp_offset: int
+        ssrc: int
+        payload_type: int
+        cursor: int
+        packets: int
+        octets: int
+
+else:
+    Outgoing = _fan.Outgoing
 
 
 def available() -> bool:

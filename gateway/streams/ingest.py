@@ -30,6 +30,7 @@ from gateway.errors import ProtocolError, Unavailable
 from gateway.streams import rtsp
 from gateway.streams.audio import Sound, output_codec
 from gateway.streams.backlog import Backlog
+from gateway.streams.compiled import whole_picture
 from gateway.streams.datagrams import UdpTrack
 from gateway.streams.h264 import Depacketizer, Timeline
 from gateway.streams.media import AccessUnit, AudioFrame, StreamName
@@ -86,7 +87,7 @@ class Pull:
     """One stream of one camera.
 
     on_unit, on_audio: where media goes; they must not raise. While unwatched, pictures behind a keyframe may be held back
-    until watch(True). on_skip: of those held back some were dropped. A first audio frame without payload tells the codec,
+    until watch(True). compiled: pictures are taken in by the compiled loop, if it was built. on_skip: of those held back some were dropped. A first audio frame without payload tells the codec,
     more come only while listening(). audio_thread: makes AAC into Opus; without it such sound is left out.
     on_playing: the camera accepted PLAY.
     on_closing: a session ends; its counters can be read for the last time.
@@ -107,6 +108,7 @@ class Pull:
         sweep: Sweep | None = None,
         listening: Callable[[], bool] = lambda: True,
         audio_thread: ThreadPoolExecutor | None = None,
+        compiled: bool = True,
     ) -> None:
         self.spec = spec
         self._on_unit = on_unit
@@ -120,6 +122,7 @@ class Pull:
         self._connection: _Connection | None = None
         self._listening = listening
         self._audio_thread = audio_thread
+        self._whole_picture = whole_picture if compiled else None
         self._watched = False
         self._connecting: asyncio.Timeout | None = None
 
@@ -261,6 +264,7 @@ class Pull:
             channel=active.channel,
             parameter_sets=parse_sprop(active.track.parameters.get("sprop-parameter-sets", "")),
             timeline=self._timeline,
+            whole_picture=self._whole_picture,
         )
 
     def new_backlog(

@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 _TICK_S = 0.05
 _BUCKETS = 20  # a viewer is visited once in _BUCKETS ticks: once a second
 _PACE_S = 0.005
+SILENT_S = 2.0
+"""Without a packet of any kind a publisher counts as lost. A muted microphone and a covered camera still send."""
 _AUDIO_CODECS = (Codec.OPUS, Codec.PCMU, Codec.PCMA)
 _CALL_VIDEO_CODECS = (Codec.H264, Codec.VP8)
 _CALL_H264_PROFILE = "42e01f"  # what browsers publish
@@ -146,7 +148,7 @@ class MediaPlane:
         key = (camera_id, name)
         stream = self._streams.get(key)
         if stream is None:
-            stream = self._streams[key] = Stream()
+            stream = self._streams[key] = Stream(compiled=self._port.compiled)
         return stream
 
     def forget_camera(self, camera_id: str) -> None:
@@ -184,6 +186,18 @@ class MediaPlane:
         """What comes from a call leg now: of `audio` and `video`."""
         source = self._sources.get(source_id)
         return () if source is None else source.announced
+
+    def hold_source(self, source_id: str) -> Stream:
+        """The stream of a call's leg, which stays the same until `leave_source`: for whoever records it."""
+        source = self._sources.setdefault(source_id, _Source())
+        source.watchers += 1
+        return source.stream
+
+    def leave_source(self, source_id: str) -> None:
+        source = self._sources.get(source_id)
+        if source is not None:
+            source.watchers -= 1
+            self._drop_source(source_id)
 
     # Sessions.
 
@@ -532,7 +546,8 @@ class MediaPlane:
                 session.link.send_rtcp(compound)
             source = self._sources.get(session.source_id)
             if source is not None:
-                self._announce(session.source_id, source, session.publisher.kinds)
+                silent = now - session.publisher.heard_at > SILENT_S
+                self._announce(session.source_id, source, () if silent else session.publisher.kinds)
 
     def _pace(self, session: Session) -> None:
         """Someone is catching up: keep pumping until nobody is."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from running_gateway import running_gateway
 
-from gateway.app import LAG_LIMIT_MS
+from gateway.vitals import LAG_LIMIT_MS
 
 pytestmark = pytest.mark.broker
 
@@ -25,7 +25,7 @@ async def test_a_late_loop_and_a_drain_make_it_unready_but_not_sick(tmp_path: Pa
     async with running_gateway(tmp_path, live_url="rtsp://127.0.0.1:9/nobody", settings={}) as bench:
         gateway = bench.gateway
         gateway._lag_ms = LAG_LIMIT_MS + 1
-        late = gateway.health()  # not asked over HTTP: the next probe would have measured anew
+        late = gateway.vitals.health()  # not asked over HTTP: the next probe would have measured anew
         assert not late.ready
         assert any("late" in reason for reason in late.reasons)
         gateway._lag_ms = 0.0
