@@ -27,7 +27,8 @@ from gateway.access import Action, Principal, Resource, authorize
 __all__ = ["Event", "EventChannel"]
 
 RING_EVENTS = 4096
-QUEUE_EVENTS = 512
+QUEUE_EVENTS = 2048
+"""Of one page. Pages share the frames, so a longer queue costs little; a storm makes a thousand events a second."""
 HEARTBEAT_S = 5.0
 MAX_INCOMING_BYTES = 4096
 
