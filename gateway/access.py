@@ -17,7 +17,8 @@ A list is authorized twice: first as a whole (`Resource.collection(kind)`: may t
 each thing in it with the same action, which is also how an event is filtered for a page.
 
 Least privilege where the contract leaves a choice: `admin` administers and sees the state of cameras, but no
-picture, alarm or position (whoever needs them gets an operator's account as well); `service` gets figures
+picture, alarm or position (whoever needs them gets an operator's account as well), except what was recorded, which it
+keeps, holds and hands out; `service` gets figures
 only; `leader` sees, talks and acknowledges, but triages nothing; who isn't at a desk sees a household's card
 only as the claimant of its call.
 """
@@ -194,6 +195,7 @@ class Action(StrEnum):
     TASK_ACT = "task.act"  # accept, decline, en route, on scene, done
     EVIDENCE_READ = "evidence.read"
     EVIDENCE_EXPORT = "evidence.export"
+    EVIDENCE_HOLD = "evidence.hold"  # and release
     STATISTICS_READ = "statistics.read"
     # gridworkers
     WORKER_LIST = "worker.list"  # also the `worker` event
@@ -206,6 +208,8 @@ class Action(StrEnum):
     CALL_OPEN = "call.open"
     CALL_CLAIM = "call.claim"
     CALL_DECLINE = "call.decline"
+    CALL_RECEIVED = "call.received"  # the phone says that it rings
+    CALL_RECEIPT = "call.receipt"  # the provider says so: its signature is the credential
     CALL_JOIN = "call.join"
     CALL_HANGUP = "call.hangup"
     CALL_PUBLISH = "call.publish"  # the own leg
@@ -316,20 +320,23 @@ RULES: Mapping[Action, _Row] = {
     Action.TASK_LIST: _row((_SEEING, Scope.AREA), (_FIELD, Scope.PART)),
     Action.TASK_ASSIGN: _BY_STAFF,
     Action.TASK_ACT: _row((_FIELD, Scope.OWN)),
-    Action.EVIDENCE_READ: _SEEN,
-    Action.EVIDENCE_EXPORT: _BY_STAFF,
+    Action.EVIDENCE_READ: _row((_SEEING, Scope.AREA), (Role.ADMIN, Scope.ANY)),
+    Action.EVIDENCE_EXPORT: _row((_SEEING, Scope.AREA), (Role.ADMIN, Scope.ANY)),
+    Action.EVIDENCE_HOLD: _row((_SEEING, Scope.AREA), (Role.ADMIN, Scope.ANY)),
     Action.STATISTICS_READ: _row((_SEEING, Scope.AREA), ((Role.SERVICE, Role.ADMIN), Scope.ANY)),
     #
     Action.WORKER_LIST: _SEEN,
     Action.WORKER_NEAR: _row((_SEEING, Scope.ANY)),  # of all workers: the nearest may live across a border
     Action.WORKER_SELF: _row((_FIELD, Scope.ANY)),
-    Action.WORKER_SOS: _row((_FIELD, Scope.ANY)),
+    Action.WORKER_SOS: _row((Role.WORKER, Scope.ANY)),
     #
-    Action.CALL_LIST: _row((_SEEING, Scope.AREA), (Role.WORKER, Scope.PART)),
+    Action.CALL_LIST: _row((_SEEING, Scope.AREA), ((Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_READ: _row((_SEEING, Scope.AREA), ((Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_OPEN: _row((_STAFF, Scope.AREA), (Role.WORKER, Scope.PART)),
     Action.CALL_CLAIM: _row((_STAFF, Scope.AREA), (Role.WORKER, Scope.PART)),
     Action.CALL_DECLINE: _row((_STAFF, Scope.AREA), (Role.WORKER, Scope.PART)),
+    Action.CALL_RECEIVED: _row((Role.WORKER, Scope.PART)),
+    Action.CALL_RECEIPT: _PUBLIC,
     Action.CALL_JOIN: _row((_SEEING, Scope.AREA), ((Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_HANGUP: _row((_STAFF, Scope.AREA), ((Role.LEADER, Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_PUBLISH: _row(((*_SEEING, Role.WORKER, Role.STB), Scope.OWN)),
@@ -359,6 +366,7 @@ _LISTABLE = frozenset(
         Action.TASK_LIST,
         Action.WORKER_LIST,
         Action.CALL_LIST,
+        Action.EVIDENCE_READ,
         Action.STATISTICS_READ,
         Action.GRANT_LIST,
     }

@@ -23,7 +23,6 @@ from aiohttp import web
 from ulid import ULID
 
 from gateway.access import Action, Principal, Resource, Role
-from gateway.alarms.announce import News
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
@@ -35,6 +34,7 @@ from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
 from gateway.callout import Callout
 from gateway.catalog import Catalog
+from gateway.clock import SteadyClock
 from gateway.config import Configuration, ServeOptions
 from gateway.devices import Devices, handlers_of
 from gateway.errors import ConfigError, GatewayError, NotAllowed, NotFound, Unavailable
@@ -43,8 +43,9 @@ from gateway.http.alarms import AlarmsEdge
 from gateway.http.calls import CallsEdge
 from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
+from gateway.http.evidence import EvidenceEdge
 from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
-from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
+from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge, ViewTrail
 from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
 from gateway.http.pages import Health, page_routes, security_headers
@@ -53,11 +54,14 @@ from gateway.http.reach import AudienceReach
 from gateway.http.routes import Edge, Exchange, Route, same_origin
 from gateway.http.session import SessionsEdge
 from gateway.http.webhooks import WebhooksEdge
-from gateway.identity import Keyring, LoginThrottle
+from gateway.identity import JoinLimits, Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
-from gateway.media_setup import credentials_of, make_media
+from gateway.media_setup import credentials_of, ice_servers, make_media
+from gateway.news import AlarmNews
+from gateway.notify import make_provider, notified_by
 from gateway.outbox import Courier
+from gateway.participants import Participants
 from gateway.prewarm import Prewarm
 from gateway.reload import Reloader
 from gateway.settings import Settings
@@ -70,7 +74,9 @@ from gateway.streams.media_service import (
 from gateway.streams.pictures import Snapshots
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import IceServer, SessionEndpoint
+from gateway.vitals import Vitals
 from gateway.webhooks import hooks_of
+from gateway.witness import Witness
 
 __all__ = ["serve"]
 
@@ -78,21 +84,11 @@ log = logging.getLogger(__name__)
 
 GC_ALLOCATIONS = 20_000
 """A storm of presses makes so many objects that collections at the default of 700 took a tenth of the CPU."""
+CLOCK = SteadyClock(lambda: time.time_ns() // 1_000_000, lambda: time.monotonic_ns() / 1e6)
 LAG_PROBE_S = 0.5
 RIGHTS_CHECK_S = 1.0
 LINGER_S = 2.0
 """How long the rest of a body is waited for whose request was refused."""
-LAG_LIMIT_MS = 1_000.0
-"""Above it /readyz fails: a front door should send viewers elsewhere."""
-EVENT_ACTIONS = {
-    "alarm": Action.ALARM_LIST,
-    "incident": Action.INCIDENT_LIST,
-    "task": Action.TASK_LIST,
-    "audience": Action.ALARM_LIST,
-    "call": Action.CALL_LIST,
-    "ring": Action.CALL_LIST,
-    "ring_end": Action.CALL_LIST,
-}
 
 
 def serve(options: ServeOptions) -> None:
@@ -128,8 +124,8 @@ def _settings(options: ServeOptions) -> Settings:
 
 
 def now_ms() -> int:
-    """UTC milliseconds of the server's clock."""
-    return time.time_ns() // 1_000_000
+    """UTC milliseconds of the server's clock, which never goes back."""
+    return CLOCK.now_ms()
 
 
 class Gateway:
@@ -146,7 +142,12 @@ class Gateway:
         self._lag_ms = 0.0
         self._tasks: asyncio.TaskGroup | None = None
         self.events = EventChannel(
-            epoch=str(ULID()), now_ms=now_ms, lag_ms=lambda: self._lag_ms, presence=self._on_page
+            epoch=str(ULID()),
+            now_ms=now_ms,
+            lag_ms=lambda: self._lag_ms,
+            presence=self._on_page,
+            replay=self.settings.http.event_replay,
+            heartbeat_s=self.settings.http.heartbeat_s,
         )
         alarms = AlarmSettings.of(self.settings.alarms, self.settings.dispatch)
         self.roster = Roster(
@@ -162,6 +163,7 @@ class Gateway:
             on_denied=self._on_denied,
             health=lambda: (store.health().writable, self._lag_ms),
         )
+        self.participants = Participants(store)
         self.callout = Callout(lambda: self.catalog, store, self.roster, alarms.dispatch, now_ms=now_ms)
         self.desk = AlarmDesk(
             store,
@@ -170,7 +172,7 @@ class Gateway:
             roster=self.roster,
             camera_health=self._camera_healthy,
             publish_mqtt=self.devices.publish_all,
-            publish_events=self._publish_alarm_events,
+            publish_events=lambda events: self.news.publish(events),
             ring=self._ring_plan,
             reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
@@ -186,9 +188,12 @@ class Gateway:
         self.tasks = TaskDesk(
             store, photos=options.data.path / "photos", move_incident=self.cases.move_if_legal, clock=now_ms
         )
+        self.provider = make_provider(
+            self.settings.notify, lambda: self.catalog, base_url=lambda: self.base_url
+        )
         self.switchboard = Switchboard(
             store,
-            CallSettings(**asdict(self.settings.calls)),
+            CallSettings(**asdict(self.settings.calls), notify=notified_by(self.settings.notify)),
             rank=self.callout.rank,
             pick=self.callout.pick,
             ring=self.devices.ring,
@@ -198,6 +203,7 @@ class Gateway:
             on_no_answer=self._on_no_answer,
             on_opened=self.desk.on_call,
             on_missed=self._on_missed,
+            notify=self.provider.deliver,
             clock=now_ms,
         )
         passwords = {name: one.password for name, one in configuration.secrets.credentials.items()}
@@ -207,9 +213,10 @@ class Gateway:
             options,
             MediaCallbacks(
                 state=self._on_camera,
-                source_change=self.switchboard.media_changed,
+                source_change=lambda source_id, tracks: self.witness.source_changed(source_id, tracks),
                 session_closed=self._on_session_closed,
                 picture=self._on_camera_news,
+                recording=lambda news: self.witness.desk.on_news(news),
             ),
         )
         self.prewarm = Prewarm(
@@ -217,6 +224,38 @@ class Gateway:
             warm=self.media.warm,
             again_s=self.settings.ingest.idle_grace_s / 2 or 1.0,
             clock=now_ms,
+        )
+        self.witness = Witness(
+            store,
+            self.settings.evidence,
+            options.data.path,
+            catalog=lambda: self.catalog,
+            alarms=self.desk,
+            cases=self.cases,
+            calls=self.switchboard,
+            record=self.media.record,
+            stop=self.media.stop_recording,
+            clock=now_ms,
+        )
+        self.vitals = Vitals(
+            store=store,
+            devices=self.devices,
+            media=self.media,
+            data=options.data,
+            clock=CLOCK,
+            reserve_bytes=self.settings.storage.reserve_bytes,
+            lag_ms=lambda: self._lag_ms,
+            draining=lambda: self.draining,
+            recording_refused=lambda: self.witness.desk.keeping.refusal,
+        )
+        self.news = AlarmNews(
+            self.events.publish,
+            catalog=lambda: self.catalog,
+            participants=self.participants,
+            prewarm=self.prewarm,
+            witness=self.witness,
+            calls=self.switchboard,
+            sharing=self.sharing,
         )
         self.snapshots = Snapshots(self.media.keyframe)
         self.grants = CameraGrants(store, now_ms=now_ms)
@@ -250,6 +289,7 @@ class Gateway:
             security_headers=security_headers(tls=bool(self.settings.http.tls_cert)),
             body_limit_bytes=self.settings.http.body_limit_bytes,
             body_timeout_s=self.settings.http.request_timeout_s,
+            allowed_origins=self.settings.http.allowed_origins,
         )
 
     @property
@@ -278,6 +318,7 @@ class Gateway:
                     tasks.create_task(self._run_calls(), name="switchboard"),
                     tasks.create_task(self.sharing.run(), name="webhooks"),
                     tasks.create_task(self.prewarm.run(), name="prewarm"),
+                    tasks.create_task(self.witness.run(), name="evidence"),
                 ]
                 topics = handlers_of(
                     self.desk,
@@ -398,8 +439,7 @@ class Gateway:
             self.cases,
             full_lineage=lambda codes: self.catalog.full_lineage(codes),
             locate=lambda position: self.catalog.district.locate(position).lineage,
-            participants=self.callout.participants,
-            helpers=self.tasks.helpers,
+            participants=self.participants,
             duties=self.settings.alarms.duties,
         )
         cases = CasesEdge(
@@ -412,7 +452,12 @@ class Gateway:
             verify_box=self._verify_box,
         )
         calls = CallsEdge(
-            self.switchboard, brief_of=self.callout.brief_of, whereabouts=self.callout.whereabouts
+            self.switchboard,
+            brief_of=self.callout.brief_of,
+            whereabouts=self.callout.whereabouts,
+            box_of=self.callout.box_of,
+            in_distress=lambda worker_id: self.roster.set_duty(worker_id, Duty.SOS, now_ms=now_ms()),
+            receipt=self.provider.read,
         )
         whep = SessionEndpoint(
             self.media,
@@ -431,8 +476,9 @@ class Gateway:
             whep=whep,
             whip=whip,
             ice_servers=self._ice_servers,
-            join_limit=self._join_limit,
-            viewed=self._viewed,
+            joins=JoinLimits(self._join_limit, rate=self.settings.access.joins_per_s),
+            now_s=time.monotonic,
+            viewed=ViewTrail(self.store, now_ms=now_ms, background=self._background).viewed,
             own_leg=self.switchboard.own_leg,
             watchable_leg=self.switchboard.watchable_leg,
             call_resource=calls.resource,
@@ -458,7 +504,10 @@ class Gateway:
             record=self._record,
         )
         hooks = WebhooksEdge(self.sharing)
-        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, hooks):
+        scratch = self.options.data.path / "exports"
+        evidence = EvidenceEdge(self.witness, record=self._record, scratch=scratch, clock=now_ms)
+        edges = (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, hooks, evidence)
+        for routes in edges:
             edge.add(routes.routes())
         edge.add(
             page_routes(
@@ -466,6 +515,8 @@ class Gateway:
                 metrics=lambda: metrics.text(edge),
                 broker_address=lambda: self.devices.address,
                 ca_certificate=Path(http.tls_ca) if http.tls_ca else None,
+                allowed_origins=http.allowed_origins,
+                mqtt_pipes=self.settings.mqtt.websocket_limit,
             )
         )
         edge.add([self._events_route(), openapi_route(lambda: edge.routes)])
@@ -510,30 +561,8 @@ class Gateway:
     # -- health -------------------------------------------------------------------------------------------------
 
     def health(self) -> Health:
-        """`ready` ignores cameras: a gateway without video still takes presses."""
-        store = self.store.health()
-        reasons = []
-        if self.draining:
-            reasons.append("draining")
-        if not store.writable:
-            reasons.append(f"database: {store.reason}")
-        if self._lag_ms > LAG_LIMIT_MS:
-            reasons.append(f"the loop is {self._lag_ms:.0f} ms late")
-        mqtt_up, off = self.devices.is_up, self.devices.is_off
-        if not mqtt_up:
-            reasons.append("mqtt is off: presses by HTTP only" if off else "no connection to the broker")
-        states = [state.state for state in self.media.states()]
-        return Health(
-            ready=not reasons or (reasons == ["mqtt is off: presses by HTTP only"]),
-            reasons=tuple(reasons),
-            parts={
-                "db": store.writable,
-                "mqtt": mqtt_up,
-                "lag_ms": round(self._lag_ms, 1),
-                "cameras": {state.value: states.count(state) for state in State},
-                "sessions": len(self.media),
-            },
-        )
+        """What /healthz and /readyz tell."""
+        return self.vitals.health()
 
     async def _on_reply(self, worker_id: str, said: dict[str, Any]) -> None:
         """`w/{wid}/reply`: to a task, or to a ringing call."""
@@ -551,20 +580,6 @@ class Gateway:
 
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
-    async def _publish_alarm_events(self, events: Sequence[tuple[int, News]]) -> None:
-        for _, news in events:
-            lineage = self.catalog.full_lineage(news.lineage)
-            resource = Resource(kind=news.type, id=news.id, lineage=lineage, owner=news.owner)
-            self.events.publish(news.type, news.data, action=EVENT_ACTIONS[news.type], resource=resource)
-            if news.type == "alarm" and self.prewarm.wants(news.id):
-                self.prewarm.see(news.id, news.values())
-        # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
-        over = [news.id for _, news in events if news.over]
-        await asyncio.gather(*(self.switchboard.cancel_alarm(alarm_id) for alarm_id in over))
-        if self.settings.webhooks:
-            full = self.catalog.full_lineage
-            await self.sharing.take([(at, n.type, n.values(), full(n.lineage)) for at, n in events])
-
     def _helper_name(self, sub: str) -> str | None:
         """Name of a gridworker or volunteer."""
         district = self.catalog.district
@@ -581,6 +596,8 @@ class Gateway:
         return key is not None and hmac.compare_digest(sign(key, text).encode(), signature.encode())
 
     async def _publish_call_event(self, type: str, data: dict[str, Any], audience: Audience) -> None:
+        if type == "call":
+            self.witness.desk.on_call(data)
         resource = Resource(
             kind="call",
             id=str(data.get("id") or data.get("call_id")),
@@ -588,7 +605,7 @@ class Gateway:
             participants=frozenset(audience.participants) | ({audience.only} if audience.only else set()),
         )
         to = None if audience.only is None else [audience.only]
-        self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource, to=to)
+        self.events.publish(type, data, resource=resource, to=to)
 
     async def _ring_plan(self, plans: Sequence[dict[str, Any]]) -> None:
         """The commit of an alarm opens its call and rings by itself."""
@@ -617,7 +634,6 @@ class Gateway:
         self.events.publish(
             "worker",
             worker_json(view),
-            action=Action.WORKER_LIST,
             resource=self.catalog.worker_resource(view.id),
             keep=False,
         )
@@ -642,7 +658,7 @@ class Gateway:
             view, resource = self.cameras.view(camera_id), self.cameras.resource(camera_id)
         except NotFound:
             return  # a reload took it away in this moment
-        self.events.publish("camera", view, action=Action.CAMERA_LIST, resource=resource, keep=False)
+        self.events.publish("camera", view, resource=resource, keep=False)
 
     def _on_session_closed(self, session_id: str, reason: str) -> None:
         if self.media_edge is not None:
@@ -663,10 +679,6 @@ class Gateway:
         await self.media.fetch_keyframe(camera_id)
         return await self.snapshots.jpeg(camera_id)
 
-    async def _viewed(self, principal: Principal, camera_id: str) -> None:
-        """Every view of a camera is on record. The viewer does not wait for the disk."""
-        self._background(self._record(principal, "camera.view", f"camera/{camera_id}", {}), "audit-view")
-
     def _join_limit(self, principal: Principal) -> int:
         access = self.settings.access
         match principal.role:
@@ -680,15 +692,4 @@ class Gateway:
 
     def _ice_servers(self, owner: str) -> list[IceServer]:
         """`owner` asks; the servers' credentials are by name from secrets.yaml."""
-        servers = []
-        for server in self.settings.media.ice_servers:
-            credential = self.catalog.secrets.credentials.get(server.credentials)
-            servers += [
-                IceServer(
-                    url=url,
-                    username=credential.username if credential else None,
-                    credential=credential.password if credential else None,
-                )
-                for url in server.urls
-            ]
-        return servers
+        return ice_servers(self.settings.media, self.catalog.secrets, owner, time.time())

@@ -102,12 +102,14 @@ class Callout:
             incident_id=row["incident_id"],
         )
 
-    async def participants(self, alarm_id: str) -> frozenset[str]:
-        """Who may see the household card: the acknowledging operator and the claiming gridworker, until it closes."""
-        row = await self._row(alarm_id)
-        if row["closed_at"] is not None:
-            return frozenset()
-        return frozenset(sub for sub in (row["acknowledged_sub"], row["worker_id"]) if sub)
+    async def box_of(self, alarm_id: str) -> str | None:
+        """The box that raised it, if it was proven to be that one."""
+        try:
+            row = await self._row(alarm_id)
+        except NotFound:
+            return None
+        kind, _, sid = str(row["source"]).partition("/")
+        return sid if kind == "stb" and row["verified"] else None
 
     async def last_ack(self, sid: str) -> dict[str, Any] | None:
         """The stage of the box's open alarm, for a page that was reloaded."""

@@ -1,4 +1,4 @@
-"""The console script `gateway`: serve, check, token, link, drill, audit verify.
+"""The console script `gateway`: serve, check, token, link, passwd, drill, audit verify, evidence verify.
 
 Exit codes: 0 done, 1 it couldn't be done (the reason is on standard error), 2 wrong usage.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import getpass
 import json
 import logging
 import os
@@ -24,15 +25,19 @@ from gateway import __version__
 from gateway.access import Action, Principal, Resource, Role, authorize
 from gateway.alarms.broker import end_left_behind
 from gateway.audit import verify_audit
+from gateway.certificates import certificate_problems
 from gateway.config import Files, ServeOptions, load_configuration
 from gateway.data_dir import DataDir
 from gateway.errors import ConfigError, GatewayError
-from gateway.identity import Keyring, TokenKind
+from gateway.evidence.bundle import verify_bundle
+from gateway.identity import Keyring, TokenKind, hash_password
+from gateway.secrets_file import set_user
 from gateway.settings import MqttMode, Settings
 
 __all__ = ["main", "taken_ports"]
 
 SIGNING_KEY = "signing.key"
+MIN_PASSWORD = 8
 _PAGES = {
     "wall": Action.PAGE_WALL,
     "desk": Action.PAGE_DESK,
@@ -108,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     drill.add_argument("--people", action="store_true", help="operators answer, not the drill")
     drill.add_argument("--json", action="store_true", help="print JSON")
     drill.set_defaults(run=_drill)
+    passwd = commands.add_parser("passwd", help="set a user's password in secrets.yaml (as an argon2 hash)")
+    passwd.add_argument("--sub", type=_filled, required=True, metavar="ID", help="id in users.yaml")
+    _add_files(passwd)
+    passwd.set_defaults(run=_passwd)
 
     trail = commands.add_parser("audit", help="the audit trail").add_subparsers(required=True, metavar="WHAT")
     verify = trail.add_parser("verify", help="walk the hash chain, offline; exit 1 where it is broken")
@@ -116,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_data(verify)
     verify.set_defaults(run=_verify_audit)
+
+    kept = commands.add_parser("evidence", help="exported evidence").add_subparsers(
+        required=True, metavar="WHAT"
+    )
+    bundle = kept.add_parser("verify", help="check a bundle, offline; exit 1 if anything in it was changed")
+    bundle.add_argument("file", type=Path, metavar="FILE")
+    bundle.set_defaults(run=_verify_evidence)
     return parser
 
 
@@ -184,8 +200,11 @@ def _serve(options: argparse.Namespace) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # A traceback for each garbled request would let anybody fill the disk; our own errors are logged by the edge.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    os.umask(0o077)  # database, photos and recordings are nobody else's
     files = _files(options)
     configuration = load_configuration(files)
+    if unusable := certificate_problems(configuration.settings):
+        raise ConfigError(unusable)
     with DataDir.open(options.data) as data:
         if configuration.settings.mqtt.mode is MqttMode.SUPERVISED:
             # A gateway that was killed leaves its broker behind, which would hold the port.
@@ -204,6 +223,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     configuration = load_configuration(_files(options))
+    if unusable := certificate_problems(configuration.settings):
+        raise ConfigError(unusable)
     district = configuration.district
     counts = f"{len(configuration.cameras)} cameras, {len(district.areas)} areas, {len(district.boxes)} boxes"
     print(f"{counts}: no mistakes")
@@ -225,6 +246,45 @@ def _issue(options: argparse.Namespace, kind: TokenKind) -> str:
 def _token(options: argparse.Namespace) -> int:
     print(_issue(options, TokenKind.ACCESS))
     return 0
+
+
+def _passwd(options: argparse.Namespace) -> int:
+    from gateway.reload import write_whole
+
+    files = _files(options)
+    if files.secrets is None:
+        raise GatewayError("there is no place for secrets.yaml: name a cameras file")
+    if options.sub not in load_configuration(files).district.users:
+        raise GatewayError(
+            f"no user {options.sub!r} in users.yaml of the district: add who it is there first"
+        )
+    password = _ask_password()
+    try:
+        # Made private before anything is in it.
+        os.close(os.open(files.secrets, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        before = files.secrets.read_bytes()
+        edited = set_user(before.decode(), options.sub, hash_password(password))
+    except OSError as error:
+        raise GatewayError(f"{files.secrets} can't be written: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise GatewayError(f"{files.secrets} is no UTF-8") from None
+    write_whole(files.secrets, edited.encode(), expected=before)
+    print(f"{files.secrets}: password of {options.sub} is set. A running gateway takes it after SIGHUP or")
+    print("POST /api/v1/admin/reload, which also ends the sessions that began with the old one.")
+    return 0
+
+
+def _ask_password() -> str:
+    """Twice without echo; from a pipe, its first line."""
+    if sys.stdin.isatty():
+        password = getpass.getpass("New password: ")
+        if getpass.getpass("Once more: ") != password:
+            raise GatewayError("the two are not the same; nothing is changed")
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if len(password) < MIN_PASSWORD:
+        raise GatewayError(f"a password has at least {MIN_PASSWORD} characters; nothing is changed")
+    return password
 
 
 def _anchor(text: str) -> tuple[int, str]:
@@ -291,6 +351,19 @@ def _drill(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+def _verify_evidence(options: argparse.Namespace) -> int:
+    report = verify_bundle(options.file)
+    if report.wrong:
+        raise GatewayError("\n".join((f"{options.file} is not as it was exported:", *report.wrong)))
+    print(
+        f"{report.files} files, {report.clips} clips, {report.audit_lines} audit lines: as they were exported"
+    )
+    print(
+        f"manifest {report.manifest_sha256} (compare with manifest_sha256 of evidence.export in the audit trail)"
+    )
+    return 0
+
+
 def _link(options: argparse.Namespace) -> int:
     page = Principal(sub=options.sub, role=options.role)
     if not authorize(page, _PAGES[options.page], Resource(kind="page", id=options.page)):
@@ -316,6 +389,9 @@ def taken_ports(settings: Settings, workers: int = 1) -> list[str]:
                 wanted.append(("media", "media.udp_port", address, port, socket.SOCK_STREAM))
     if settings.mqtt.mode is MqttMode.SUPERVISED:
         wanted.append(("MQTT", "mqtt.port", settings.mqtt.host, settings.mqtt.port, socket.SOCK_STREAM))
+        if settings.mqtt.tls_cert:
+            tls = settings.mqtt
+            wanted.append(("MQTT", "mqtt.tls_port", tls.tls_host, tls.tls_port, socket.SOCK_STREAM))
     return [
         f"{name} {'UDP' if kind is socket.SOCK_DGRAM else 'TCP'} {problem} (setting {key})"
         for name, key, host, port, kind in wanted

@@ -226,6 +226,7 @@ def _read_all(
         mistakes += document.mistakes
     if config is not None:
         _check_webhooks(config, settings, read_secrets, read_district)
+        _check_named_secrets(config, settings, read_secrets)
         mistakes += config.mistakes
     loaded = Configuration(
         settings=settings, cameras=read_cameras, secrets=read_secrets, district=read_district
@@ -250,8 +251,12 @@ def _read_settings(document: Document, path: Path) -> Settings:
         )
     if mqtt.mode is MqttMode.SUPERVISED and not mqtt.allow_plain and not _is_loopback(mqtt.host):
         root.section("mqtt").wrong(
-            "the supervised broker has no TLS: leave it on loopback (pages use /mqtt), or allow_plain: true",
+            "this listener has no TLS: leave it on loopback and set tls_cert and tls_key for another, or allow_plain: true",
             "host",
+        )
+    if bool(mqtt.tls_cert) != bool(mqtt.tls_key):
+        root.section("mqtt").wrong(
+            "tls_cert and tls_key stand together", "tls_cert" if mqtt.tls_cert else "tls_key"
         )
     if mqtt.mode is MqttMode.EXTERNAL and not mqtt.url:
         root.section("mqtt").wrong("mode external needs a url", "mode")
@@ -270,8 +275,19 @@ def _read_settings(document: Document, path: Path) -> Settings:
     base = path.parent
     return replace(
         settings,
-        http=replace(http, tls_cert=_beside(base, http.tls_cert), tls_key=_beside(base, http.tls_key)),
-        mqtt=replace(mqtt, tls_ca=_beside(base, mqtt.tls_ca)),
+        http=replace(
+            http,
+            tls_cert=_beside(base, http.tls_cert),
+            tls_key=_beside(base, http.tls_key),
+            tls_ca=_beside(base, http.tls_ca),
+        ),
+        ingest=replace(ingest, tls_ca=_beside(base, ingest.tls_ca)),
+        mqtt=replace(
+            mqtt,
+            tls_ca=_beside(base, mqtt.tls_ca),
+            tls_cert=_beside(base, mqtt.tls_cert),
+            tls_key=_beside(base, mqtt.tls_key),
+        ),
     )
 
 
@@ -281,6 +297,23 @@ def _check_webhooks(document: Document, settings: Settings, secrets: Secrets, di
     sections = document.root().sections("webhooks") if settings.webhooks else []
     for at, key, message in complaints(settings.webhooks, passwords, district.areas):
         sections[at].wrong(message, key)
+
+
+def _check_named_secrets(document: Document, settings: Settings, secrets: Secrets) -> None:
+    """What gateway.yaml names and secrets.yaml lacks."""
+    turn, notify = settings.media.turn, settings.notify
+    for path, needed, name in (
+        ("media.turn.secret", bool(turn.urls), turn.secret),
+        ("notify.secret", bool(notify.url), notify.secret),
+    ):
+        if needed and not name:
+            document.add(0, path, "is needed: the name of credentials in secrets.yaml")
+        elif name and not (name in secrets.credentials and secrets.credentials[name].password):
+            known = nearest(name, list(secrets.credentials))
+            document.add(0, path, f"secrets.yaml has no credentials {name!r} with a password{known}")
+    unknown = set(notify.channels) - {"push", "sms", "voice"}
+    if unknown:
+        document.add(0, "notify.channels", f"should be of push, sms, voice, not {', '.join(sorted(unknown))}")
 
 
 def _beside(base: Path, name: str) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.alarms.broker import GATEWAY_USER, Broker, BrokerSettings
+from gateway.alarms.broker import GATEWAY_USER, Broker, BrokerSettings, BrokerTls
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
 from gateway.alarms.mqtt import Incoming, MqttClient, MqttSettings, Publication
@@ -142,8 +142,9 @@ class Devices:
                 host=configured.host,
                 port=configured.port,
                 root=configured.root,
-                program=configured.program,
-                max_packet_bytes=2 * configured.payload_limit_bytes,  # the topic and the header come on top
+                tls=_broker_tls(configured),
+                # The packet is its payload, its topic and some bytes of header.
+                max_packet_bytes=configured.payload_limit_bytes + 512,
             ),
             passwords=self._passwords(),
             gateway_password=self._own_password(),
@@ -228,6 +229,17 @@ def _decode(payload: bytes) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise ProtocolError("malformed", detail="an object is expected")
     return said
+
+
+def _broker_tls(configured: Configured) -> BrokerTls | None:
+    if not configured.tls_cert:
+        return None
+    return BrokerTls(
+        host=configured.tls_host,
+        port=configured.tls_port,
+        certificate=configured.tls_cert,
+        key=configured.tls_key,
+    )
 
 
 def _broker_url(configured: Configured) -> tuple[str, int, ssl.SSLContext | None]:

@@ -16,15 +16,18 @@ __all__ = [
     "CallSettings",
     "CompiledLoop",
     "DispatchSettings",
+    "EvidenceSettings",
     "HttpSettings",
     "IceServer",
     "IngestSettings",
     "MediaSettings",
     "MqttMode",
     "MqttSettings",
+    "NotifySettings",
     "PictureSettings",
     "Settings",
     "StorageSettings",
+    "TurnSettings",
     "WebhookSettings",
 ]
 
@@ -84,6 +87,28 @@ class IceServer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSettings:
+    """TURN servers with time-limited credentials (coturn's `use-auth-secret`): the name is expiry:sub, the password its
+    HMAC-SHA1. secret: name of the credentials in secrets.yaml whose password is the shared secret."""
+
+    urls: tuple[str, ...] = checked((), "ice")
+    secret: str = ""
+    ttl_s: float = ranged(3_600.0, 60, 86_400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifySettings:
+    """The provider that reaches phones (gateway.notify). url: empty, and there is none. secret: name of the credentials in
+    secrets.yaml whose password signs both ways. receipts: where it finds this gateway; empty: the own address."""
+
+    url: str = checked("", "webhook")
+    secret: str = ""
+    channels: tuple[str, ...] = ("push", "sms", "voice")
+    receipts: str = checked("", "webhook")
+    timeout_s: float = ranged(3.0, 0.5, 60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MediaSettings:
     """WebRTC. `addresses` are bound, `announce` stands in candidates instead of them (NAT). Port + n for
     worker n.
@@ -96,11 +121,9 @@ class MediaSettings:
     workers: int = ranged(0, 0, 64)  # processes; 0: one for each core, but no more than cameras
     compiled: CompiledLoop = CompiledLoop.AUTO
     ice_servers: tuple[IceServer, ...] = ()
+    turn: TurnSettings = field(default_factory=TurnSettings)
     sessions: int = ranged(5_000, 1, 100_000)  # in all
-    history_packets: int = ranged(2_048, 64, 65_536)  # a stream, for retransmission
-    nack_window_s: float = ranged(1.0, 0.1, 10)
     ice_timeout_s: float = ranged(30.0, 5, 300)  # consent lost (RFC 7675)
-    gop_limit_bytes: int = ranged(8_388_608, 65_536, 268_435_456)  # cached keyframe and what follows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +138,9 @@ class IngestSettings:
     backoff_max_s: float = ranged(8.0, 0.1, 600)
     idle_grace_s: float = ranged(15.0, 0, 600)  # an on-demand camera stays this long after its last viewer
     first_keyframe_s: float = ranged(10.0, 1, 60)  # how long a viewer's join waits for a cold camera
+    tls_ca: str = checked(
+        "", "file"
+    )  # certificates that rtsps:// cameras are checked against; none: the system's
     camera_networks: tuple[str, ...] = checked(
         (), "network"
     )  # where cameras added by API may lie; none: this machine
@@ -136,15 +162,16 @@ class MqttSettings:
     mode: MqttMode = MqttMode.SUPERVISED
     host: str = checked("127.0.0.1", "host")
     port: int = ranged(1883, 0, 65_535)  # 0: any free one
-    allow_plain: bool = (
-        False  # beyond loopback the supervised broker speaks without TLS: only in a network of its own
-    )
+    allow_plain: bool = False  # this listener beyond loopback, without TLS: only in a network of its own
+    tls_host: str = checked("127.0.0.1", "host")  # of a second listener, with TLS
+    tls_port: int = ranged(8883, 0, 65_535)
+    tls_cert: str = checked("", "file")  # none: no such listener
+    tls_key: str = checked("", "file")
     url: str = checked("", "mqtt")
     credentials: str = ""
     tls_ca: str = checked("", "file")
-    program: str = "mosquitto"
     root: str = "pd/v1"
-    payload_limit_bytes: int = ranged(4_096, 256, 1_048_576)
+    payload_limit_bytes: int = ranged(8_192, 256, 1_048_576)
     websocket_limit: int = ranged(4_096, 1, 100_000)  # pipes to the broker
 
 
@@ -166,7 +193,6 @@ class AlarmSettings:
     group_window_s: float = ranged(120.0, 0, 3_600)
     press_rate_per_s: float = ranged(5.0, 0.1, 1_000)  # a box; beyond it presses are counted and slowed
     press_burst: int = ranged(20, 1, 1_000)
-    resident_text_s: float = ranged(15.0, 1, 120)  # without `persisted` the box says 110
     duties: tuple[str, ...] = (  # what a gridworker may report (上报)
         "治安防范",
         "矛盾纠纷",
@@ -197,7 +223,6 @@ class DispatchSettings:
     travel_m_per_s: float = ranged(4.0, 0.5, 30)  # for the estimated time of arrival (electric bicycle)
     camera_count: int = ranged(4, 1, 25)
     camera_radius_m: float = ranged(500.0, 10, 10_000)
-    worker_count: int = ranged(5, 1, 50)
     track_days: int = ranged(30, 0, 3_650)
 
 
@@ -213,6 +238,8 @@ class CallSettings:
     publish_s: float = ranged(8.0, 1, 120)  # a claimant without media is released
     restart_s: tuple[float, ...] = (3.0, 8.0, 15.0)  # ICE restarts
     dead_s: float = ranged(30.0, 1, 600)
+    join_s: float = ranged(30.0, 1, 600)  # who takes a place and publishes nothing loses it
+    receipt_s: float = ranged(3.0, 0.5, 60)  # a phone that said nothing by then is reached by the provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,21 +247,21 @@ class AccessSettings:
     """Sessions, log-in and joins. A join is one watched stream; by principal."""
 
     session_s: float = ranged(43_200.0, 60, 2_592_000)
-    code_s: float = ranged(600.0, 10, 86_400)
     leeway_s: float = ranged(30.0, 0, 300)
     login_failures: int = ranged(5, 1, 100)
     login_lockout_s: float = ranged(60.0, 1, 86_400)
     joins_stb: int = ranged(12, 0, 10_000)
     joins_worker: int = ranged(16, 0, 10_000)
     joins_staff: int = ranged(100, 0, 10_000)  # operator, desk, leader
+    joins_per_s: float = ranged(
+        20.0, 0.1, 10_000
+    )  # of one principal, after a burst of as many as it may watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """The database in the data directory."""
 
-    commit_queue: int = ranged(10_000, 10, 1_000_000)  # beyond it a press is "cannot process"
-    commit_batch: int = ranged(256, 1, 10_000)
     busy_s: float = ranged(30.0, 1, 600)
     reserve_bytes: int = ranged(67_108_864, 0, 1_099_511_627_776)  # free disk below which health is red
 
@@ -253,6 +280,21 @@ class WebhookSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceSettings:
+    """What is recorded of calls and of the cameras around an alarm, and how long it stays."""
+
+    enabled: bool = True
+    after_s: float = ranged(120.0, 1, 3_600)  # cameras, after the press
+    preroll_s: float = ranged(0.0, 0, 60)  # of always pulled cameras' sub streams, in memory; 0: none
+    cameras: int = ranged(4, 0, 25)  # for one alarm
+    recordings: int = ranged(100, 1, 2_000)  # of cameras at one time
+    retention_days: int = ranged(30, 1, 3_650)
+    floor_bytes: int = ranged(
+        2_147_483_648, 0, 1_099_511_627_776
+    )  # free disk below which the oldest go; at half of it recordings end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of gateway.yaml."""
 
@@ -267,3 +309,5 @@ class Settings:
     access: AccessSettings = field(default_factory=AccessSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     webhooks: tuple[WebhookSettings, ...] = ()
+    evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)

@@ -119,6 +119,11 @@ class Sharing:
         self._news = {hook.name: asyncio.Event() for hook in hooks}
         self.counters = {name: {"delivered": 0, "failed": 0, "dead": 0} for name in self._hooks}
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody is told of anything."""
+        return bool(self._hooks)
+
     async def take(self, news: Sequence[tuple[int, str, Json, Sequence[str]]]) -> None:
         """(number of the outbox row, type, data, full lineage). Returns once what somebody wants is on disk."""
         now_ms = self._clock()

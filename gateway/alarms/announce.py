@@ -48,7 +48,8 @@ Json = dict[str, Any]
 
 
 class News(msgspec.Struct, frozen=True, kw_only=True):
-    """An event of the page channel on its way through the outbox. data: JSON, encoded once for all pages."""
+    """An event of the page channel on its way through the outbox. data: JSON, encoded once for all pages; participants:
+    who takes part in an alarm, as `Participants` would say; incident: that of an alarm."""
 
     type: str
     id: str
@@ -56,6 +57,8 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     data: msgspec.Raw
     owner: str | None = None
     over: bool = False
+    participants: tuple[str, ...] = ()
+    incident: str | None = None
 
     def values(self) -> Json:
         values: Json = msgspec.json.decode(self.data)
@@ -157,7 +160,9 @@ def announce_state(connection: Connection, row: Row, state: Json | None) -> None
 def announce_alarm(connection: Connection, row: Row, deadlines: Mapping[DeadlineKind, int]) -> None:
     """The alarm as it is now, to every page that may see it."""
     over = row["closed_at"] is not None or row["cleared_at"] is not None
-    announce_event(connection, "alarm", alarm_view(row, deadlines), lineage_of(row), over=over)
+    taking_part = tuple(sub for sub in (row["acknowledged_sub"], row["worker_id"]) if sub)
+    view = alarm_view(row, deadlines)
+    announce_event(connection, "alarm", view, lineage_of(row), over=over, participants=taking_part)
 
 
 def announce_event(
@@ -168,10 +173,20 @@ def announce_event(
     *,
     owner: str | None = None,
     over: bool = False,
+    participants: tuple[str, ...] = (),
 ) -> None:
-    """owner: whose it is besides the area's; over: an alarm for which no phone may ring any more."""
+    """owner: whose it is besides the area's; over: an alarm for which no phone may ring any more; participants: see News."""
     encoded = msgspec.Raw(msgspec.json.encode(data))
-    news = News(type=type, id=data["id"], lineage=lineage, owner=owner, over=over, data=encoded)
+    news = News(
+        type=type,
+        id=data["id"],
+        lineage=lineage,
+        owner=owner,
+        over=over,
+        participants=participants,
+        incident=data.get("incident_id"),
+        data=encoded,
+    )
     outbox.add(connection, KIND_EVENT, f"{type}/{data['id']}", news)
 
 

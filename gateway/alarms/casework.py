@@ -210,9 +210,9 @@ class CaseDesk:
         *,
         state: IncidentState | None = None,
         limit: int = 100,
-        visible: Callable[[tuple[str, ...]], bool] = lambda lineage: True,
+        visible: Callable[[tuple[str, ...], str], bool] = lambda lineage, incident_id: True,
     ) -> list[Json]:
-        """Newest first."""
+        """Newest first. `visible(lineage, incident_id)` says whether the caller may see it."""
 
         def query(c: Connection) -> list[Json]:
             statement = select(incident_table).order_by(
@@ -222,7 +222,7 @@ class CaseDesk:
                 statement = statement.where(incident_table.c.state == state)
             found: list[Json] = []
             for row in c.execute(statement).mappings():
-                if visible(records.lineage_of(dict(row))):
+                if visible(records.lineage_of(dict(row)), row["id"]):
                     found.append(incident_view(dict(row)))
                     if len(found) >= limit:
                         break

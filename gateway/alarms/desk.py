@@ -379,9 +379,9 @@ class AlarmDesk:
         handling: Handling | None = None,
         open_only: bool = False,
         limit: int = 100,
-        visible: Callable[[tuple[str, ...]], bool] = lambda lineage: True,
+        visible: Callable[[tuple[str, ...], str], bool] = lambda lineage, alarm_id: True,
     ) -> Alarms:
-        """Newest first, in list form. `visible(lineage)` says whether the caller may see it."""
+        """Newest first, in list form. `visible(lineage, alarm_id)` says whether the caller may see it."""
 
         def query(c: Connection) -> Alarms:
             statement = select(alarm_table).order_by(
@@ -394,7 +394,7 @@ class AlarmDesk:
             found: Alarms = []
             for mapping in c.execute(statement).mappings():
                 row = dict(mapping)
-                if visible(records.lineage_of(row)):
+                if visible(records.lineage_of(row), row["id"]):
                     found.append(records.alarm_view(row, records.load_deadlines(c, row["id"])))
                     if len(found) >= limit:
                         break

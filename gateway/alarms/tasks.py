@@ -233,14 +233,6 @@ class TaskDesk:
         row, incident = await self._store.read(lambda c: _load(c, task_id))
         return records.lineage_of(incident), row["assignee"]
 
-    async def helpers(self, incident_id: str) -> frozenset[str]:
-        """Subs that take part in an incident by a task that was not declined."""
-        gone = [TaskState.DECLINED, TaskState.EXPIRED, TaskState.REVOKED]
-        query = select(task_table.c.assignee).where(
-            task_table.c.incident_id == incident_id, task_table.c.state.not_in(gone)
-        )
-        return frozenset(await self._store.read(lambda c: c.execute(query).scalars().all()))
-
     async def add_photo(self, task_id: str, data: bytes, by: Actor) -> Json:
         """Stores a JPEG, PNG or WebP. Raises ProtocolError, NotFound; Unavailable when the disk is full."""
         media_type = next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)

@@ -41,8 +41,8 @@ class AudienceReach:
         )
         data = {key: value for key, value in payload.items() if key not in ("lineage", "delivery")}
         # Volunteers see no alarms; for them it is an offer, which the desks of the place see as well.
-        action = Action.TASK_LIST if audience is Audience.VOLUNTEERS else Action.ALARM_LIST
-        self._events.publish("audience", data, action=action, resource=resource)
+        action = Action.TASK_LIST if audience is Audience.VOLUNTEERS else None
+        self._events.publish("audience", data, resource=resource, action=action)
         return self._events.readers(lambda principal: _meant(principal, audience, lineage, near))
 
     def _near(self, payload: dict[str, Any]) -> tuple[str, ...]:

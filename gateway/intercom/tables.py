@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    false,
     insert,
     select,
     update,
@@ -32,6 +33,7 @@ from gateway.intercom.model import (
     Call,
     CallKind,
     CallState,
+    Delivery,
     EndReason,
     Leg,
     Outcome,
@@ -42,6 +44,7 @@ from gateway.intercom.model import (
 from gateway.store import Prepared, metadata
 
 __all__ = [
+    "about",
     "busy_workers",
     "insert_call",
     "involving",
@@ -83,6 +86,7 @@ calls = Table(
     Column("active_at", BigInteger),
     Column("ended_at", BigInteger),
     Column("end_reason", Text),
+    Column("sos", Boolean, nullable=False, server_default=false()),
 )
 _open = calls.c.ended_at.is_(None)
 Index("ix_calls_open", calls.c.opened_at, sqlite_where=_open, postgresql_where=_open)
@@ -102,6 +106,7 @@ call_legs = Table(
     Column("lost_at", BigInteger),
     Column("restarts", Integer, nullable=False),
     Column("left_at", BigInteger),
+    Column("recording", Boolean, nullable=False, server_default=false()),
 )
 
 call_rings = Table(
@@ -120,6 +125,7 @@ call_rings = Table(
     Column("waiting", Boolean, nullable=False),
     Column("outcome", Text, nullable=False),
     Column("outcome_at", BigInteger),
+    Column("deliveries", Text, nullable=False, server_default="[]"),
 )
 Index("ix_call_rings_worker", call_rings.c.worker_id, call_rings.c.rung_at)
 
@@ -184,6 +190,7 @@ def load(connection: Connection, call_id: str) -> Call | None:
         active_at=row["active_at"],
         ended_at=row["ended_at"],
         end_reason=EndReason(row["end_reason"]) if row["end_reason"] else None,
+        sos=bool(row["sos"]),
         legs=tuple(sorted(map(_leg, legs), key=lambda leg: int(leg.id.removeprefix("leg")))),
         rung=tuple(map(_rung, rings)),
     )
@@ -218,6 +225,12 @@ def opened_for(connection: Connection, alarm_id: str) -> str | None:
 def open_for(connection: Connection, alarm_id: str) -> list[str]:
     """The calls about this alarm that have not ended, oldest first."""
     found = select(calls.c.id).where(calls.c.alarm_id == alarm_id, _open).order_by(calls.c.opened_at)
+    return list(connection.execute(found).scalars())
+
+
+def about(connection: Connection, alarm_id: str) -> list[str]:
+    """All calls about this alarm, oldest first."""
+    found = select(calls.c.id).where(calls.c.alarm_id == alarm_id).order_by(calls.c.opened_at)
     return list(connection.execute(found).scalars())
 
 
@@ -308,6 +321,7 @@ def _call_row(call: Call) -> dict[str, Any]:
         "active_at": call.active_at,
         "ended_at": call.ended_at,
         "end_reason": call.end_reason.value if call.end_reason else None,
+        "sos": call.sos,
     }
 
 
@@ -323,6 +337,7 @@ def _leg_row(leg: Leg) -> dict[str, Any]:
         "lost_at": leg.lost_at,
         "restarts": leg.restarts,
         "left_at": leg.left_at,
+        "recording": leg.recording,
     }
 
 
@@ -337,6 +352,7 @@ def _leg(row: Any) -> Leg:
         lost_at=row["lost_at"],
         restarts=row["restarts"],
         left_at=row["left_at"],
+        recording=bool(row["recording"]),
     )
 
 
@@ -353,6 +369,7 @@ def _rung_row(rung: Rung) -> dict[str, Any]:
         "waiting": rung.waiting,
         "outcome": rung.outcome.value,
         "outcome_at": rung.outcome_at,
+        "deliveries": _json(rung.deliveries),
     }
 
 
@@ -369,6 +386,7 @@ def _rung(row: Any) -> Rung:
         waiting=bool(row["waiting"]),
         outcome=Outcome(row["outcome"]),
         outcome_at=row["outcome_at"],
+        deliveries=msgspec.json.decode(row["deliveries"], type=tuple[Delivery, ...]),
     )
 
 

@@ -21,14 +21,14 @@ class Timers:
         self._heap: list[tuple[int, str, int]] = []
         self._version: dict[str, int] = {}
 
-    def set(self, call: Call) -> None:
-        """After each change of the call, and again when what was due could not be done."""
+    def set(self, call: Call, *, not_before: int = 0) -> None:
+        """After each change of the call, and again when what was due could not be done, then not before a while."""
         at = None if call.ended else next_deadline(call, self._settings)
         if at is None:
             self._version.pop(call.id, None)
         else:
             self._version[call.id] = call.version
-            heapq.heappush(self._heap, (at, call.id, call.version))
+            heapq.heappush(self._heap, (max(at, not_before), call.id, call.version))
 
     def due(self, now_ms: int) -> list[str]:
         """Calls whose deadline has come, earliest first. Each is named once, until it is set again."""

@@ -13,12 +13,13 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from gateway.errors import Conflict, GatewayError, NotFound, ProtocolError, TooMany, Unavailable
+from gateway.evidence.order import News, RecordingOrder
 from gateway.streams.cameras import CameraState
 from gateway.streams.media_service import MediaSpec
-from gateway.streams.picture_health import PictureState
 from gateway.streams.plane import NotAcceptable
 from gateway.streams.sdp import Fragment
 from gateway.streams.session import SessionAnswer, SessionInfo
+from gateway.streams.verdict import PictureState
 
 __all__ = [
     "Answered",
@@ -37,12 +38,15 @@ __all__ = [
     "PictureChange",
     "Publish",
     "Ready",
+    "Record",
+    "Recorded",
     "Refused",
     "Request",
     "RestartSession",
     "Setup",
     "States",
     "Stop",
+    "StopRecording",
     "SupervisorCounts",
     "ToWorker",
     "Tracks",
@@ -150,6 +154,14 @@ class FetchKeyframe(Request, frozen=True):
 
 class Warm(Request, frozen=True):
     camera_id: str
+
+
+class Record(Request, frozen=True):
+    order: RecordingOrder
+
+
+class StopRecording(Request, frozen=True):
+    recording_id: str
 
 
 class Cancel(_Message, frozen=True):
@@ -276,6 +288,12 @@ class Tracks(_Message, frozen=True):
     tracks: tuple[str, ...]
 
 
+class Recorded(_Message, frozen=True):
+    """Something happened to a recording."""
+
+    news: News
+
+
 class Beat(_Message, frozen=True):
     """A sign of life every `beat_s`, with a part of the figures that change all the time: in turn every camera's state and
     every session, and now and then the totals. pictures: of the cameras whose state is there; None: not judged yet."""
@@ -285,6 +303,7 @@ class Beat(_Message, frozen=True):
     sessions: list[SessionInfo]
     counts: SupervisorCounts | None
     pictures: dict[str, PictureState | None] = {}
+    preroll_octets: int = 0
 
 
 ToWorker = (
@@ -297,10 +316,14 @@ ToWorker = (
     | CloseOwned
     | FetchKeyframe
     | Warm
+    | Record
+    | StopRecording
     | Cancel
     | Stop
 )
-FromWorker = Ready | Answered | Done | Keyframe | Refused | States | PictureChange | Closed | Tracks | Beat
+FromWorker = (
+    Ready | Answered | Done | Keyframe | Refused | States | PictureChange | Closed | Tracks | Recorded | Beat
+)
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -41,6 +41,7 @@ __all__ = [
     "Sender",
     "Stream",
     "StreamLimits",
+    "Tap",
     "Track",
     "TrackKind",
     "fan_out",
@@ -131,6 +132,19 @@ class Sender(Protocol):
         """What comes next on the track does not continue what was sent: wait for a keyframe."""
 
 
+class Tap(Protocol):
+    """Whoever takes a track's media as it comes, beside the viewers (recording). Must not block and must not raise."""
+
+    def on_access_unit(self, unit: AccessUnit) -> None:
+        """A camera's picture."""
+
+    def on_group(self, codec: Codec, group: PacketGroup, now: float) -> None:
+        """A publisher's (or a camera's audio) packet. A hole in the numbers is a loss."""
+
+    def on_reset(self) -> None:
+        """What comes next does not continue what came."""
+
+
 def fan_out(groups: Sequence[PacketGroup], senders: Sequence[Sender]) -> list[Sender]:
     """Sends groups to every sender: the one hot loop of the process, compiled or here.
 
@@ -204,6 +218,7 @@ class Track:
         "octets",
         "on_keyframe_wanted",
         "picture",
+        "taps",
     )
 
     def __init__(self, kind: TrackKind, limits: StreamLimits, fragment: Fragment = fragment_h264) -> None:
@@ -226,6 +241,7 @@ class Track:
         self.gop_timestamp = 0
         self.gop_octets = 0
         self.on_keyframe_wanted: Callable[[], None] | None = None
+        self.taps: tuple[Tap, ...] = ()
         self._limits = limits
         self._members: set[Sender] = set()
         self._live: list[Sender] = []
@@ -301,6 +317,8 @@ class Track:
         """A camera's picture: packetised if anyone watches, else only kept."""
         self._follow_clock(unit.timestamp, unit.received_at)
         self.frames += 1
+        for tap in self.taps:
+            tap.on_access_unit(unit)
         if unit.keyframe:
             self.codec = Codec.H264
             self.keyframe = self._still = unit
@@ -351,6 +369,8 @@ class Track:
         self._packetising = True
         self._remember(group)
         self._emit((group,), now)
+        for tap in self.taps:
+            tap.on_group(codec, group, now)
 
     def skip_number(self, count: int = 1) -> None:
         """Leaves a hole in the numbers, for packets that are lost for good."""
@@ -370,11 +390,15 @@ class Track:
         for sender in list(self._members):
             sender.on_reset(self)
             self.wait(sender)
+        for tap in self.taps:
+            tap.on_reset()
 
     def skip(self) -> None:
         """What follows does not continue the cached group of pictures; its keyframe stays as a still."""
         self.gop_first = None
         self._bare_units = []
+        for tap in self.taps:
+            tap.on_reset()
 
     def timestamp_at(self, now: float) -> int | None:
         """The track's timestamp at a moment, extrapolated; None before anything came."""
@@ -478,14 +502,14 @@ class Stream:
     @property
     def listening(self) -> bool:
         """Somebody takes the sound."""
-        return self.audio.watchers > 0
+        return self.audio.watchers > 0 or bool(self.audio.taps)
 
     def on_access_unit(self, access_unit: AccessUnit) -> None:
         self.video.push_access_unit(access_unit)
 
     def on_audio(self, frame: AudioFrame) -> None:
         track = self.audio
-        if not track.watchers:
+        if (not track.watchers and not track.taps) or (track.codec is None and not frame.payload):
             track.codec = frame.codec if frame.codec in CLOCK_RATES else None
         elif frame.payload and frame.codec in CLOCK_RATES:
             track.push_packet(

@@ -40,12 +40,15 @@ from gateway.streams.messages import (
     PictureChange,
     Publish,
     Ready,
+    Record,
+    Recorded,
     Refused,
     Request,
     RestartSession,
     Setup,
     States,
     Stop,
+    StopRecording,
     SupervisorCounts,
     ToWorker,
     Tracks,
@@ -95,6 +98,7 @@ class Worker:
                 source_change=lambda source_id, tracks: self._send(Tracks(source_id, tracks)),
                 session_closed=lambda session_id, reason: self._send(Closed(session_id, reason)),
                 picture=lambda camera_id: self._send_picture(media, camera_id),
+                recording=lambda news: self._send(Recorded(news)),
             ),
         )
         try:
@@ -189,6 +193,12 @@ class Worker:
             case Warm():
                 await media.warm(request.camera_id)
                 return Done(request.id)
+            case Record():
+                await media.record(request.order)
+                return Done(request.id)
+            case StopRecording():
+                await media.stop_recording(request.recording_id)
+                return Done(request.id)
             case FetchKeyframe():
                 nal_units = media.keyframe(request.camera_id)
                 digest = 0 if nal_units is None else hash(nal_units)
@@ -240,6 +250,7 @@ class Worker:
                     [media.session(session_id) for session_id in media.session_ids()[part::BEATS_A_ROUND]],
                     _counts(media) if part == 0 else None,
                     {camera_id: media.picture(camera_id) for camera_id in camera_ids},
+                    media.preroll_octets(),
                 )
             )
             number += 1

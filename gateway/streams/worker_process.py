@@ -32,6 +32,7 @@ from gateway.streams.messages import (
     PictureChange,
     Publish,
     Ready,
+    Recorded,
     Refused,
     Setup,
     States,
@@ -42,9 +43,9 @@ from gateway.streams.messages import (
     Watch,
     WireCamera,
 )
-from gateway.streams.picture_health import PictureState
 from gateway.streams.placement import Heartbeat
 from gateway.streams.session import SessionInfo
+from gateway.streams.verdict import PictureState
 
 __all__ = ["RESTARTING", "ShardTimes", "WorkerProcess"]
 
@@ -98,6 +99,8 @@ class WorkerProcess:
         self.sessions: dict[str, SessionInfo] = {}
         self.tracks: dict[str, tuple[str, ...]] = {}
         self.counts = SupervisorCounts({}, {}, {}, {}, {}, {})
+        self.recordings: set[str] = set()
+        self.preroll_octets = 0
         self.port: int | None = None
         self.lag_ms = 0.0
         self.restarts = 0
@@ -243,6 +246,7 @@ class WorkerProcess:
         match message:
             case Beat():
                 self.lag_ms = message.lag_ms
+                self.preroll_octets = message.preroll_octets
                 self._mirror(message.states)
                 for camera_id, picture in message.pictures.items():
                     self._mirror_picture(camera_id, picture)
@@ -264,6 +268,10 @@ class WorkerProcess:
                 info = self.sessions.pop(message.session_id, None)
                 if info is not None:
                     self._later(self._owner.session_ended, info, message.reason)
+            case Recorded():
+                if message.news.finished is not None:
+                    self.recordings.discard(message.news.recording_id)
+                self._later(self._owner.callbacks.recording, message.news)
             case Tracks():
                 if message.tracks:
                     self.tracks[message.source_id] = message.tracks

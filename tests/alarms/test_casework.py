@@ -69,7 +69,7 @@ async def test_reported_without_an_alarm_numbered_and_transferred(bench: Bench, 
     assert (await cases.move(incident, T.TRANSFER, ZHANG, detail={"to": "110"}))["state"] == "TRANSFERRED"
     assert (await cases.move(incident, T.TAKE_BACK, ZHANG))["state"] == "DISPATCHED"
     assert len(await cases.list()) == 2
-    assert await cases.list(visible=lambda lineage: False) == []
+    assert await cases.list(visible=lambda lineage, incident_id: False) == []
     assert (await cases.lineage(incident))[0] == "510117"
     with pytest.raises(NotFound):
         await cases.get("none")

@@ -26,11 +26,11 @@ from gateway.streams import sdp
 from gateway.streams.cameras import CameraState, DialLimits, State
 from gateway.streams.media import StreamName
 from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaSpec, PictureSpec
-from gateway.streams.picture_health import Verdict
 from gateway.streams.placement import worker_of_call
 from gateway.streams.plane import NotAcceptable, PlaneLimits
 from gateway.streams.session import SessionAnswer, SessionState
 from gateway.streams.shards import Shards, ShardTimes
+from gateway.streams.verdict import Verdict
 
 TIMES = ShardTimes(beat_s=0.1, dead_s=3, stop_s=10)
 EVERYWHERE = pytest.mark.parametrize("workers", [0, 2], ids=["in-process", "workers"])
