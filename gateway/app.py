@@ -48,6 +48,7 @@ from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
 from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge, ViewTrail
 from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
+from gateway.http.page_parts import page_part_routes
 from gateway.http.pages import Health, page_routes, security_headers
 from gateway.http.people import PeopleEdge, worker_json
 from gateway.http.reach import AudienceReach
@@ -68,9 +69,7 @@ from gateway.settings import Settings
 from gateway.sharing import Sharing
 from gateway.store import Store
 from gateway.streams.cameras import CameraState, State
-from gateway.streams.media_service import (
-    MediaCallbacks,
-)
+from gateway.streams.media_service import MediaCallbacks
 from gateway.streams.pictures import Snapshots
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import IceServer, SessionEndpoint
@@ -286,7 +285,9 @@ class Gateway:
         self.media_edge: MediaEdge | None = None
         self.edge = Edge(
             authenticate=self.sessions.authenticate,
-            security_headers=security_headers(tls=bool(self.settings.http.tls_cert)),
+            security_headers=security_headers(
+                tls=bool(self.settings.http.tls_cert), tile_urls=self.settings.map.tile_urls
+            ),
             body_limit_bytes=self.settings.http.body_limit_bytes,
             body_timeout_s=self.settings.http.request_timeout_s,
             allowed_origins=self.settings.http.allowed_origins,
@@ -471,14 +472,17 @@ class Gateway:
             session_path=lambda session_id: f"{WHIP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
         )
+        access = self.settings.access
+        joins = JoinLimits(lambda principal: access.joins_of(principal.role), rate=access.joins_per_s)
+        trail = ViewTrail(self.store, now_ms=now_ms, background=self._background)
         self.media_edge = MediaEdge(
             cameras=self.cameras,
             whep=whep,
             whip=whip,
             ice_servers=self._ice_servers,
-            joins=JoinLimits(self._join_limit, rate=self.settings.access.joins_per_s),
+            joins=joins,
             now_s=time.monotonic,
-            viewed=ViewTrail(self.store, now_ms=now_ms, background=self._background).viewed,
+            viewed=trail.viewed,
             own_leg=self.switchboard.own_leg,
             watchable_leg=self.switchboard.watchable_leg,
             call_resource=calls.resource,
@@ -494,6 +498,7 @@ class Gateway:
             asked_of=self.callout.asked_of,
             now_ms=now_ms,
             mqtt_on=not self.devices.is_off,
+            base_map=self.settings.map,
         )
         metrics = Metrics(self)
         grants = GrantsEdge(self.grants, camera=lambda camera_id: self.catalog.resource(camera_id))
@@ -509,6 +514,12 @@ class Gateway:
         edges = (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, hooks, evidence)
         for routes in edges:
             edge.add(routes.routes())
+        edge.add(
+            page_part_routes(
+                self.store, data=self.options.data.path, media=self.media, cameras=self.cameras, joins=joins,
+                viewed=trail.viewed, incident=alarms.incident, now_ms=now_ms,
+            )
+        )  # fmt: skip
         edge.add(
             page_routes(
                 health=self.health,
@@ -678,17 +689,6 @@ class Gateway:
         """The keyframe is fetched from the camera's worker first, unless the one we have still is the newest."""
         await self.media.fetch_keyframe(camera_id)
         return await self.snapshots.jpeg(camera_id)
-
-    def _join_limit(self, principal: Principal) -> int:
-        access = self.settings.access
-        match principal.role:
-            case Role.STB:
-                return access.joins_stb
-            case Role.WORKER:
-                return access.joins_worker
-            case Role.OPERATOR | Role.DESK | Role.LEADER:
-                return access.joins_staff
-        return 0
 
     def _ice_servers(self, owner: str) -> list[IceServer]:
         """`owner` asks; the servers' credentials are by name from secrets.yaml."""

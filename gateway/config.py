@@ -355,6 +355,11 @@ def _complaint(what: str, text: str, base: Path) -> str | None:
             return _url_complaint(text, ("http", "https"))
         case "mqtt":
             return _url_complaint(text, ("mqtt", "mqtts"), bare=True)
+        case "tiles":
+            missing = [part for part in ("{z}", "{x}", "{y}") if part not in text]
+            if missing:
+                return f"{text!r} lacks {', '.join(missing)}"
+            return _url_complaint(text, ("http", "https"))
         case "ice":
             matched = re.fullmatch(r"(stuns?|turns?):[^\s@/]+(\?transport=(udp|tcp))?", text)
             return None if matched else f"{text!r} is no stun: or turn: URL (RFC 7064, 7065)"

@@ -20,6 +20,8 @@ __all__ = [
     "HttpSettings",
     "IceServer",
     "IngestSettings",
+    "MapDatum",
+    "MapSettings",
     "MediaSettings",
     "MqttMode",
     "MqttSettings",
@@ -257,6 +259,28 @@ class AccessSettings:
         20.0, 0.1, 10_000
     )  # of one principal, after a burst of as many as it may watch
 
+    def joins_of(self, role: str) -> int:
+        """Media sessions that one principal of the role may have at once."""
+        staff = dict.fromkeys(("operator", "desk", "leader"), self.joins_staff)
+        return {"stb": self.joins_stb, "worker": self.joins_worker, **staff}.get(role, 0)
+
+
+class MapDatum(StrEnum):
+    """What the tiles of a base map are drawn in."""
+
+    WGS84 = "wgs84"  # 天地图 (CGCS2000, which differs by centimetres), OpenStreetMap
+    GCJ02 = "gcj02"  # Amap, Tencent: everything drawn over them is shifted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapSettings:
+    """An online base map under the district's own polygons; none: the map needs no network. Pages may load pictures
+    from these hosts and no others, and a key in the URL is known to every page.
+    """
+
+    tile_urls: tuple[str, ...] = checked((), "tiles")  # https://host/{z}/{x}/{y}; several share the load
+    datum: MapDatum = MapDatum.WGS84
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
@@ -307,6 +331,7 @@ class Settings:
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     calls: CallSettings = field(default_factory=CallSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
+    map: MapSettings = field(default_factory=MapSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     webhooks: tuple[WebhookSettings, ...] = ()
     evidence: EvidenceSettings = field(default_factory=EvidenceSettings)

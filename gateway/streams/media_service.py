@@ -18,6 +18,8 @@ from gateway.errors import Unavailable
 from gateway.evidence.order import News, RecordingOrder, RecordingSpec
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, CameraSupervisor, Counters, DialLimits
+from gateway.streams.hls import Container, HlsLimits
+from gateway.streams.hls_source import HlsFile, HlsSources, tap_track
 from gateway.streams.ice import CONSENT_S
 from gateway.streams.link import Certificate, MediaPort
 from gateway.streams.media import StreamName
@@ -70,6 +72,7 @@ class MediaSpec:
     plane: PlaneLimits = field(default_factory=PlaneLimits)
     dial: DialLimits = field(default_factory=DialLimits)
     pictures: PictureSpec | None = None
+    hls: HlsLimits = field(default_factory=HlsLimits)
     camera_ca: str = ""
     recording: RecordingSpec | None = None
 
@@ -148,6 +151,17 @@ class MediaService(Protocol):
     async def fetch_keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         """NAL units of the newest cached keyframe; the same object as long as it is the same keyframe."""
 
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        """One file of a camera's stream by HLS, which begins with the first playlist and ends when nobody asks any more.
+        Raises NotFound, TooMany, Unavailable."""
+
     async def warm(self, camera_id: str) -> None:
         """Pull what a tile would show of the camera; it stays for the grace time after a last viewer. Returns with its first
         picture."""
@@ -204,6 +218,7 @@ class LocalMedia:
         self._parts: tuple[MediaPlane, CameraSupervisor] | None = None
         self._health: PictureHealth | None = None
         self._tapes: Tapes | None = None
+        self._hls: HlsSources | None = None
 
     async def open(self) -> None:
         spec = self._spec
@@ -233,6 +248,14 @@ class LocalMedia:
             tls=ssl.create_default_context(cafile=spec.camera_ca) if spec.camera_ca else None,
         )
         self._parts = plane, supervisor
+        self._hls = HlsSources(
+            acquire=supervisor.acquire,
+            release=supervisor.release,
+            tap=lambda camera_id, name, source, on: tap_track(
+                plane.sink_of(camera_id, name).video, source, on
+            ),
+            limits=spec.hls,
+        )
         if spec.pictures is not None:
             # OpenCV and PyAV are 35 MB and a frame gap to load: now, and only where pictures are judged.
             from gateway.streams.picture_health import PictureHealth
@@ -260,6 +283,8 @@ class LocalMedia:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.plane.run(), name="media-plane")
             tasks.create_task(self.supervisor.run(), name="cameras")
+            if self._hls is not None:
+                tasks.create_task(self._hls.run(), name="hls")
             if self._health is not None:
                 tasks.create_task(self._health.run(), name="picture-health")
             if self._tapes is not None:
@@ -329,6 +354,18 @@ class LocalMedia:
     async def fetch_keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         return self.plane.keyframe(camera_id)
 
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        if self._hls is None:
+            raise RuntimeError("LocalMedia.open() comes first")
+        return await self._hls.fetch(camera_id, name, file, container, query)
+
     async def warm(self, camera_id: str) -> None:
         has_sub = any(camera.id == camera_id and camera.sub for camera in self._cameras)
         name = StreamName.SUB if has_sub else StreamName.MAIN
@@ -361,6 +398,8 @@ class LocalMedia:
         await self.supervisor.apply(cameras, credentials)
         for camera_id in removed:
             self.plane.forget_camera(camera_id)
+            if self._hls is not None:
+                self._hls.forget_camera(camera_id)
         if self._tapes is not None:
             self._tapes.apply(self._cameras)
 

@@ -31,9 +31,11 @@ __all__ = [
     "Closed",
     "Done",
     "Failure",
+    "FetchHls",
     "FetchKeyframe",
     "FrameReader",
     "FromWorker",
+    "HlsAnswer",
     "Keyframe",
     "PictureChange",
     "Publish",
@@ -152,6 +154,16 @@ class FetchKeyframe(Request, frozen=True):
     known: int
 
 
+class FetchHls(Request, frozen=True):
+    """One file of a camera's stream by HLS; the fields are those of `MediaService.fetch_hls`."""
+
+    camera_id: str
+    name: str
+    file: str
+    container: str
+    query: list[tuple[str, str]]
+
+
 class Warm(Request, frozen=True):
     camera_id: str
 
@@ -204,6 +216,14 @@ class Keyframe(_Message, frozen=True):
     id: int
     digest: int
     nal_units: tuple[bytes, ...] | None
+
+
+class HlsAnswer(_Message, frozen=True):
+    """To FetchHls."""
+
+    id: int
+    body: bytes
+    media_type: str
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -315,6 +335,7 @@ ToWorker = (
     | CloseSession
     | CloseOwned
     | FetchKeyframe
+    | FetchHls
     | Warm
     | Record
     | StopRecording
@@ -322,7 +343,18 @@ ToWorker = (
     | Stop
 )
 FromWorker = (
-    Ready | Answered | Done | Keyframe | Refused | States | PictureChange | Closed | Tracks | Recorded | Beat
+    Ready
+    | Answered
+    | Done
+    | Keyframe
+    | HlsAnswer
+    | Refused
+    | States
+    | PictureChange
+    | Closed
+    | Tracks
+    | Recorded
+    | Beat
 )
 
 _encoder = msgspec.msgpack.Encoder()

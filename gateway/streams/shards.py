@@ -25,6 +25,8 @@ from gateway.evidence.order import LOST as RECORDING_LOST
 from gateway.evidence.order import Finished, News, RecordingOrder
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, Counters, State, StreamState
+from gateway.streams.hls import Container
+from gateway.streams.hls_source import HlsFile
 from gateway.streams.media import StreamName
 from gateway.streams.media_service import Credentials, MediaCallbacks, MediaSpec, PlaneCounts, WorkerView
 from gateway.streams.messages import (
@@ -32,7 +34,9 @@ from gateway.streams.messages import (
     CloseOwned,
     CloseSession,
     Done,
+    FetchHls,
     FetchKeyframe,
+    HlsAnswer,
     Keyframe,
     Publish,
     Record,
@@ -289,6 +293,20 @@ class Shards:
         while len(self._keyframes) > KEYFRAMES_KEPT:
             self._keyframes.popitem(last=False)
         return self.keyframe(camera_id)
+
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        worker = self._worker_of(f"camera/{camera_id}")
+        answer = await worker.ask(
+            lambda number: FetchHls(number, camera_id, name, file, container, list(query)), HlsAnswer
+        )
+        return HlsFile(body=answer.body, media_type=answer.media_type)
 
     async def warm(self, camera_id: str) -> None:
         """Raises NotFound, Unavailable."""
