@@ -384,6 +384,30 @@ class Statistics(Shape):
     entries: list[Figures]
 
 
+class Webhook(Shape):
+    name: str
+    url: str
+    areas: list[str]
+    kinds: list[str]
+    events: list[str]
+    pending: int
+    delivered: int
+    dead: int
+    delivered_at: int | None
+
+
+class Webhooks(Shape):
+    webhooks: list[Webhook]
+
+
+class WebhookMessages(Shape):
+    messages: list[dict[str, Any]]
+
+
+class Retried(Shape):
+    retried: int
+
+
 class Worker(Named):
     grid: str | None
     duty: Duty
@@ -434,6 +458,7 @@ class Box(Shape):
     cameras: list[Named]
     mqtt: Mqtt | None
     alarm: dict[str, Any] | None
+    follow_up: dict[str, Any] | None
     now: int
 
 
@@ -618,6 +643,9 @@ ANSWERS: Mapping[tuple[str, str], Answer] = {
     ("POST", "/api/v1/workers/me/location"): Answer(Counted),
     ("GET", "/api/v1/stb/me"): Answer(Box),
     ("POST", "/api/v1/admin/reload"): Answer(Changed),
+    ("GET", "/api/v1/webhooks"): Answer(Webhooks),
+    ("GET", "/api/v1/webhooks/{name}/messages"): Answer(WebhookMessages),
+    ("POST", "/api/v1/webhooks/{name}/retry"): Answer(Retried),
     ("GET", "/api/v1/openapi.json"): _NOTHING,
     ("GET", "/healthz"): Answer(HealthAnswer),
     ("GET", "/readyz"): Answer(Ready, also={503: Ready}),
