@@ -35,6 +35,7 @@ from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
 from gateway.callout import Callout
 from gateway.catalog import Catalog
+from gateway.certificates import certificates
 from gateway.clock import SteadyClock
 from gateway.config import Configuration, ServeOptions
 from gateway.devices import Devices, handlers_of
@@ -441,7 +442,7 @@ class Gateway:
             now_ms=now_ms,
             mqtt_on=not self.devices.is_off,
         )
-        metrics = Metrics(self)
+        metrics = Metrics(self, certificates(self.settings))
         grants = GrantsEdge(self.grants, camera=lambda camera_id: self.catalog.resource(camera_id))
         admin = AdminEdge(
             self.reloader,

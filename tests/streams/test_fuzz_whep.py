@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from webrtc_clients import Feed, WhepClient, WhipClient, encode_clip, running_plane
 
 from gateway.streams.media import StreamName
+from gateway.streams.plane import PlaneLimits
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import EdgeRequest, EdgeResponse, SessionEndpoint
 
@@ -28,7 +29,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._running = running_plane("cam001")
+        self._running = running_plane("cam001", limits=PlaneLimits(connect_s=86_400))
         self.plane = self.run(self._running.__aenter__())
         feed = Feed(self.plane.sink_of("cam001", StreamName.MAIN), encode_clip(gop=250), audio=True)
         for _ in range(5):
