@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check audit bench soak fuzz screenshots clean
+.PHONY: help setup demo test check audit bench soak memory fuzz screenshots clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -36,6 +36,10 @@ bench: setup  ## the figures in the README
 soak:  ## joins, leaves and faults for SECONDS=600: memory flat, nothing left behind
 	@scripts/setup.sh test
 	@$(PY) tests/soak/soak.py --seconds $(or $(SECONDS),600)
+
+memory:  ## the wall's heap under alarms for SECONDS=1200: flat once its lists are full
+	@scripts/setup.sh test
+	@PYTHONPATH=tests/e2e $(PY) tests/e2e/page_memory.py --seconds $(or $(SECONDS),1200) $(ARGS)
 
 screenshots:  ## pictures of every screen of a running `make demo` into docs/images
 	@scripts/setup.sh test

@@ -17,7 +17,8 @@ A list is authorized twice: first as a whole (`Resource.collection(kind)`: may t
 each thing in it with the same action, which is also how an event is filtered for a page.
 
 Least privilege where the contract leaves a choice: `admin` administers and sees the state of cameras, but no
-picture, alarm or position (whoever needs them gets an operator's account as well); `service` gets figures
+picture, alarm or position (whoever needs them gets an operator's account as well), except what was recorded, which it
+keeps, holds and hands out; `service` gets figures
 only; `leader` sees, talks and acknowledges, but triages nothing; who isn't at a desk sees a household's card
 only as the claimant of its call.
 """
@@ -151,6 +152,7 @@ class Action(StrEnum):
     # one's own session
     SESSION_READ = "session.read"
     SESSION_DELETE = "session.delete"
+    LAYOUT_KEEP = "layout.keep"  # one's own layouts and tours of the wall
     EVENTS_OPEN = "events.open"  # each event in it is authorized as a list item
     MEDIA_ICE = "media.ice"
     MEDIA_SESSION = "media.session"  # PATCH, DELETE, GET of a WHEP or WHIP session
@@ -194,10 +196,12 @@ class Action(StrEnum):
     TASK_ACT = "task.act"  # accept, decline, en route, on scene, done
     EVIDENCE_READ = "evidence.read"
     EVIDENCE_EXPORT = "evidence.export"
+    EVIDENCE_HOLD = "evidence.hold"  # and release
     STATISTICS_READ = "statistics.read"
     # gridworkers
     WORKER_LIST = "worker.list"  # also the `worker` event
     WORKER_NEAR = "worker.near"
+    VOLUNTEER_LIST = "volunteer.list"
     WORKER_SELF = "worker.self"
     WORKER_SOS = "worker.sos"
     # calls
@@ -206,6 +210,8 @@ class Action(StrEnum):
     CALL_OPEN = "call.open"
     CALL_CLAIM = "call.claim"
     CALL_DECLINE = "call.decline"
+    CALL_RECEIVED = "call.received"  # the phone says that it rings
+    CALL_RECEIPT = "call.receipt"  # the provider says so: its signature is the credential
     CALL_JOIN = "call.join"
     CALL_HANGUP = "call.hangup"
     CALL_PUBLISH = "call.publish"  # the own leg
@@ -271,6 +277,7 @@ RULES: Mapping[Action, _Row] = {
     #
     Action.SESSION_READ: _row((_ROLES, Scope.ANY)),
     Action.SESSION_DELETE: _row((_ROLES, Scope.ANY)),
+    Action.LAYOUT_KEEP: _row((_SEEING, Scope.ANY)),
     Action.EVENTS_OPEN: _row(((*_SEEING, *_FIELD, Role.ADMIN), Scope.ANY)),
     Action.MEDIA_ICE: _row(((*_SEEING, Role.WORKER, Role.STB), Scope.ANY)),
     Action.MEDIA_SESSION: _row((_ROLES, Scope.OWN)),
@@ -316,20 +323,24 @@ RULES: Mapping[Action, _Row] = {
     Action.TASK_LIST: _row((_SEEING, Scope.AREA), (_FIELD, Scope.PART)),
     Action.TASK_ASSIGN: _BY_STAFF,
     Action.TASK_ACT: _row((_FIELD, Scope.OWN)),
-    Action.EVIDENCE_READ: _SEEN,
-    Action.EVIDENCE_EXPORT: _BY_STAFF,
+    Action.EVIDENCE_READ: _row((_SEEING, Scope.AREA), (Role.ADMIN, Scope.ANY)),
+    Action.EVIDENCE_EXPORT: _row((_SEEING, Scope.AREA), (Role.ADMIN, Scope.ANY)),
+    Action.EVIDENCE_HOLD: _row((_SEEING, Scope.AREA), (Role.ADMIN, Scope.ANY)),
     Action.STATISTICS_READ: _row((_SEEING, Scope.AREA), ((Role.SERVICE, Role.ADMIN), Scope.ANY)),
     #
     Action.WORKER_LIST: _SEEN,
+    Action.VOLUNTEER_LIST: _SEEN,
     Action.WORKER_NEAR: _row((_SEEING, Scope.ANY)),  # of all workers: the nearest may live across a border
     Action.WORKER_SELF: _row((_FIELD, Scope.ANY)),
-    Action.WORKER_SOS: _row((_FIELD, Scope.ANY)),
+    Action.WORKER_SOS: _row((Role.WORKER, Scope.ANY)),
     #
-    Action.CALL_LIST: _row((_SEEING, Scope.AREA), (Role.WORKER, Scope.PART)),
+    Action.CALL_LIST: _row((_SEEING, Scope.AREA), ((Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_READ: _row((_SEEING, Scope.AREA), ((Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_OPEN: _row((_STAFF, Scope.AREA), (Role.WORKER, Scope.PART)),
     Action.CALL_CLAIM: _row((_STAFF, Scope.AREA), (Role.WORKER, Scope.PART)),
     Action.CALL_DECLINE: _row((_STAFF, Scope.AREA), (Role.WORKER, Scope.PART)),
+    Action.CALL_RECEIVED: _row((Role.WORKER, Scope.PART)),
+    Action.CALL_RECEIPT: _PUBLIC,
     Action.CALL_JOIN: _row((_SEEING, Scope.AREA), ((Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_HANGUP: _row((_STAFF, Scope.AREA), ((Role.LEADER, Role.WORKER, Role.STB), Scope.PART)),
     Action.CALL_PUBLISH: _row(((*_SEEING, Role.WORKER, Role.STB), Scope.OWN)),
@@ -358,7 +369,9 @@ _LISTABLE = frozenset(
         Action.INCIDENT_LIST,
         Action.TASK_LIST,
         Action.WORKER_LIST,
+        Action.VOLUNTEER_LIST,
         Action.CALL_LIST,
+        Action.EVIDENCE_READ,
         Action.STATISTICS_READ,
         Action.GRANT_LIST,
     }

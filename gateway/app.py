@@ -14,7 +14,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from aiohttp import web
 from ulid import ULID
 
 from gateway.access import Action, Principal, Resource, Role
-from gateway.alarms.alarm import Condition, Handling
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
@@ -45,37 +44,46 @@ from gateway.http.alarms import AlarmsEdge
 from gateway.http.calls import CallsEdge
 from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
+from gateway.http.evidence import EvidenceEdge
 from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
-from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
+from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge, ViewTrail
 from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
+from gateway.http.page_parts import page_part_routes
 from gateway.http.pages import Health, page_routes, security_headers
 from gateway.http.people import PeopleEdge, worker_json
 from gateway.http.reach import AudienceReach
 from gateway.http.routes import Edge, Exchange, Route, same_origin
 from gateway.http.session import SessionsEdge
+from gateway.http.webhooks import WebhooksEdge
 from gateway.identity import JoinLimits, Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
-from gateway.media_setup import credentials_of, make_media
+from gateway.media_setup import credentials_of, ice_servers, make_media
+from gateway.news import AlarmNews
+from gateway.notify import make_provider, notified_by
 from gateway.outbox import Courier
 from gateway.participants import Participants
+from gateway.prewarm import Prewarm
 from gateway.reload import Reloader
 from gateway.settings import Settings
+from gateway.sharing import Sharing
 from gateway.store import Store
 from gateway.streams.cameras import CameraState, State
-from gateway.streams.media_service import (
-    MediaCallbacks,
-)
+from gateway.streams.media_service import MediaCallbacks
 from gateway.streams.pictures import Snapshots
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import IceServer, SessionEndpoint
 from gateway.vitals import Vitals
+from gateway.webhooks import hooks_of
+from gateway.witness import Witness
 
 __all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 
+GC_ALLOCATIONS = 20_000
+"""A storm of presses makes so many objects that collections at the default of 700 took a tenth of the CPU."""
 CLOCK = SteadyClock(lambda: time.time_ns() // 1_000_000, lambda: time.monotonic_ns() / 1e6)
 LAG_PROBE_S = 0.5
 RIGHTS_CHECK_S = 1.0
@@ -163,8 +171,8 @@ class Gateway:
             alarms,
             roster=self.roster,
             camera_health=self._camera_healthy,
-            publish_mqtt=self.devices.publish,
-            publish_event=self._publish_alarm_event,
+            publish_mqtt=self.devices.publish_all,
+            publish_events=lambda events: self.news.publish(events),
             ring=self._ring_plan,
             reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
@@ -180,9 +188,12 @@ class Gateway:
         self.tasks = TaskDesk(
             store, photos=options.data.path / "photos", move_incident=self.cases.move_if_legal, clock=now_ms
         )
+        self.provider = make_provider(
+            self.settings.notify, lambda: self.catalog, base_url=lambda: self.base_url
+        )
         self.switchboard = Switchboard(
             store,
-            CallSettings(**asdict(self.settings.calls)),
+            CallSettings(**asdict(self.settings.calls), notify=notified_by(self.settings.notify)),
             rank=self.callout.rank,
             pick=self.callout.pick,
             ring=self.devices.ring,
@@ -192,17 +203,39 @@ class Gateway:
             on_no_answer=self._on_no_answer,
             on_opened=self.desk.on_call,
             on_missed=self._on_missed,
+            notify=self.provider.deliver,
             clock=now_ms,
         )
+        passwords = {name: one.password for name, one in configuration.secrets.credentials.items()}
+        self.sharing = Sharing(store, hooks_of(self.settings.webhooks, passwords), clock=now_ms)
         self.calls_courier = Courier(store, self.switchboard.deliveries())
         self.media = make_media(
             options,
             MediaCallbacks(
                 state=self._on_camera,
-                source_change=self.switchboard.media_changed,
+                source_change=lambda source_id, tracks: self.witness.source_changed(source_id, tracks),
                 session_closed=self._on_session_closed,
                 picture=self._on_camera_news,
+                recording=lambda news: self.witness.desk.on_news(news),
             ),
+        )
+        self.prewarm = Prewarm(
+            cameras_of=self.desk.cameras_of,
+            warm=self.media.warm,
+            again_s=self.settings.ingest.idle_grace_s / 2 or 1.0,
+            clock=now_ms,
+        )
+        self.witness = Witness(
+            store,
+            self.settings.evidence,
+            options.data.path,
+            catalog=lambda: self.catalog,
+            alarms=self.desk,
+            cases=self.cases,
+            calls=self.switchboard,
+            record=self.media.record,
+            stop=self.media.stop_recording,
+            clock=now_ms,
         )
         self.vitals = Vitals(
             store=store,
@@ -213,6 +246,16 @@ class Gateway:
             reserve_bytes=self.settings.storage.reserve_bytes,
             lag_ms=lambda: self._lag_ms,
             draining=lambda: self.draining,
+            recording_refused=lambda: self.witness.desk.keeping.refusal,
+        )
+        self.news = AlarmNews(
+            self.events.publish,
+            catalog=lambda: self.catalog,
+            participants=self.participants,
+            prewarm=self.prewarm,
+            witness=self.witness,
+            calls=self.switchboard,
+            sharing=self.sharing,
         )
         self.snapshots = Snapshots(self.media.keyframe)
         self.grants = CameraGrants(store, now_ms=now_ms)
@@ -243,7 +286,9 @@ class Gateway:
         self.media_edge: MediaEdge | None = None
         self.edge = Edge(
             authenticate=self.sessions.authenticate,
-            security_headers=security_headers(tls=bool(self.settings.http.tls_cert)),
+            security_headers=security_headers(
+                tls=bool(self.settings.http.tls_cert), tile_urls=self.settings.map.tile_urls
+            ),
             body_limit_bytes=self.settings.http.body_limit_bytes,
             body_timeout_s=self.settings.http.request_timeout_s,
             allowed_origins=self.settings.http.allowed_origins,
@@ -273,6 +318,9 @@ class Gateway:
                     tasks.create_task(self.cases.run(), name="incidents"),
                     tasks.create_task(self.tasks.run(), name="tasks"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
+                    tasks.create_task(self.sharing.run(), name="webhooks"),
+                    tasks.create_task(self.prewarm.run(), name="prewarm"),
+                    tasks.create_task(self.witness.run(), name="evidence"),
                 ]
                 topics = handlers_of(
                     self.desk,
@@ -285,6 +333,7 @@ class Gateway:
                 media = tasks.create_task(self.media.run(), name="media")
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is never looked at again: shorter pauses
+                gc.set_threshold(GC_ALLOCATIONS, 20, 50)
                 log.info("ready at %s", self.base_url)
                 await stopping.wait()
                 await self._drain(media)
@@ -405,7 +454,12 @@ class Gateway:
             verify_box=self._verify_box,
         )
         calls = CallsEdge(
-            self.switchboard, brief_of=self.callout.brief_of, whereabouts=self.callout.whereabouts
+            self.switchboard,
+            brief_of=self.callout.brief_of,
+            whereabouts=self.callout.whereabouts,
+            box_of=self.callout.box_of,
+            in_distress=lambda worker_id: self.roster.set_duty(worker_id, Duty.SOS, now_ms=now_ms()),
+            receipt=self.provider.read,
         )
         whep = SessionEndpoint(
             self.media,
@@ -419,14 +473,17 @@ class Gateway:
             session_path=lambda session_id: f"{WHIP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
         )
+        access = self.settings.access
+        joins = JoinLimits(lambda principal: access.joins_of(principal.role), rate=access.joins_per_s)
+        trail = ViewTrail(self.store, now_ms=now_ms, background=self._background)
         self.media_edge = MediaEdge(
             cameras=self.cameras,
             whep=whep,
             whip=whip,
             ice_servers=self._ice_servers,
-            joins=JoinLimits(self._join_limit, rate=self.settings.access.joins_per_s),
+            joins=joins,
             now_s=time.monotonic,
-            viewed=self._viewed,
+            viewed=trail.viewed,
             own_leg=self.switchboard.own_leg,
             watchable_leg=self.switchboard.watchable_leg,
             call_resource=calls.resource,
@@ -439,8 +496,10 @@ class Gateway:
             rank=lambda position, limit: self.desk.workers_at(position, limit=limit),
             duty_changed=self._duty_changed,
             last_ack=self.callout.last_ack,
+            asked_of=self.callout.asked_of,
             now_ms=now_ms,
             mqtt_on=not self.devices.is_off,
+            base_map=self.settings.map,
         )
         metrics = Metrics(self, certificates(self.settings))
         grants = GrantsEdge(self.grants, camera=lambda camera_id: self.catalog.resource(camera_id))
@@ -450,8 +509,18 @@ class Gateway:
             view=self.cameras.view,
             record=self._record,
         )
-        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin):
+        hooks = WebhooksEdge(self.sharing)
+        scratch = self.options.data.path / "exports"
+        evidence = EvidenceEdge(self.witness, record=self._record, scratch=scratch, clock=now_ms)
+        edges = (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, hooks, evidence)
+        for routes in edges:
             edge.add(routes.routes())
+        edge.add(
+            page_part_routes(
+                self.store, data=self.options.data.path, media=self.media, cameras=self.cameras, joins=joins,
+                viewed=trail.viewed, incident=alarms.incident, now_ms=now_ms,
+            )
+        )  # fmt: skip
         edge.add(
             page_routes(
                 health=self.health,
@@ -523,22 +592,6 @@ class Gateway:
 
     # -- alarms and calls ---------------------------------------------------------------------------------------
 
-    async def _publish_alarm_event(self, type: str, data: dict[str, Any], lineage: tuple[str, ...]) -> None:
-        assignee = data.get("assignee")
-        resource = Resource(
-            kind=type,
-            id=str(data.get("id")),
-            lineage=self.catalog.full_lineage(lineage),
-            owner=assignee["id"] if assignee else None,
-            participants=await self.participants.of_event(type, str(data.get("id"))),
-        )
-        self.events.publish(type, data, resource=resource)
-        if type == "alarm" and (
-            data["condition"] == Condition.CLEARED or data["handling"] == Handling.CLOSED
-        ):
-            # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
-            await self.switchboard.cancel_alarm(str(data["id"]))
-
     def _helper_name(self, sub: str) -> str | None:
         """Name of a gridworker or volunteer."""
         district = self.catalog.district
@@ -555,6 +608,8 @@ class Gateway:
         return key is not None and hmac.compare_digest(sign(key, text).encode(), signature.encode())
 
     async def _publish_call_event(self, type: str, data: dict[str, Any], audience: Audience) -> None:
+        if type == "call":
+            self.witness.desk.on_call(data)
         resource = Resource(
             kind="call",
             id=str(data.get("id") or data.get("call_id")),
@@ -564,10 +619,13 @@ class Gateway:
         to = None if audience.only is None else [audience.only]
         self.events.publish(type, data, resource=resource, to=to)
 
-    async def _ring_plan(self, payload: dict[str, Any]) -> None:
+    async def _ring_plan(self, plans: Sequence[dict[str, Any]]) -> None:
         """The commit of an alarm opens its call and rings by itself."""
-        lineage = self.catalog.full_lineage(tuple(payload["lineage"]))
-        await self.switchboard.open_for_alarm(AlarmBrief.from_payload({**payload, "lineage": lineage}))
+        full = self.catalog.full_lineage
+        briefs = [
+            AlarmBrief.from_payload({**plan, "lineage": full(tuple(plan["lineage"]))}) for plan in plans
+        ]
+        await self.switchboard.open_for_alarms(briefs)
 
     async def _on_accepted(self, alarm_id: str, worker_id: str, name: str, eta_s: float | None) -> None:
         worker = Actor(sub=worker_id, name=name, role=Role.WORKER)
@@ -633,32 +691,6 @@ class Gateway:
         await self.media.fetch_keyframe(camera_id)
         return await self.snapshots.jpeg(camera_id)
 
-    async def _viewed(self, principal: Principal, camera_id: str) -> None:
-        """Every view of a camera is on record. The viewer does not wait for the disk."""
-        self._background(self._record(principal, "camera.view", f"camera/{camera_id}", {}), "audit-view")
-
-    def _join_limit(self, principal: Principal) -> int:
-        access = self.settings.access
-        match principal.role:
-            case Role.STB:
-                return access.joins_stb
-            case Role.WORKER:
-                return access.joins_worker
-            case Role.OPERATOR | Role.DESK | Role.LEADER:
-                return access.joins_staff
-        return 0
-
     def _ice_servers(self, owner: str) -> list[IceServer]:
         """`owner` asks; the servers' credentials are by name from secrets.yaml."""
-        servers = []
-        for server in self.settings.media.ice_servers:
-            credential = self.catalog.secrets.credentials.get(server.credentials)
-            servers += [
-                IceServer(
-                    url=url,
-                    username=credential.username if credential else None,
-                    credential=credential.password if credential else None,
-                )
-                for url in server.urls
-            ]
-        return servers
+        return ice_servers(self.settings.media, self.catalog.secrets, owner, time.time())

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from gateway.store import Prepared, defer, deferred, metadata
 
-__all__ = ["AuditReport", "audit", "audit_table", "verify_audit"]
+__all__ = ["AuditReport", "audit", "audit_table", "entry_digest", "verify_audit"]
 
 audit_table = Table(
     "audit",
@@ -94,7 +94,7 @@ def audit(
         "subject": subject,
         "detail": text,
         "previous": previous,
-        "hash": _digest(previous, number, now_ms, who, action, subject, text),
+        "hash": entry_digest(previous, number, now_ms, who, action, subject, text),
     }
     defer(connection, audit_table, entry)
     return number
@@ -116,7 +116,7 @@ def verify_audit(path: Path | str, *, anchor: tuple[int, str] | None = None) -> 
                 reason = f"entry {sound + 1} is missing"
             elif link != previous:
                 reason = "not linked to the entry before it"
-            elif digest != _digest(previous, number, at, who, action, subject, detail):
+            elif digest != entry_digest(previous, number, at, who, action, subject, detail):
                 reason = "its content was changed"
             elif anchor is not None and number == anchor[0] and digest.hex() != anchor[1]:
                 reason = "not the entry that the anchor names"
@@ -137,6 +137,9 @@ def verify_audit(path: Path | str, *, anchor: tuple[int, str] | None = None) -> 
         connection.close()
 
 
-def _digest(previous: bytes, number: int, at: int, who: str, action: str, subject: str, detail: str) -> bytes:
+def entry_digest(
+    previous: bytes, number: int, at: int, who: str, action: str, subject: str, detail: str
+) -> bytes:
+    """What an entry hashes to; `detail` as it is stored."""
     # JSON of a list: unambiguous where fields meet, unlike joining by a separator.
     return hashlib.sha256(previous + msgspec.json.encode([number, at, who, action, subject, detail])).digest()

@@ -22,6 +22,7 @@ from gateway.district import District, Level
 from gateway.errors import ConfigError
 from gateway.geo import Position
 from gateway.settings import MqttMode, Settings
+from gateway.webhooks import complaints
 from gateway.yaml_check import Document, Mistake, Section, nearest, read_id, read_position, report_twins
 
 __all__ = [
@@ -208,10 +209,9 @@ def _read_all(
     mistakes: list[Mistake] = []
     settings, read_secrets, read_district = Settings(), Secrets(), District.empty()
     read_cameras: tuple[CameraConfig, ...] = ()
-    if files.config is not None:
-        document = Document(files.config)
-        settings = _read_settings(document, files.config)
-        mistakes += document.mistakes
+    config = None if files.config is None else Document(files.config)
+    if files.config is not None and config is not None:
+        settings = _read_settings(config, files.config)
     if files.secrets is not None and files.secrets.exists():
         document = Document(files.secrets, secret=True)
         read_secrets = _read_secrets(document, files.secrets)
@@ -224,6 +224,10 @@ def _read_all(
         networks = Networks(only_from, settings.ingest.camera_networks)
         read_cameras = _read_cameras(document, read_secrets, read_district, networks)
         mistakes += document.mistakes
+    if config is not None:
+        _check_webhooks(config, settings, read_secrets, read_district)
+        _check_named_secrets(config, settings, read_secrets)
+        mistakes += config.mistakes
     loaded = Configuration(
         settings=settings, cameras=read_cameras, secrets=read_secrets, district=read_district
     )
@@ -287,6 +291,31 @@ def _read_settings(document: Document, path: Path) -> Settings:
     )
 
 
+def _check_webhooks(document: Document, settings: Settings, secrets: Secrets, district: District) -> None:
+    """What of them can only be judged when the other files are known, too."""
+    passwords = {name: credential.password for name, credential in secrets.credentials.items()}
+    sections = document.root().sections("webhooks") if settings.webhooks else []
+    for at, key, message in complaints(settings.webhooks, passwords, district.areas):
+        sections[at].wrong(message, key)
+
+
+def _check_named_secrets(document: Document, settings: Settings, secrets: Secrets) -> None:
+    """What gateway.yaml names and secrets.yaml lacks."""
+    turn, notify = settings.media.turn, settings.notify
+    for path, needed, name in (
+        ("media.turn.secret", bool(turn.urls), turn.secret),
+        ("notify.secret", bool(notify.url), notify.secret),
+    ):
+        if needed and not name:
+            document.add(0, path, "is needed: the name of credentials in secrets.yaml")
+        elif name and not (name in secrets.credentials and secrets.credentials[name].password):
+            known = nearest(name, list(secrets.credentials))
+            document.add(0, path, f"secrets.yaml has no credentials {name!r} with a password{known}")
+    unknown = set(notify.channels) - {"push", "sms", "voice"}
+    if unknown:
+        document.add(0, "notify.channels", f"should be of push, sms, voice, not {', '.join(sorted(unknown))}")
+
+
 def _beside(base: Path, name: str) -> str:
     return str((base / name).resolve()) if name else ""
 
@@ -320,8 +349,17 @@ def _complaint(what: str, text: str, base: Path) -> str | None:
             return None
         case "origin":
             return _url_complaint(text, ("http", "https"), bare=True)
+        case "name":
+            return None if re.fullmatch(r"[a-z0-9-]{1,32}", text) else f"{text!r} should be of a-z, 0-9 and -"
+        case "webhook":
+            return _url_complaint(text, ("http", "https"))
         case "mqtt":
             return _url_complaint(text, ("mqtt", "mqtts"), bare=True)
+        case "tiles":
+            missing = [part for part in ("{z}", "{x}", "{y}") if part not in text]
+            if missing:
+                return f"{text!r} lacks {', '.join(missing)}"
+            return _url_complaint(text, ("http", "https"))
         case "ice":
             matched = re.fullmatch(r"(stuns?|turns?):[^\s@/]+(\?transport=(udp|tcp))?", text)
             return None if matched else f"{text!r} is no stun: or turn: URL (RFC 7064, 7065)"

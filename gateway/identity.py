@@ -37,6 +37,7 @@ _ALGORITHM = "HS256"
 _ISSUER = "gateway"
 MAX_TOKEN_CHARS = 4_096
 """Ours have some 400. Longer ones are not decoded at all."""
+MAX_TOKENS_READ = 2_048
 
 
 class TokenKind(StrEnum):
@@ -71,6 +72,7 @@ class Keyring:
         if len(key) < 32:
             raise ValueError("HS256 needs a key of at least 32 bytes (RFC 7518 section 3.2)")
         self._key, self._leeway_s, self._new_id = key, leeway_s, new_id
+        self._read: dict[str, Token] = {}
 
     @property
     def leeway_s(self) -> float:
@@ -107,10 +109,22 @@ class Keyring:
 
     def verify(self, text: str, *, now_s: float, kinds: frozenset[TokenKind] | None = None) -> Token:
         """The token's content. Raises NotAllowed (401). `kinds`: access and session unless said otherwise."""
+        token = self._read.get(text) or self._decode(text)
+        if token.kind not in (kinds or {TokenKind.ACCESS, TokenKind.SESSION}):
+            raise NotAllowed(f"a token of kind {token.kind} is of no use here", authenticated=False)
+        if now_s >= token.expires_at_s + self._leeway_s:
+            raise NotAllowed("the token has expired: log in again", authenticated=False)
+        # A second more than the leeway: a log-in right after a revocation is dated into the next second.
+        if now_s < token.issued_at_s - self._leeway_s - 1:
+            raise NotAllowed("the token is of the future: check the clock", authenticated=False)
+        return token
+
+    def _decode(self, text: str) -> Token:
+        """Form and signature of a token, which stay what they are: remembered, since the same one comes with each request."""
         if len(text) > MAX_TOKEN_CHARS:
             raise NotAllowed("the token isn't valid: too long", authenticated=False)
         try:
-            # Times are checked below against `now_s`, not against this machine's clock.
+            # Times are checked by `verify` against its `now_s`, not against this machine's clock.
             claims = jwt.decode(
                 text,
                 self._key,
@@ -134,13 +148,9 @@ class Keyring:
             RecursionError,
         ) as error:
             raise NotAllowed("the token isn't valid: log in again", authenticated=False) from error
-        if token.kind not in (kinds or {TokenKind.ACCESS, TokenKind.SESSION}):
-            raise NotAllowed(f"a token of kind {token.kind} is of no use here", authenticated=False)
-        if now_s >= token.expires_at_s + self._leeway_s:
-            raise NotAllowed("the token has expired: log in again", authenticated=False)
-        # A second more than the leeway: a log-in right after a revocation is dated into the next second.
-        if now_s < token.issued_at_s - self._leeway_s - 1:
-            raise NotAllowed("the token is of the future: check the clock", authenticated=False)
+        if len(self._read) >= MAX_TOKENS_READ:
+            del self._read[next(iter(self._read))]
+        self._read[text] = token
         return token
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+
 from gateway.config import Secrets, ServeOptions
-from gateway.settings import CompiledLoop, Settings
+from gateway.settings import CompiledLoop, MediaSettings, Settings
 from gateway.streams.cameras import DialLimits
 from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaService, MediaSpec, PictureSpec
 from gateway.streams.plane import PlaneLimits
 from gateway.streams.shards import Shards
+from gateway.streams.whep import IceServer
+from gateway.witness import recording_spec
 
-__all__ = ["credentials_of", "make_media"]
+__all__ = ["credentials_of", "ice_servers", "make_media"]
 
 
 def make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaService:
@@ -27,11 +33,34 @@ def make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaService
         dial=_dial_limits(settings),
         pictures=_picture_spec(settings),
         camera_ca=settings.ingest.tls_ca,
+        recording=recording_spec(settings.evidence, options.data.path),
     )
     credentials = credentials_of(configuration.secrets)
     if options.workers == 1:
         return LocalMedia(spec, callbacks, configuration.cameras, credentials)
     return Shards(spec, callbacks, configuration.cameras, credentials, workers=options.workers)
+
+
+def ice_servers(media: MediaSettings, secrets: Secrets, owner: str, now_s: float) -> list[IceServer]:
+    """What `owner` is told. TURN credentials are made for it and end by time (draft-uberti-behave-turn-rest-00)."""
+    servers = []
+    for server in media.ice_servers:
+        credential = secrets.credentials.get(server.credentials)
+        servers += [
+            IceServer(
+                url=url,
+                username=credential.username if credential else None,
+                credential=credential.password if credential else None,
+            )
+            for url in server.urls
+        ]
+    shared = secrets.credentials.get(media.turn.secret)
+    if media.turn.urls and shared is not None:
+        username = f"{int(now_s + media.turn.ttl_s)}:{owner}"
+        digest = hmac.new(shared.password.encode(), username.encode(), hashlib.sha1).digest()
+        password = base64.b64encode(digest).decode()
+        servers += [IceServer(url=url, username=username, credential=password) for url in media.turn.urls]
+    return servers
 
 
 def credentials_of(secrets: Secrets) -> dict[str, tuple[str, str]]:

@@ -34,15 +34,6 @@ class Participants:
         """Empty for one that is unknown."""
         return await self._store.read(lambda c: _of_incident(c, incident_id))
 
-    async def of_event(self, kind: str, subject: str) -> frozenset[str]:
-        """Whom an event of an `alarm` or `incident` concerns beside those of its area; also that an alarm is closed."""
-        match kind:
-            case "alarm":
-                return await self._store.read(lambda c: _of_alarm(c, subject, open_only=False))
-            case "incident":
-                return await self.of_incident(subject)
-        return frozenset()
-
     async def alarms_of(self, sub: str) -> frozenset[str]:
         """Ids of the open alarms in which `sub` takes part."""
         query = select(_alarm.c.id).where(_alarm.c.closed_at.is_(None), _takes_part(sub))

@@ -16,15 +16,21 @@ __all__ = [
     "CallSettings",
     "CompiledLoop",
     "DispatchSettings",
+    "EvidenceSettings",
     "HttpSettings",
     "IceServer",
     "IngestSettings",
+    "MapDatum",
+    "MapSettings",
     "MediaSettings",
     "MqttMode",
     "MqttSettings",
+    "NotifySettings",
     "PictureSettings",
     "Settings",
     "StorageSettings",
+    "TurnSettings",
+    "WebhookSettings",
 ]
 
 
@@ -83,6 +89,28 @@ class IceServer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSettings:
+    """TURN servers with time-limited credentials (coturn's `use-auth-secret`): the name is expiry:sub, the password its
+    HMAC-SHA1. secret: name of the credentials in secrets.yaml whose password is the shared secret."""
+
+    urls: tuple[str, ...] = checked((), "ice")
+    secret: str = ""
+    ttl_s: float = ranged(3_600.0, 60, 86_400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifySettings:
+    """The provider that reaches phones (gateway.notify). url: empty, and there is none. secret: name of the credentials in
+    secrets.yaml whose password signs both ways. receipts: where it finds this gateway; empty: the own address."""
+
+    url: str = checked("", "webhook")
+    secret: str = ""
+    channels: tuple[str, ...] = ("push", "sms", "voice")
+    receipts: str = checked("", "webhook")
+    timeout_s: float = ranged(3.0, 0.5, 60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MediaSettings:
     """WebRTC. `addresses` are bound, `announce` stands in candidates instead of them (NAT). Port + n for
     worker n.
@@ -95,6 +123,7 @@ class MediaSettings:
     workers: int = ranged(0, 0, 64)  # processes; 0: one for each core, but no more than cameras
     compiled: CompiledLoop = CompiledLoop.AUTO
     ice_servers: tuple[IceServer, ...] = ()
+    turn: TurnSettings = field(default_factory=TurnSettings)
     sessions: int = ranged(5_000, 1, 100_000)  # in all
     ice_timeout_s: float = ranged(30.0, 5, 300)  # consent lost (RFC 7675)
 
@@ -159,6 +188,8 @@ class AlarmSettings:
     street_s: float = ranged(15.0, 0, 3_600)
     district_s: float = ranged(30.0, 0, 3_600)
     leader_s: float = ranged(60.0, 0, 3_600)
+    realert_s: float = ranged(60.0, 1, 3_600)  # once everybody was told and nobody has acknowledged
+    task_offer_s: float = ranged(120.0, 5, 86_400)  # an offered task that nobody answers expires
     volunteer_radius_m: float = ranged(500.0, 0, 10_000)
     group_radius_m: float = ranged(150.0, 0, 5_000)
     group_window_s: float = ranged(120.0, 0, 3_600)
@@ -209,6 +240,8 @@ class CallSettings:
     publish_s: float = ranged(8.0, 1, 120)  # a claimant without media is released
     restart_s: tuple[float, ...] = (3.0, 8.0, 15.0)  # ICE restarts
     dead_s: float = ranged(30.0, 1, 600)
+    join_s: float = ranged(30.0, 1, 600)  # who takes a place and publishes nothing loses it
+    receipt_s: float = ranged(3.0, 0.5, 60)  # a phone that said nothing by then is reached by the provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +259,28 @@ class AccessSettings:
         20.0, 0.1, 10_000
     )  # of one principal, after a burst of as many as it may watch
 
+    def joins_of(self, role: str) -> int:
+        """Media sessions that one principal of the role may have at once."""
+        staff = dict.fromkeys(("operator", "desk", "leader"), self.joins_staff)
+        return {"stb": self.joins_stb, "worker": self.joins_worker, **staff}.get(role, 0)
+
+
+class MapDatum(StrEnum):
+    """What the tiles of a base map are drawn in."""
+
+    WGS84 = "wgs84"  # 天地图 (CGCS2000, which differs by centimetres), OpenStreetMap
+    GCJ02 = "gcj02"  # Amap, Tencent: everything drawn over them is shifted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapSettings:
+    """An online base map under the district's own polygons; none: the map needs no network. Pages may load pictures
+    from these hosts and no others, and a key in the URL is known to every page.
+    """
+
+    tile_urls: tuple[str, ...] = checked((), "tiles")  # https://host/{z}/{x}/{y}; several share the load
+    datum: MapDatum = MapDatum.WGS84
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
@@ -233,6 +288,34 @@ class StorageSettings:
 
     busy_s: float = ranged(30.0, 1, 600)
     reserve_bytes: int = ranged(67_108_864, 0, 1_099_511_627_776)  # free disk below which health is red
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSettings:
+    """A platform that is told of alarms and incidents (police, urban management, environment, IoT). Empty lists mean all."""
+
+    name: str = checked("", "name")
+    url: str = checked("", "webhook")
+    secret: str = ""  # NAME under credentials in secrets.yaml, whose password signs
+    areas: tuple[str, ...] = ()  # codes of streets, communities, grids
+    kinds: tuple[str, ...] = ()  # of alarms (theft ...) and types of incidents (消防隐患 ...)
+    events: tuple[str, ...] = ()  # alarm.new, alarm.closed, incident.transferred ...; alarm.* for all of them
+    networks: tuple[str, ...] = checked((), "network")  # private ones that its host may lie in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceSettings:
+    """What is recorded of calls and of the cameras around an alarm, and how long it stays."""
+
+    enabled: bool = True
+    after_s: float = ranged(120.0, 1, 3_600)  # cameras, after the press
+    preroll_s: float = ranged(0.0, 0, 60)  # of always pulled cameras' sub streams, in memory; 0: none
+    cameras: int = ranged(4, 0, 25)  # for one alarm
+    recordings: int = ranged(100, 1, 2_000)  # of cameras at one time
+    retention_days: int = ranged(30, 1, 3_650)
+    floor_bytes: int = ranged(
+        2_147_483_648, 0, 1_099_511_627_776
+    )  # free disk below which the oldest go; at half of it recordings end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,4 +331,8 @@ class Settings:
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     calls: CallSettings = field(default_factory=CallSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
+    map: MapSettings = field(default_factory=MapSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
+    webhooks: tuple[WebhookSettings, ...] = ()
+    evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)

@@ -37,11 +37,12 @@ class Vitals:
         reserve_bytes: int,
         lag_ms: Callable[[], float],
         draining: Callable[[], bool],
+        recording_refused: Callable[[], str | None],
     ) -> None:
-        """reserve_bytes: free disk below which somebody must make room."""
+        """reserve_bytes: free disk below which somebody must make room; recording_refused: why evidence is not kept now."""
         self._store, self._devices, self._media, self._data = store, devices, media, data
         self._clock, self._reserve_bytes = clock, reserve_bytes
-        self._lag_ms, self._draining = lag_ms, draining
+        self._lag_ms, self._draining, self._recording_refused = lag_ms, draining, recording_refused
 
     def health(self) -> Health:
         store, lag_ms = self._store.health(), self._lag_ms()
@@ -59,6 +60,8 @@ class Vitals:
         free = self._data.free_bytes()
         if free < self._reserve_bytes:
             notes.append(f"disk: {free >> 20} MiB free, below the reserve of {self._reserve_bytes >> 20}")
+        if refused := self._recording_refused():
+            notes.append(f"evidence: {refused}")
         ahead_ms = self._clock.ahead_ms
         if ahead_ms > CLOCK_LIMIT_MS:
             notes.append(f"the machine's clock was set back: our times are {ahead_ms // 1000} s ahead of it")
@@ -70,6 +73,7 @@ class Vitals:
             parts={
                 "db": store.writable,
                 "mqtt": self._devices.is_up,
+                "evidence": refused is None,
                 "lag_ms": round(lag_ms, 1),
                 "disk_free_bytes": free,
                 "clock_ahead_ms": ahead_ms,

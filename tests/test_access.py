@@ -41,6 +41,7 @@ PUBLIC = {
     Action.OPENAPI_READ,
     Action.STATIC_READ,
     Action.PRESS_SIGNED,
+    Action.CALL_RECEIPT,
     Action.SESSION_CREATE,
     Action.MEDIA_PREFLIGHT,
     Action.PAGE_INDEX,
@@ -82,7 +83,7 @@ def test_a_place_unknown_belongs_to_the_whole_district_only() -> None:
 
 @pytest.mark.parametrize("role", [Role.VOLUNTEER, Role.SERVICE, Role.ADMIN])
 def test_who_never_gets_a_picture(role: Role) -> None:
-    for action in (Action.CAMERA_VIEW, Action.CAMERA_SNAPSHOT, Action.CALL_WATCH, Action.EVIDENCE_READ):
+    for action in (Action.CAMERA_VIEW, Action.CAMERA_SNAPSHOT, Action.CALL_WATCH):
         shown = camera(HERE, Visibility.DISTRICT, participants=frozenset({"me"}))
         assert not authorize(who(role), action, shown)
 

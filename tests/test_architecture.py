@@ -28,6 +28,14 @@ FOUNDATION = (
 )
 FORBIDDEN = {  # importer -> what it must not import; the longest prefix of the importer counts
     "gateway.streams": ("gateway.alarms", "gateway.intercom", "gateway.http", "gateway.app", "gateway.cli"),
+    "gateway.evidence": (
+        "gateway.streams",
+        "gateway.alarms",
+        "gateway.intercom",
+        "gateway.http",
+        "gateway.app",
+        "gateway.cli",
+    ),
     "gateway.alarms": ("gateway.streams", "gateway.intercom", "gateway.http", "gateway.app", "gateway.cli"),
     "gateway.intercom": ("gateway.streams", "gateway.alarms", "gateway.http", "gateway.app", "gateway.cli"),
     "gateway.http": ("gateway.app", "gateway.cli"),

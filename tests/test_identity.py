@@ -13,6 +13,7 @@ from argon2 import PasswordHasher
 from gateway.access import Principal, Role
 from gateway.errors import NotAllowed, TooMany
 from gateway.identity import (
+    MAX_TOKENS_READ,
     JoinLimits,
     Keyring,
     LoginThrottle,
@@ -43,6 +44,20 @@ def test_valid_from_issue_to_expiry_with_leeway() -> None:
     for now_s in (NOW - 32, NOW + 90):
         with pytest.raises(NotAllowed):
             keyring.verify(text, now_s=now_s)
+
+
+def test_a_token_read_before_still_expires_and_is_forgotten_in_the_end() -> None:
+    keyring = Keyring(KEY, leeway_s=0)
+    text = keyring.issue(DESK, TokenKind.ACCESS, now_s=1000, ttl_s=60)
+    first = keyring.verify(text, now_s=1000)
+    assert keyring.verify(text, now_s=1059) is first
+    with pytest.raises(NotAllowed, match="expired"):
+        keyring.verify(text, now_s=1060)
+    with pytest.raises(NotAllowed, match="kind"):
+        keyring.verify(text, now_s=1000, kinds=frozenset({TokenKind.CODE}))
+    for _ in range(MAX_TOKENS_READ):
+        keyring.verify(keyring.issue(DESK, TokenKind.ACCESS, now_s=1000, ttl_s=60), now_s=1000)
+    assert keyring.verify(text, now_s=1000) is not first
 
 
 def test_a_code_works_only_as_a_code() -> None:

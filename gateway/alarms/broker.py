@@ -70,6 +70,7 @@ class BrokerSettings:
     host: str = "127.0.0.1"
     port: int = 1883
     root: str = "pd/v1"
+    program: str = "mosquitto"
     max_packet_bytes: int = 8192
     tls: BrokerTls | None = None
     max_inflight: int = 1000
@@ -188,11 +189,7 @@ class Broker:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        if program is None:
-            raise Unavailable(
-                "no mosquitto on this machine: install it (apt install mosquitto) or set mqtt: off"
-            )
+        program = self._program()
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         await self._end_predecessor()
         self.port = _free_port(self.host, self._settings.port)
@@ -215,13 +212,20 @@ class Broker:
             self.restarts += 1
             await asyncio.sleep(RESTART_S[min(failures, len(RESTART_S) - 1)])
             try:
-                await self._spawn(
-                    shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin") or "mosquitto"
-                )
+                await self._spawn(self._program())
                 failures = 0
             except Unavailable as exc:
                 failures += 1
                 logger.error("mosquitto doesn't come up: %s", exc)
+
+    def _program(self) -> str:
+        name = self._settings.program
+        program = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        if program is None:
+            raise Unavailable(
+                f"no {name} on this machine: install it (apt install mosquitto) or set mqtt: off"
+            )
+        return program
 
     async def update_passwords(self, passwords: Mapping[str, str]) -> None:
         """New credentials without a restart; who is connected stays."""

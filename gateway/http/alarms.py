@@ -108,7 +108,7 @@ class AlarmsEdge:
         taking_part = await self._participants.of_alarm(alarm_id)
         return Resource(kind="alarm", id=alarm_id, lineage=lineage, participants=taking_part)
 
-    async def _incident(self, request: web.Request) -> Resource:
+    async def incident(self, request: web.Request) -> Resource:
         incident_id = request.match_info["incident_id"]
         lineage = self._full_lineage(await self._cases.lineage(incident_id))
         taking_part = await self._participants.of_incident(incident_id)
@@ -148,9 +148,9 @@ class AlarmsEdge:
             row("GET", incidents, Action.INCIDENT_LIST, self._incidents, fixed("incident"), "Incidents, newest first"),
             row("POST", incidents, Action.SESSION_READ, self._report, lambda request: Resource(kind="session"),
                 "Report an incident by hand", Report, success=201),
-            row("GET", case, Action.INCIDENT_READ, self._case, self._incident, "One incident"),
+            row("GET", case, Action.INCIDENT_READ, self._case, self.incident, "One incident"),
             *(
-                row("POST", f"{case}/{transition.value}", action, self._mover(transition), self._incident,
+                row("POST", f"{case}/{transition.value}", action, self._mover(transition), self.incident,
                     f"The closed loop: {transition.value}", Move)
                 for transition, action in TRANSITION_ACTIONS.items()
             ),

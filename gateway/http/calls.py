@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from gateway.access import Action, Principal, Resource, Role, authorize, require
-from gateway.errors import NotFound, ProtocolError
+from gateway.errors import Conflict, NotFound, ProtocolError
+from gateway.geo import Datum, from_datum
 from gateway.http.routes import Exchange, Route, json_response
 from gateway.intercom.model import Call, Participant
 from gateway.intercom.switchboard import AlarmBrief, Switchboard
 from gateway.intercom.view import call_view, participants
+from gateway.notify import RECEIPTS, Receipt
 
 __all__ = ["CallsEdge", "OpenCall", "call_resource"]
 
@@ -23,6 +27,12 @@ class OpenCall(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     alarm_id: str | None = None
     worker_id: str | None = None
+
+
+class Place(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    lat: float
+    lon: float
+    datum: Datum
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -42,8 +52,17 @@ def participant(principal: Principal) -> Participant:
     return Participant(id=principal.sub, name=principal.name or principal.sub, role=principal.role)
 
 
+class Sos(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """`POST /api/v1/workers/me/sos`."""
+
+    position: Place | None = None
+    note: str = ""
+
+
 class CallsEdge:
-    """Routes of calls. `brief_of(alarm_id)` describes an alarm; `whereabouts(worker)` tells where a calling worker is."""
+    """Routes of calls. `brief_of(alarm_id)` describes an alarm; `whereabouts(worker)` tells where a calling worker is;
+    `box_of(alarm_id)` is the box that raised it; `in_distress(worker)` sets its duty; `receipt(headers, body)` reads what the
+    provider signed."""
 
     def __init__(
         self,
@@ -51,14 +70,26 @@ class CallsEdge:
         *,
         brief_of: Callable[[str], Awaitable[AlarmBrief]],
         whereabouts: Callable[[str], tuple[tuple[str, ...], tuple[float, float] | None, str]],
+        box_of: Callable[[str], Awaitable[str | None]],
+        in_distress: Callable[[str], Awaitable[object]],
+        receipt: Callable[[Mapping[str, str], bytes], Receipt],
     ) -> None:
         self._switchboard = switchboard
+        self._box_of = box_of
+        self._in_distress = in_distress
+        self._receipt = receipt
         self._brief_of = brief_of
         self._whereabouts = whereabouts
 
     async def resource(self, request: web.Request) -> Resource:
         """The call named in the path."""
-        return call_resource(await self._switchboard.get(request.match_info["call_id"]))
+        return await self._resource(await self._switchboard.get(request.match_info["call_id"]))
+
+    async def _resource(self, call: Call) -> Resource:
+        """The box that raised the alarm takes part: an OK there opens its microphone."""
+        resource = call_resource(call)
+        box = await self._box_of(call.alarm_id) if call.alarm_id is not None else None
+        return resource if box is None else replace(resource, participants=resource.participants | {box})
 
     async def leg_resource(self, request: web.Request) -> Resource:
         """The leg named in the path; its owner is its participant."""
@@ -76,6 +107,12 @@ class CallsEdge:
             """Opening is authorized in the handler, when the body has told what for."""
             return Resource(kind="session")
 
+        def own(request: web.Request) -> Resource:
+            return Resource(kind="worker", id="me")
+
+        def signed(request: web.Request) -> Resource:
+            return Resource(kind="receipt")
+
         base = "/api/v1/calls"
         one = base + "/{call_id}"
         rows: list[Route] = [
@@ -91,6 +128,18 @@ class CallsEdge:
             Route(
                 method="GET", path=one, action=Action.CALL_READ, handler=self._read, resource=self.resource,
                 summary="One call",
+            ),
+            Route(
+                method="POST", path="/api/v1/workers/me/sos", action=Action.WORKER_SOS, handler=self._sos, resource=own,
+                summary="A gridworker calls for help: the desks ring until one answers", request=Sos, success=201,
+            ),
+            Route(
+                method="POST", path=RECEIPTS, action=Action.CALL_RECEIPT, handler=self._receipted, resource=signed,
+                summary="The provider: what became of a notice (signed)", request=Receipt,
+            ),
+            Route(
+                method="POST", path=f"{one}/received", action=Action.CALL_RECEIVED, handler=self._received,
+                resource=self.resource, summary="The phone rings", request=Answer,
             ),
         ]  # fmt: skip
         for verb, action, handler, summary in (
@@ -118,7 +167,14 @@ class CallsEdge:
             found = await self._switchboard.missed(who.sub, since_ms=0)
         else:
             found = await self._switchboard.calls(only_open=exchange.query("open") == "1")
-        seen = [c for c in found if authorize(who, Action.CALL_LIST, call_resource(c)).allowed]
+        asks_box = who.role is Role.STB  # of a call that is no box's business none is looked up
+        seen = [
+            c
+            for c in found
+            if authorize(
+                who, Action.CALL_LIST, await self._resource(c) if asks_box else call_resource(c)
+            ).allowed
+        ]
         return json_response({"calls": [self._view(call, who) for call in seen]})
 
     async def _read(self, exchange: Exchange) -> web.StreamResponse:
@@ -149,6 +205,38 @@ class CallsEdge:
                 call = await self._switchboard.ring_for_alarm(brief, by)
         return json_response(self._view(call, who), status=201)
 
+    async def _sos(self, exchange: Exchange) -> web.StreamResponse:
+        """The call first: whatever else fails, somebody rings."""
+        who, said = exchange.who, await exchange.body(Sos)
+        lineage, position, label = self._whereabouts(who.sub)
+        if said.position is not None:
+            try:
+                fix = from_datum(said.position.lat, said.position.lon, said.position.datum)
+            except ValueError as error:
+                raise ProtocolError(f"position: {error}") from None
+            position = (fix.lat, fix.lon)
+        note = f" · {said.note.strip()[:200]}" if said.note.strip() else ""
+        call = await self._switchboard.call_center(
+            participant(who),
+            lineage=lineage,
+            position=position,
+            place_label=f"网格员求助 {label}{note}",
+            sos=True,
+        )
+        await self._in_distress(who.sub)
+        return json_response(self._view(call, who), status=201)
+
+    async def _received(self, exchange: Exchange) -> web.StreamResponse:
+        call = await self._switchboard.delivered(exchange.path("call_id"), exchange.who.sub, "event")
+        return json_response(self._view(call, exchange.who))
+
+    async def _receipted(self, exchange: Exchange) -> web.StreamResponse:
+        receipt = self._receipt(exchange.request.headers, await exchange.request.read())
+        error = (receipt.error or "failed")[:200] if receipt.status == "failed" else ""
+        with contextlib.suppress(Conflict):  # the call is over: nobody needs to know any more
+            await self._switchboard.delivered(receipt.call, receipt.worker, receipt.channel, error=error)
+        return json_response({})
+
     async def _claim(self, exchange: Exchange) -> web.StreamResponse:
         answer = await exchange.body(Answer)
         call = await self._switchboard.claim(
@@ -177,4 +265,10 @@ class CallsEdge:
     @staticmethod
     def _view(call: Call, who: Principal) -> dict[str, Any]:
         own = call.leg_of(who.sub)
-        return call_view(call, leg=own.id if own is not None else None)
+        view = call_view(call, leg=own.id if own is not None else None)
+        if who.role is Role.STB:
+            view |= {
+                "rung": [],
+                "position": None,
+            }  # who else was asked, and where, is not the resident's business
+        return view

@@ -16,7 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 from gateway import __version__
 from gateway.certificates import Certificate
 from gateway.http.routes import Edge
-from gateway.streams.picture_health import Verdict
+from gateway.streams.verdict import Verdict
 
 if TYPE_CHECKING:
     from gateway.http.parts import Parts
@@ -67,6 +67,8 @@ class Metrics:
         yield from self._pictures()
         yield from self._media()
         yield from self._alarms()
+        yield from self._evidence()
+        yield from self._rings()
         yield from self._http()
 
     def _certificate_ends(self) -> Metric:
@@ -193,7 +195,58 @@ class Metrics:
             yield _gauge("gateway_mqtt_up", "Whether the broker is connected", float(mqtt.is_up))
             for name, count in mqtt.counters.items():
                 yield _counter(f"gateway_mqtt_{name}_total", f"MQTT messages {name}", count)
+        messages = CounterMetricFamily(
+            "gateway_webhook_messages_total",
+            "Attempts to tell a platform by result",
+            labels=["hook", "result"],
+        )
+        for hook, results in parts.sharing.counters.items():
+            for result, count in results.items():
+                messages.add_metric([hook, result], count)
+        yield messages
         yield _gauge("gateway_event_pages", "Pages on the event channel", parts.events.readers())
+
+    def _evidence(self) -> Iterator[Metric]:
+        desk = self._parts.witness.desk
+        for name, count in desk.counters.items():
+            yield _counter(f"gateway_evidence_{name}_total", f"Recordings {name}", count)
+        pruned = CounterMetricFamily(
+            "gateway_evidence_pruned_total", "Clips pruned, by reason", labels=["reason"]
+        )
+        for reason, count in desk.keeping.pruned.items():
+            pruned.add_metric([reason], count)
+        yield pruned
+        yield _gauge("gateway_evidence_recordings", "Recordings that are being written", desk.running)
+        yield _gauge("gateway_evidence_free_bytes", "Free disk where evidence lies", desk.keeping.free_octets)
+        refused = float(desk.keeping.refusal is not None)
+        yield _gauge("gateway_evidence_refused", "Whether nothing is recorded for want of disk", refused)
+        held = self._parts.media.preroll_octets()
+        yield _gauge("gateway_evidence_preroll_bytes", "Memory that the pre-roll takes", held)
+
+    def _rings(self) -> Iterator[Metric]:
+        """How rings came to phones: `event` and `mqtt` by the phone's own word, the others by the provider's."""
+        receipts, provider = self._parts.switchboard.receipts, self._parts.provider
+        rings = CounterMetricFamily(
+            "gateway_ring_receipts_total",
+            "Rings that reached a phone or could not",
+            labels=["channel", "result"],
+        )
+        for result, counts in (("delivered", receipts.delivered), ("failed", receipts.failed)):
+            for channel, count in counts.items():
+                rings.add_metric([channel, result], count)
+        yield rings
+        spent = CounterMetricFamily(
+            "gateway_ring_receipt_seconds_total", "From ring to receipt, summed", labels=["channel"]
+        )
+        for channel, seconds in receipts.seconds.items():
+            spent.add_metric([channel], seconds)
+        yield spent
+        notices = CounterMetricFamily(
+            "gateway_notices_total", "Webhooks to the provider by result", labels=["result"]
+        )
+        for result, count in provider.counters.items():
+            notices.add_metric([result], count)
+        yield notices
 
     def _http(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
 
@@ -41,8 +42,9 @@ class Health:
     parts: Mapping[str, Any]
 
 
-def security_headers(*, tls: bool, tile_origins: tuple[str, ...] = ()) -> dict[str, str]:
+def security_headers(*, tls: bool, tile_urls: tuple[str, ...] = ()) -> dict[str, str]:
     """Headers on every answer. Pages load nothing from elsewhere but map tiles that are configured (CSP Level 3)."""
+    tile_origins = sorted({f"{url.scheme}://{url.netloc}" for url in map(urlsplit, tile_urls)})
     images = " ".join(("'self'", "data:", "blob:", *tile_origins))
     connect = " ".join(("'self'", *tile_origins))
     headers = {
@@ -91,6 +93,7 @@ def page_routes(
         get(
             "/static/{path:.+}", Action.STATIC_READ, pages.static, "Scripts, styles and pictures of the pages"
         ),
+        get("/sw.js", Action.STATIC_READ, pages.service_worker, "Service worker of the gridworker's page"),
         get("/ca.crt", Action.STATIC_READ, pages.ca, "The local certificate authority of `make demo LAN=1`"),
         get("/healthz", Action.HEALTH_READ, pages.healthz, "Whether the process lives; ignores cameras"),
         get("/readyz", Action.HEALTH_READ, pages.readyz, "Whether it accepts presses and viewers"),
@@ -150,6 +153,9 @@ class _Pages:
 
     async def static(self, exchange: Exchange) -> web.StreamResponse:
         return self._file("static/" + exchange.path("path"), IMMUTABLE)
+
+    async def service_worker(self, exchange: Exchange) -> web.StreamResponse:
+        return self._file("sw.js", "no-cache")
 
     def _file(self, name: str, cache: str) -> web.StreamResponse:
         path = (self._dist / name).resolve()

@@ -24,6 +24,8 @@ from gateway.errors import GatewayError, NotAllowed, ProtocolError, TooMany
 from gateway.http.problems import problem, problem_of
 
 __all__ = [
+    "PAGES",
+    "PAGE_QUERY",
     "SESSION_COOKIE",
     "Edge",
     "Exchange",

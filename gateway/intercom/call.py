@@ -35,6 +35,8 @@ from gateway.intercom.model import (
     Claim,
     CloseMedia,
     Decline,
+    Delivered,
+    Delivery,
     Effect,
     Elapsed,
     EndReason,
@@ -46,8 +48,10 @@ from gateway.intercom.model import (
     MediaLost,
     Missed,
     NoAnswer,
+    Notify,
     Outcome,
     Participant,
+    RecordingChanged,
     Relocate,
     RestartIce,
     Ring,
@@ -58,7 +62,7 @@ from gateway.intercom.model import (
     StopRinging,
     Supersede,
 )
-from gateway.intercom.plan import ms, ring_request, ring_until
+from gateway.intercom.plan import ms, ring_request, ring_until, unheard, vain_since
 
 __all__ = ["TABLE", "Row", "step"]
 
@@ -113,7 +117,9 @@ def _end(call: Call, now_ms: int, reason: EndReason) -> Step:
     if reason in (EndReason.NO_ANSWER, EndReason.DECLINED, EndReason.MEDIA_FAILED):
         effects.append(NoAnswer(reason=reason.value))
     legs = tuple(
-        replace(leg, left_at=now_ms, tracks=frozenset(), lost_at=None) if leg.left_at is None else leg
+        replace(leg, left_at=now_ms, tracks=frozenset(), lost_at=None, recording=False)
+        if leg.left_at is None
+        else leg
         for leg in call.legs
     )
     ended = replace(call, state=CallState.ENDED, ended_at=now_ms, end_reason=reason, rung=rung, legs=legs)
@@ -293,7 +299,8 @@ def _hangup(call: Call, given: Hangup, now_ms: int, settings: CallSettings) -> S
         side is Side.CENTER and any(other.participant.side is Side.CENTER for other in others)
     ):
         # Somebody else of the command center stays: only this one leaves.
-        call = _with_leg(call, replace(leg, left_at=now_ms, tracks=frozenset(), lost_at=None))
+        gone = replace(leg, left_at=now_ms, tracks=frozenset(), lost_at=None, recording=False)
+        call = _with_leg(call, gone)
         call = call if call.state is CallState.RINGING else _settle(call, now_ms)
         return call, (CloseMedia(leg_id=leg.id),)
     claimant = call.answered_by is not None and call.answered_by.id == who.id
@@ -348,16 +355,53 @@ def _media_lost(call: Call, given: MediaLost, now_ms: int, settings: CallSetting
     return (call if call.state is CallState.RINGING else _settle(call, now_ms)), ()
 
 
+def _recording_changed(call: Call, given: RecordingChanged, now_ms: int, settings: CallSettings) -> Step:
+    leg = _leg_present(call, given.leg_id)
+    return _with_leg(call, replace(leg, recording=given.recording)), ()
+
+
+def _delivered(call: Call, given: Delivered, now_ms: int, settings: CallSettings) -> Step:
+    """The newest ring of this worker; a receipt that comes twice changes nothing."""
+    number = max((i for i, r in enumerate(call.rung) if r.worker_id == given.worker_id), default=None)
+    if number is None:
+        raise Conflict("your phone was not rung for this call", state=call.state.value)
+    rung = call.rung[number]
+    known = next((one for one in rung.deliveries if one.channel == given.channel), None)
+    told = known or Delivery(channel=given.channel, sent_at=rung.rung_at)
+    if told.delivered_at is not None:
+        return call, ()
+    told = replace(told, error=given.error, delivered_at=None if given.error else now_ms)
+    others = tuple(one for one in rung.deliveries if one.channel != given.channel)
+    rung = replace(rung, deliveries=(*others, told))
+    return replace(call, rung=(*call.rung[:number], rung, *call.rung[number + 1 :])), ()
+
+
+def _notify_unheard(call: Call, now_ms: int, settings: CallSettings) -> Step:
+    """Phones of which nothing was heard in time are rung by the provider."""
+    effects: list[Effect] = []
+    told = []
+    for rung in call.rung:
+        due = rung.outcome is Outcome.RINGING and now_ms >= rung.rung_at + ms(settings.receipt_s)
+        if due and unheard(rung, settings):
+            sent = tuple(Delivery(channel=channel, sent_at=now_ms) for channel in settings.notify)
+            rung = replace(rung, deliveries=sent)
+            effects.append(Notify(rung=rung, channels=settings.notify, until=ring_until(call, settings)))
+        told.append(rung)
+    return (replace(call, rung=tuple(told)) if effects else call), tuple(effects)
+
+
 def _lost_legs(call: Call, now_ms: int, settings: CallSettings) -> Step:
     """Asks for the ICE restarts that are due and gives up on the dead."""
     effects: list[Effect] = []
     for leg in call.present:
-        if leg.lost_at is None:
+        since = vain_since(call, leg)
+        vain = since is not None and now_ms >= since + ms(settings.join_s)
+        if leg.lost_at is None and not vain:
             continue
-        gone_ms = now_ms - leg.lost_at
-        if gone_ms >= ms(settings.dead_s):
+        gone_ms = now_ms - (leg.lost_at or now_ms)
+        if vain or gone_ms >= ms(settings.dead_s):
             effects.append(CloseMedia(leg_id=leg.id))
-            call = _with_leg(call, replace(leg, left_at=now_ms, lost_at=None))
+            call = _with_leg(call, replace(leg, left_at=now_ms, lost_at=None, recording=False))
             if leg.participant.side is not Side.WORKER:
                 continue
             if call.state is CallState.RINGING:
@@ -379,7 +423,9 @@ def _elapsed_ringing(call: Call, given: Elapsed, now_ms: int, settings: CallSett
         asked = {rung.outcome for rung in call.rung}
         reason = EndReason.DECLINED if asked == {Outcome.DECLINED} else EndReason.NO_ANSWER
         return _end(call, now_ms, EndReason.MEDIA_FAILED if call.redial else reason)
-    return _lost_legs(call, now_ms, settings)
+    call, notified = _notify_unheard(call, now_ms, settings)
+    call, effects = _lost_legs(call, now_ms, settings)
+    return call, (*notified, *effects)
 
 
 def _elapsed_claimed(call: Call, given: Elapsed, now_ms: int, settings: CallSettings) -> Step:
@@ -390,7 +436,7 @@ def _elapsed_claimed(call: Call, given: Elapsed, now_ms: int, settings: CallSett
     leg = call.leg_of(winner.id)
     if leg is not None:
         effects.append(CloseMedia(leg_id=leg.id))
-        call = _with_leg(call, replace(leg, left_at=now_ms))
+        call = _with_leg(call, replace(leg, left_at=now_ms, recording=False))
     if winner.side is Side.WORKER:
         effects.append(StopRinging(worker_id=winner.id, reason="released"))
         rung = tuple(
@@ -443,6 +489,8 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_R, Relocate): Row(_relocate, _to(_R)),
     (_R, MediaChanged): Row(_media_changed, _to(_R)),
     (_R, MediaLost): Row(_media_lost, _to(_R)),
+    (_R, Delivered): Row(_delivered, _to(_R)),
+    (_R, RecordingChanged): Row(_recording_changed, _to(_R)),
     (_R, Elapsed): Row(_elapsed_ringing, _to(_R, _E)),
     (_L, Claim): Row(_claim_late, _to(_L)),
     (_L, Join): Row(_join, _to(_L)),
@@ -451,6 +499,8 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_L, Relocate): Row(_relocate, _to(_L)),
     (_L, MediaChanged): Row(_media_changed, _to(_L, _C, _A, _X)),
     (_L, MediaLost): Row(_media_lost, _to(_L)),
+    (_L, Delivered): Row(_delivered, _to(_L)),
+    (_L, RecordingChanged): Row(_recording_changed, _to(_L)),
     (_L, Elapsed): Row(_elapsed_claimed, _to(_L, _R, _E)),
     (_C, Claim): Row(_claim_late, _to(_C)),
     (_C, Join): Row(_join, _to(_C)),
@@ -459,7 +509,9 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_C, Relocate): Row(_relocate, _to(_C)),
     (_C, MediaChanged): Row(_media_changed, _to(_C, _A, _X)),
     (_C, MediaLost): Row(_media_lost, _to(_C, _X)),
-    (_C, Elapsed): Row(_elapsed_answered, _to(_C)),
+    (_C, Delivered): Row(_delivered, _to(_C)),
+    (_C, RecordingChanged): Row(_recording_changed, _to(_C)),
+    (_C, Elapsed): Row(_elapsed_answered, _to(_C, _R, _E)),
     (_A, Claim): Row(_claim_late, _to(_A)),
     (_A, Join): Row(_join, _to(_A)),
     (_A, Hangup): Row(_hangup, _to(_A, _C, _X, _E)),
@@ -467,6 +519,8 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_A, Relocate): Row(_relocate, _to(_A)),
     (_A, MediaChanged): Row(_media_changed, _to(_A, _X)),
     (_A, MediaLost): Row(_media_lost, _to(_A, _X)),
+    (_A, Delivered): Row(_delivered, _to(_A)),
+    (_A, RecordingChanged): Row(_recording_changed, _to(_A)),
     (_A, Elapsed): Row(_elapsed_answered, _to(_A)),
     (_X, Claim): Row(_claim_late, _to(_X)),
     (_X, Join): Row(_join, _to(_X)),
@@ -475,6 +529,8 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_X, Relocate): Row(_relocate, _to(_X)),
     (_X, MediaChanged): Row(_media_changed, _to(_X, _A, _C)),
     (_X, MediaLost): Row(_media_lost, _to(_X)),
+    (_X, Delivered): Row(_delivered, _to(_X)),
+    (_X, RecordingChanged): Row(_recording_changed, _to(_X)),
     (_X, Elapsed): Row(_elapsed_answered, _to(_X, _C, _R, _E)),
 }
 

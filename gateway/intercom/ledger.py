@@ -4,6 +4,7 @@ Runs on the writer thread in the transaction that moves the call, so neither can
 Outbox kinds:
 
     call.ring    {worker_id, message}: `w/{wid}/call`. Ordered per call and worker.
+    call.notify  {worker_id, name, channels, message, until}: the provider that reaches phones. Ordered per call and worker.
     call.event   {type, data, lineage, participants, only, until?}: the event channel. Ordered per call.
     call.news    {what: opened|accepted|no_answer|missed, ...}: the alarm desk. Ordered per call.
 """
@@ -29,6 +30,7 @@ from gateway.intercom.model import (
     Join,
     Missed,
     NoAnswer,
+    Notify,
     Participant,
     RestartIce,
     Ring,
@@ -41,6 +43,7 @@ from gateway.intercom.view import call_view, participants, ring_end_event, ring_
 __all__ = [
     "KIND_EVENT",
     "KIND_NEWS",
+    "KIND_NOTIFY",
     "KIND_RING",
     "SYSTEM",
     "announce_ring",
@@ -52,6 +55,7 @@ __all__ = [
 Json = dict[str, Any]
 
 KIND_RING = "call.ring"
+KIND_NOTIFY = "call.notify"
 KIND_EVENT = "call.event"
 KIND_NEWS = "call.news"
 SYSTEM = "system"
@@ -84,6 +88,16 @@ def record_step(
             case Ring(rung=rung, until=until):
                 _note(connection, after, SYSTEM, "call.ring", _why(rung), now_ms)
                 announce_ring(connection, after, rung, until)
+            case Notify(rung=rung, channels=channels, until=until):
+                _note(connection, after, SYSTEM, "call.notify", {"worker": rung.worker_id}, now_ms)
+                notice = {
+                    "worker_id": rung.worker_id,
+                    "name": rung.name,
+                    "channels": channels,
+                    "message": ring_message(after, rung, until),
+                    "until": until,
+                }
+                outbox.add(connection, KIND_NOTIFY, f"{after.id}/{rung.worker_id}", notice)
             case StopRinging(worker_id=worker_id):
                 message = ring_end_message(after, effect, ring_until(before, settings))
                 payload = {"worker_id": worker_id, "message": message}

@@ -5,12 +5,14 @@ All times are UTC milliseconds; all settings are seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = [
     "Accepted",
+    "AlarmBrief",
     "Busy",
     "Call",
     "CallKind",
@@ -20,6 +22,8 @@ __all__ = [
     "Claim",
     "CloseMedia",
     "Decline",
+    "Delivered",
+    "Delivery",
     "Effect",
     "Elapsed",
     "EndReason",
@@ -31,9 +35,11 @@ __all__ = [
     "MediaLost",
     "Missed",
     "NoAnswer",
+    "Notify",
     "Outcome",
     "Participant",
     "RankedWorker",
+    "RecordingChanged",
     "Relocate",
     "RestartIce",
     "Ring",
@@ -101,7 +107,9 @@ class CallSettings:
     publish within, before others are rung again. restart_s: after the loss of a leg, when its page is asked
     for an ICE restart. dead_s: when it is given up. rerank_s: how often a round that found too few workers
     asks the ranking again. max_rings: how often ringing may begin in one call (released claims and redials
-    included).
+    included). join_s: who takes a place and publishes nothing for so long loses it (a closed tab). receipt_s: a phone that
+    has not said by then that it rings is rung by the provider's `notify` channels too (sms, voice, push; none: no provider).
+    sos_no_answer_s: how long a gridworker's call for help rings.
     """
 
     ring_first: int = 3
@@ -115,11 +123,43 @@ class CallSettings:
     dead_s: float = 30.0
     rerank_s: float = 2.0
     max_rings: int = 4
+    join_s: float = 30.0
+    receipt_s: float = 3.0
+    notify: tuple[str, ...] = ()
+    sos_no_answer_s: float = 600.0
 
     @property
     def ring_rounds(self) -> tuple[tuple[float, int], ...]:
         """(seconds after the ringing began, how many more phones ring from then on)."""
         return ((0.0, self.ring_first), (self.ring_next_s, self.ring_next))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmBrief:
+    """What a call needs to know of an alarm.
+
+    position: (lat, lon) WGS-84; lineage: codes of the areas around it.
+    """
+
+    alarm_id: str
+    place_label: str
+    position: tuple[float, float] | None
+    lineage: tuple[str, ...]
+    grid: str | None = None
+    incident_id: str | None = None
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> AlarmBrief:
+        """From the outbox kind `ring_plan`; what a call does not need is left aside."""
+        where = payload["position"]
+        return cls(
+            alarm_id=payload["alarm_id"],
+            place_label=payload["place_label"],
+            position=None if where is None else (where["lat"], where["lon"]),
+            lineage=tuple(payload["lineage"]),
+            grid=payload["grid"],
+            incident_id=payload["incident_id"],
+        )
 
 
 class RankedWorker(Protocol):
@@ -160,6 +200,19 @@ class Participant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One way by which a ring went to its phone: `event`, `mqtt`, or a channel of the provider (`sms`, `voice`, `push`).
+
+    delivered_at: when the phone (or the provider for it) said that it is there; error: why it can't be.
+    """
+
+    channel: str
+    sent_at: int
+    delivered_at: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
     """One ring of one gridworker. cycle: which ringing of the call; waiting: rung while in another call."""
 
@@ -174,6 +227,7 @@ class Rung:
     waiting: bool = False
     outcome: Outcome = Outcome.RINGING
     outcome_at: int | None = None
+    deliveries: tuple[Delivery, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +235,7 @@ class Leg:
     """One participant's place in the room. `device` tells two phones of one person apart ("" while unknown).
 
     lost_at: since when its media is missing after it had some; restarts: ICE restarts asked for since then.
+    recording: what it publishes is being written down, as everybody in the call is told.
     """
 
     id: str
@@ -192,6 +247,7 @@ class Leg:
     lost_at: int | None = None
     restarts: int = 0
     left_at: int | None = None
+    recording: bool = False
 
     @property
     def publishing(self) -> bool:
@@ -206,7 +262,7 @@ class Call:
     rings: whom the present (or last) ringing calls. picked: the worker an operator chose, or the one
     redialled; empty when the ranking chooses. cycle: number of the present ringing, from 1.
     redial: it calls a dead worker back. ranked_at: when the ranking was last asked, None if it is due.
-    told_nobody: the desk knows that no phone rings.
+    told_nobody: the desk knows that no phone rings. sos: a gridworker calls for help.
     """
 
     id: str
@@ -232,6 +288,7 @@ class Call:
     active_at: int | None = None
     ended_at: int | None = None
     end_reason: EndReason | None = None
+    sos: bool = False
     rung: tuple[Rung, ...] = ()
     legs: tuple[Leg, ...] = ()
     version: int = 0
@@ -334,6 +391,23 @@ class MediaLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingChanged:
+    """The evidence desk: this leg is being written down, or no more."""
+
+    leg_id: str
+    recording: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """A ring is known to have come to the phone, or (`error`) can't. channel: see `Delivery`."""
+
+    worker_id: str
+    channel: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Elapsed:
     """`next_deadline` has come."""
 
@@ -350,6 +424,8 @@ Input = (
     | Relocate
     | MediaChanged
     | MediaLost
+    | RecordingChanged
+    | Delivered
     | Elapsed
 )
 
@@ -362,6 +438,15 @@ class Ring:
     """Ring this phone. `until`: when the ringing is over if nobody answers."""
 
     rung: Rung
+    until: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notify:
+    """No phone of this worker said that it rings: the provider is to reach it."""
+
+    rung: Rung
+    channels: tuple[str, ...]
     until: int
 
 
@@ -410,5 +495,5 @@ class CloseMedia:
     leg_id: str
 
 
-Effect = Ring | StopRinging | Accepted | NoAnswer | Missed | RestartIce | CloseMedia
+Effect = Ring | Notify | StopRinging | Accepted | NoAnswer | Missed | RestartIce | CloseMedia
 Step = tuple[Call, tuple[Effect, ...]]

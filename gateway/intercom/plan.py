@@ -9,9 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.intercom.model import Call, CallSettings, CallState, Outcome, RankedWorker, RingWorkers, Side
+from gateway.intercom.model import (
+    Call,
+    CallSettings,
+    CallState,
+    Leg,
+    Outcome,
+    RankedWorker,
+    RingWorkers,
+    Rung,
+    Side,
+)
 
-__all__ = ["RingRequest", "choose", "ms", "next_deadline", "ring_request", "ring_until"]
+__all__ = [
+    "RingRequest",
+    "choose",
+    "ms",
+    "next_deadline",
+    "ring_request",
+    "ring_until",
+    "unheard",
+    "vain_since",
+]
 
 
 def ms(seconds: float) -> int:
@@ -71,7 +90,29 @@ def choose(
 def ring_until(call: Call, settings: CallSettings) -> int:
     """When the present ringing is over if nobody answers."""
     limit_s = settings.no_answer_s if call.rings is Side.WORKER else settings.inbound_no_answer_s
+    if call.sos and call.rings is Side.CENTER:
+        limit_s = settings.sos_no_answer_s
     return call.ring_started_at + ms(limit_s)
+
+
+def unheard(rung: Rung, settings: CallSettings) -> bool:
+    """Nothing is known of this ring, and nobody was asked yet to reach the phone in another way."""
+    return bool(settings.notify) and not rung.deliveries
+
+
+def vain_since(call: Call, leg: Leg) -> int | None:
+    """Since when somebody has a place and publishes nothing; None if that is as it should be.
+
+    Who has just answered has a time of its own (`publish_s`), and a caller may wait in silence until somebody answers.
+    """
+    if leg.published_at is not None or leg.left_at is not None:
+        return None
+    winner, caller = call.answered_by, call.opened_by
+    if call.state is CallState.CLAIMED and winner is not None and winner.id == leg.participant.id:
+        return None
+    if call.state is CallState.RINGING and caller is not None and caller.id == leg.participant.id:
+        return None
+    return max(leg.joined_at, call.answered_at or 0)
 
 
 def next_deadline(call: Call, settings: CallSettings) -> int | None:
@@ -79,6 +120,7 @@ def next_deadline(call: Call, settings: CallSettings) -> int | None:
     due: list[int] = []
     if call.state is CallState.RINGING:
         due.append(ring_until(call, settings))
+        due += [r.rung_at + ms(settings.receipt_s) for r in call.ringing if unheard(r, settings)]
         if call.rings is Side.WORKER and not call.picked:
             rounds = [call.ring_started_at + ms(offset_s) for offset_s, _ in settings.ring_rounds]
             due += [at for at in rounds if call.ranked_at is None or at > call.ranked_at]
@@ -87,6 +129,9 @@ def next_deadline(call: Call, settings: CallSettings) -> int | None:
     elif call.state is CallState.CLAIMED and call.answered_at is not None:
         due.append(call.answered_at + ms(settings.publish_s))
     for leg in call.present:
+        since = vain_since(call, leg)
+        if since is not None:
+            due.append(since + ms(settings.join_s))
         if leg.lost_at is not None:
             steps_s = (*settings.restart_s, settings.dead_s)
             due.append(leg.lost_at + ms(steps_s[min(leg.restarts, len(steps_s) - 1)]))

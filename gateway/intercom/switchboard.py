@@ -26,6 +26,7 @@ from gateway.errors import Conflict, NotFound, Unavailable
 from gateway.intercom import ledger, tables
 from gateway.intercom.call import step
 from gateway.intercom.model import (
+    AlarmBrief,
     Busy,
     Call,
     CallKind,
@@ -35,6 +36,7 @@ from gateway.intercom.model import (
     Claim,
     CloseMedia,
     Decline,
+    Delivered,
     Effect,
     Elapsed,
     Hangup,
@@ -44,17 +46,16 @@ from gateway.intercom.model import (
     MediaLost,
     Participant,
     RankedWorker,
+    RecordingChanged,
     Relocate,
     RingWorkers,
     Side,
     Supersede,
 )
-from gateway.intercom.plan import choose, next_deadline, ring_request, ring_until
-from gateway.intercom.view import (
-    leg_of_source,
-    media_owner,
-    source_id,
-)
+from gateway.intercom.outgoing import Audience, Outgoing, Receipts
+from gateway.intercom.plan import choose, ring_request, ring_until
+from gateway.intercom.timers import Timers
+from gateway.intercom.view import leg_of_source, media_owner, source_id
 from gateway.store import Store
 
 __all__ = ["AlarmBrief", "Audience", "Switchboard"]
@@ -66,46 +67,6 @@ Position = tuple[float, float]
 
 RETRY_S = 1.0
 """How long the timers rest when the database can't be written."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlarmBrief:
-    """What a call needs to know of an alarm.
-
-    position: (lat, lon) WGS-84; lineage: codes of the areas around it.
-    """
-
-    alarm_id: str
-    place_label: str
-    position: Position | None
-    lineage: tuple[str, ...]
-    grid: str | None = None
-    incident_id: str | None = None
-
-    @classmethod
-    def from_payload(cls, payload: Mapping[str, Any]) -> AlarmBrief:
-        """From the outbox kind `ring_plan`; what a call does not need is left aside."""
-        where = payload["position"]
-        return cls(
-            alarm_id=payload["alarm_id"],
-            place_label=payload["place_label"],
-            position=None if where is None else (where["lat"], where["lon"]),
-            lineage=tuple(payload["lineage"]),
-            grid=payload["grid"],
-            incident_id=payload["incident_id"],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audience:
-    """Who may get an event.
-
-    only: this gridworker alone; else whoever is a participant or may see the lineage.
-    """
-
-    lineage: tuple[str, ...]
-    participants: tuple[str, ...]
-    only: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +87,7 @@ class Switchboard:
 
     rank(position, grid, exclude): the ranking, best first, without off-duty workers. pick(worker_id,
     position): one worker as the ranking sees it, None if it is unknown or off duty. ring(worker_id, message):
-    MQTT `w/{wid}/call`. publish_event(type, data, audience): the event channel. close_media(owner): ends
+    MQTT `w/{wid}/call`. notify(notice): the provider that reaches phones (None: there is none). publish_event(type, data, audience): the event channel. close_media(owner): ends
     media sessions of that owner. on_accepted(alarm_id, worker_id, name, eta_s), on_no_answer(alarm_id,
     reason), on_opened(alarm_id, call_id), on_missed(call_id, worker_id, alarm_id) tell the alarm desk; they
     may be repeated after a crash and raise to be tried again. clock: UTC milliseconds.
@@ -146,6 +107,7 @@ class Switchboard:
         on_no_answer: Callable[[str, str], Awaitable[None]],
         on_opened: Callable[[str, str], Awaitable[None]],
         on_missed: Callable[[str, str | None, str | None], Awaitable[None]],
+        notify: Callable[[Json], Awaitable[None]] | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         new_id: Callable[[], str] = lambda: str(ULID()),
     ) -> None:
@@ -153,39 +115,51 @@ class Switchboard:
         self._settings = settings
         self._rank = rank
         self._pick = pick
-        self._ring = ring
-        self._publish_event = publish_event
+        self._outgoing = Outgoing(
+            ring=ring,
+            notify=notify,
+            publish_event=publish_event,
+            on_accepted=on_accepted,
+            on_no_answer=on_no_answer,
+            on_opened=on_opened,
+            on_missed=on_missed,
+            clock=clock,
+        )
+        self.receipts = Receipts()
         self._close_media = close_media
-        self._on_accepted = on_accepted
-        self._on_no_answer = on_no_answer
-        self._on_opened = on_opened
-        self._on_missed = on_missed
         self._clock = clock
         self._new_id = new_id
         self._open: dict[str, Call] = {}
+        self._timers = Timers(settings)
         # Bounded by the legs there are: of each only the newest word of the media plane counts.
         self._media: dict[tuple[str, str], frozenset[str]] = {}
+        self._recording: dict[tuple[str, str], bool] = {}
         self._wake = asyncio.Event()
         self._paused_until = 0
+        self._resting: dict[str, int] = {}
 
     # -------------------------------------------------------------------------------------------- opening
 
     async def open_for_alarm(self, brief: AlarmBrief) -> Call:
-        """Opens the alarm's call and rings by itself.
+        """As open_for_alarms()."""
+        return (await self.open_for_alarms([brief]))[0]
+
+    async def open_for_alarms(self, briefs: Sequence[AlarmBrief]) -> list[Call]:
+        """Opens the alarms' calls and rings by itself, in one transaction that goes before what waits.
 
         The same alarm again gives the same call, whatever became of it.
         """
         now_ms = self._clock()
-        call = self._new_call(CallKind.ALARM, brief, now_ms)
-        ranked = self._rank(call.position, call.grid, frozenset())
+        new = [self._new_call(CallKind.ALARM, brief, now_ms) for brief in briefs]
+        ranked = [self._rank(call.position, call.grid, frozenset()) for call in new]
 
         def open_once(connection: Connection) -> list[_Moved]:
-            known = tables.opened_for(connection, brief.alarm_id)
-            if known is not None:
-                return [self._relocate(connection, known, brief, ranked, now_ms)]
-            return [self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.alarm_id)]
+            plans = zip(briefs, new, ranked, strict=True)
+            return [self._open_or_relocate(connection, *plan, now_ms) for plan in plans]
 
-        return (await self._write(open_once)).call
+        opened = await self._store.write(open_once, urgent=True)
+        self._apply(opened)
+        return [moved.call for moved in opened]
 
     async def ring_for_alarm(self, brief: AlarmBrief, by: Participant) -> Call:
         """An operator asks for a call about an alarm: joins the one that is open, else rings as the
@@ -232,17 +206,24 @@ class Switchboard:
         return (await self._write(open_it)).call
 
     async def call_center(
-        self, by: Participant, *, lineage: tuple[str, ...], position: Position | None, place_label: str
+        self,
+        by: Participant,
+        *,
+        lineage: tuple[str, ...],
+        position: Position | None,
+        place_label: str,
+        sos: bool = False,
     ) -> Call:
         """A gridworker calls the command center: its desks ring.
 
-        The same worker again gets the call that is open.
+        The same worker again gets the call that is open. sos: for help; it ends whatever call the worker is in.
         """
         now_ms = self._clock()
         call = replace(
             self._new_call(CallKind.INBOUND, None, now_ms),
             opened_by=by,
             rings=Side.CENTER,
+            sos=sos,
             lineage=lineage,
             position=position,
             place_label=place_label,
@@ -250,15 +231,18 @@ class Switchboard:
         )
 
         def open_it(connection: Connection) -> list[_Moved]:
+            moved = []
             for known in tables.involving(connection, by.id):
                 other = self._load(connection, known)
                 if other.leg_of(by.id) is not None:
-                    if other.kind is CallKind.INBOUND:
+                    if other.kind is CallKind.INBOUND and (other.sos or not sos):
                         return [_Moved(other, ())]
-                    raise Conflict("you are in another call", call_id=other.id)
+                    if not sos:
+                        raise Conflict("you are in another call", call_id=other.id)
+                    moved.append(self._move(connection, other, Supersede(), now_ms))
             tables.insert_call(connection, call, opened_for=None)
             ledger.record_opening(connection, call, ledger.who(by), now_ms)
-            return [self._move(connection, call, Join(participant=by), now_ms)]
+            return [self._move(connection, call, Join(participant=by), now_ms), *moved]
 
         return (await self._write(open_it)).call
 
@@ -295,17 +279,11 @@ class Switchboard:
         return await self._step(call_id, Decline(worker_id=worker_id), f"worker/{worker_id}")
 
     async def join(self, call_id: str, by: Participant, *, device: str = "") -> Call:
-        """Takes a place in the room.
-
-        For an inbound call that rings, the first desk to join has answered it.
-        """
+        """Takes a place in the room. The first desk to join an inbound call that rings has answered it."""
         return await self._step(call_id, Join(participant=by, device=device), ledger.who(by))
 
     async def hangup(self, call_id: str, by: Participant) -> Call:
-        """Ends it for everybody, or leaves, if others of the command center stay.
-
-        An ended call stays as it is.
-        """
+        """Ends it for everybody, or leaves, if others of the command center stay. An ended call stays as it is."""
         now_ms = self._clock()
 
         def hang_up(connection: Connection) -> list[_Moved]:
@@ -332,6 +310,16 @@ class Switchboard:
                 await self.claim(call_id, Participant(id=worker_id, name=name, role="worker"))
             elif act == "decline":
                 await self.decline(call_id, worker_id)
+            elif act == "received":
+                await self.delivered(call_id, worker_id, "mqtt")
+
+    async def delivered(self, call_id: str, worker_id: str, channel: str, *, error: str = "") -> Call:
+        """A phone (or the provider for it) says that it rings, or why it can't. Raises Conflict, NotFound."""
+        given = Delivered(worker_id=worker_id, channel=channel, error=error)
+        before = self._open.get(call_id)
+        call = await self._step(call_id, given, f"worker/{worker_id}")
+        self.receipts.count(before, call, worker_id, channel)
+        return call
 
     async def cancel_alarm(self, alarm_id: str) -> None:
         """The alarm is over: what still rings for it falls silent. A call that was answered goes on."""
@@ -379,6 +367,14 @@ class Switchboard:
 
         return await self._store.read(read)
 
+    async def about(self, alarm_id: str) -> list[Call]:
+        """The calls about this alarm, oldest first."""
+
+        def read(connection: Connection) -> list[Call]:
+            return [self._load(connection, call_id) for call_id in tables.about(connection, alarm_id)]
+
+        return await self._store.read(read)
+
     async def missed(self, worker_id: str, *, since_ms: int, limit: int = 50) -> list[Call]:
         """The calls this worker missed, newest first."""
 
@@ -414,13 +410,17 @@ class Switchboard:
     # ----------------------------------------------------------------------------------------------- media
 
     def media_changed(self, source: str, tracks: Iterable[str]) -> None:
-        """The plane: this source publishes these kinds now ("audio", "video").
-
-        For sources of calls only; cheap.
-        """
+        """The plane: this source publishes these kinds now ("audio", "video"). Cheap."""
         key = leg_of_source(source)
         if key is not None:
             self._media[key] = frozenset(tracks)
+            self._wake.set()
+
+    def recording_changed(self, source: str, recording: bool) -> None:
+        """The evidence desk: this leg is being written down, or no more. Cheap."""
+        key = leg_of_source(source)
+        if key is not None:
+            self._recording[key] = recording
             self._wake.set()
 
     def media_lost(self, source: str, reason: str) -> None:
@@ -442,8 +442,10 @@ class Switchboard:
                 call = self._load(connection, call_id)
                 effects: list[Effect] = []
                 for leg in call.present:
-                    if leg.publishing:
-                        result = self._move(connection, call, MediaLost(leg_id=leg.id), now_ms)
+                    gone: list[Input] = [MediaLost(leg_id=leg.id)] if leg.publishing else []
+                    gone += [RecordingChanged(leg_id=leg.id, recording=False)] if leg.recording else []
+                    for given in gone:
+                        result = self._move(connection, call, given, now_ms)
                         call = result.call
                         effects += result.effects
                 until = ring_until(call, self._settings)
@@ -471,21 +473,20 @@ class Switchboard:
         if now_ms < self._paused_until:
             return
         media, self._media = self._media, {}
+        recording, self._recording = self._recording, {}
         async with asyncio.TaskGroup() as group:
             for (call_id, leg_id), tracks in media.items():
                 group.create_task(self._tell_media(call_id, leg_id, tracks), name=f"call-media-{call_id}")
-            for call in list(self._open.values()):
-                deadline = next_deadline(call, self._settings)
-                if deadline is not None and deadline <= now_ms:
-                    group.create_task(self._elapse(call.id), name=f"call-timer-{call.id}")
+            for (call_id, leg_id), on in recording.items():
+                group.create_task(self._tell_recording(call_id, leg_id, on), name=f"call-recording-{call_id}")
+            for call_id in self._timers.due(now_ms):
+                group.create_task(self._elapse(call_id), name="call-timer")
 
     def _wait_s(self) -> float | None:
-        now_ms = self._clock()
-        due = [next_deadline(call, self._settings) for call in self._open.values()]
-        at = min((deadline for deadline in due if deadline is not None), default=None)
-        if now_ms < self._paused_until:
+        at = self._timers.next_deadline()
+        if self._media or self._recording or (at is not None and at < self._paused_until):
             at = self._paused_until
-        return None if at is None else max(0.0, (at - now_ms) / 1000)
+        return None if at is None else max(0.0, (at - self._clock()) / 1000)
 
     async def _elapse(self, call_id: str) -> None:
         known = self._open[call_id]
@@ -509,6 +510,10 @@ class Switchboard:
             return [rung.following(done)]
 
         await self._supervised(call_id, elapse)
+        still = self._open.get(call_id)
+        if still is not None and still.version == known.version:
+            # Nothing has come of it: again, after a pause if there was trouble.
+            self._timers.set(still, not_before=self._resting.pop(call_id, 0))
 
     async def _tell_media(self, call_id: str, leg_id: str, tracks: frozenset[str]) -> None:
         def tell(connection: Connection) -> list[_Moved]:
@@ -521,6 +526,19 @@ class Switchboard:
 
         if not await self._supervised(call_id, tell):
             self._media.setdefault((call_id, leg_id), tracks)
+
+    async def _tell_recording(self, call_id: str, leg_id: str, on: bool) -> None:
+        def tell(connection: Connection) -> list[_Moved]:
+            call = self._load(connection, call_id)
+            leg = call.leg(leg_id)
+            if call.ended or leg is None or leg.left_at is not None or leg.recording == on:
+                return [_Moved(call, ())]
+            return [
+                self._move(connection, call, RecordingChanged(leg_id=leg_id, recording=on), self._clock())
+            ]
+
+        if not await self._supervised(call_id, tell):
+            self._recording.setdefault((call_id, leg_id), on)
 
     async def _supervised(self, call_id: str, fn: Callable[[Connection], list[_Moved]]) -> bool:
         """One call's trouble is not the others'. False when it shall be tried again."""
@@ -535,11 +553,10 @@ class Switchboard:
         except Exception:
             # Supervision of one call: whatever is wrong with it must not stop the timers of the others.
             logger.exception("a step of call %s failed", call_id)
-            self._paused_until = self._clock() + round(RETRY_S * 1000)
+            self._resting[call_id] = self._clock() + round(RETRY_S * 1000)
         return True
 
-    # ---------------------------------------------------------------------- within a transaction (writer
-    # thread)
+    # --------------------------------------------------------------- within a transaction (writer thread)
 
     def _new_call(self, kind: CallKind, brief: AlarmBrief | None, now_ms: int) -> Call:
         call = Call(id=self._new_id(), kind=kind, opened_at=now_ms, ring_started_at=now_ms)
@@ -561,15 +578,18 @@ class Switchboard:
             raise NotFound(f"no call {call_id}")
         return call
 
-    def _relocate(
+    def _open_or_relocate(
         self,
         connection: Connection,
-        call_id: str,
         brief: AlarmBrief,
+        call: Call,
         ranked: Sequence[RankedWorker],
         now_ms: int,
     ) -> _Moved:
-        """The plan came again: a repeat changes nothing, a corrected place rings who is near that one."""
+        """If the plan came again: a repeat changes nothing, a corrected place rings who is near that one."""
+        call_id = tables.opened_for(connection, brief.alarm_id)
+        if call_id is None:
+            return self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.alarm_id)
         known = self._load(connection, call_id)
         if known.ended:
             return _Moved(known, ())
@@ -639,8 +659,11 @@ class Switchboard:
             known = self._open.get(call.id)
             if call.ended:
                 self._open.pop(call.id, None)
+                self._resting.pop(call.id, None)
             elif known is None or known.version <= call.version:
                 self._open[call.id] = call
+            if known is None or known.version < call.version:
+                self._timers.set(call)
             for effect in one.effects:
                 if isinstance(effect, CloseMedia):
                     self._close_media(media_owner(call.id, effect.leg_id))
@@ -652,42 +675,4 @@ class Switchboard:
 
     def deliveries(self) -> dict[str, Callable[[outbox.Message], Awaitable[None]]]:
         """The outbox kinds of calls, for the courier."""
-        return {
-            ledger.KIND_RING: self._deliver_ring,
-            ledger.KIND_EVENT: self._deliver_event,
-            ledger.KIND_NEWS: self._deliver_news,
-        }
-
-    async def _deliver_ring(self, message: outbox.Message) -> None:
-        ring = message.payload["message"]
-        if ring["act"] == "ring" and ring["exp"] <= self._clock():
-            return  # the gateway was down for longer than the phone should have rung
-        await self._ring(message.payload["worker_id"], ring)
-
-    async def _deliver_event(self, message: outbox.Message) -> None:
-        event = message.payload
-        if event["type"] == "ring" and event["until"] <= self._clock():
-            return
-        audience = Audience(
-            lineage=tuple(event.get("lineage", ())),
-            participants=tuple(event.get("participants", ())),
-            only=event.get("only"),
-        )
-        await self._publish_event(event["type"], event["data"], audience)
-
-    async def _deliver_news(self, message: outbox.Message) -> None:
-        news = message.payload
-        alarm_id = news["alarm_id"]
-        match news["what"]:
-            case "missed":
-                await self._on_missed(news["call_id"], news["worker_id"], alarm_id)
-            case _ if alarm_id is None:
-                pass  # a call that belongs to no alarm: the desk sees it in the call itself
-            case "opened":
-                await self._on_opened(alarm_id, news["call_id"])
-            case "accepted":
-                await self._on_accepted(alarm_id, news["worker_id"], news["name"], news["eta_s"])
-            case "no_answer":
-                await self._on_no_answer(alarm_id, news["reason"])
-            case _:
-                logger.error("unknown news %r of call %s", news["what"], message.key)
+        return self._outgoing.kinds()

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    false,
     insert,
     select,
     update,
@@ -32,6 +33,7 @@ from gateway.intercom.model import (
     Call,
     CallKind,
     CallState,
+    Delivery,
     EndReason,
     Leg,
     Outcome,
@@ -42,6 +44,7 @@ from gateway.intercom.model import (
 from gateway.store import Prepared, metadata
 
 __all__ = [
+    "about",
     "busy_workers",
     "insert_call",
     "involving",
@@ -83,6 +86,7 @@ calls = Table(
     Column("active_at", BigInteger),
     Column("ended_at", BigInteger),
     Column("end_reason", Text),
+    Column("sos", Boolean, nullable=False, server_default=false()),
 )
 _open = calls.c.ended_at.is_(None)
 Index("ix_calls_open", calls.c.opened_at, sqlite_where=_open, postgresql_where=_open)
@@ -102,6 +106,7 @@ call_legs = Table(
     Column("lost_at", BigInteger),
     Column("restarts", Integer, nullable=False),
     Column("left_at", BigInteger),
+    Column("recording", Boolean, nullable=False, server_default=false()),
 )
 
 call_rings = Table(
@@ -120,6 +125,7 @@ call_rings = Table(
     Column("waiting", Boolean, nullable=False),
     Column("outcome", Text, nullable=False),
     Column("outcome_at", BigInteger),
+    Column("deliveries", Text, nullable=False, server_default="[]"),
 )
 Index("ix_call_rings_worker", call_rings.c.worker_id, call_rings.c.rung_at)
 
@@ -139,6 +145,11 @@ _UPDATE_RING = Prepared(
     .where(call_rings.c.call_id == bindparam("of_call"), call_rings.c.number == bindparam("of_number"))
     .values({name: bindparam(name) for name in _RING_COLUMNS})
 )
+_CALL = Prepared(select(calls).where(calls.c.id == bindparam("of_call")))
+_LEGS = Prepared(select(call_legs).where(call_legs.c.call_id == bindparam("of_call")))
+_RINGS = Prepared(
+    select(call_rings).where(call_rings.c.call_id == bindparam("of_call")).order_by(call_rings.c.number)
+)
 _OPENED_FOR = Prepared(select(calls.c.id).where(calls.c.opened_for == bindparam("of_alarm")))
 _BUSY_WORKERS = Prepared(
     select(call_legs.c.participant_id)
@@ -148,13 +159,12 @@ _BUSY_WORKERS = Prepared(
 
 
 def load(connection: Connection, call_id: str) -> Call | None:
-    row = connection.execute(select(calls).where(calls.c.id == call_id)).mappings().first()
-    if row is None:
+    found = _named(calls, _CALL, connection, call_id)
+    if not found:
         return None
-    legs = connection.execute(select(call_legs).where(call_legs.c.call_id == call_id)).mappings()
-    rings = connection.execute(
-        select(call_rings).where(call_rings.c.call_id == call_id).order_by(call_rings.c.number)
-    ).mappings()
+    row = found[0]
+    legs = _named(call_legs, _LEGS, connection, call_id)
+    rings = _named(call_rings, _RINGS, connection, call_id)
     return Call(
         id=row["id"],
         version=row["version"],
@@ -171,15 +181,16 @@ def load(connection: Connection, call_id: str) -> Call | None:
         rings=Side(row["rings"]),
         picked=msgspec.json.decode(row["picked"], type=tuple[str, ...]),
         cycle=row["cycle"],
-        redial=row["redial"],
+        redial=bool(row["redial"]),
         ring_started_at=row["ring_started_at"],
         ranked_at=row["ranked_at"],
-        told_nobody=row["told_nobody"],
+        told_nobody=bool(row["told_nobody"]),
         answered_by=_participant(row["answered_by"]),
         answered_at=row["answered_at"],
         active_at=row["active_at"],
         ended_at=row["ended_at"],
         end_reason=EndReason(row["end_reason"]) if row["end_reason"] else None,
+        sos=bool(row["sos"]),
         legs=tuple(sorted(map(_leg, legs), key=lambda leg: int(leg.id.removeprefix("leg")))),
         rung=tuple(map(_rung, rings)),
     )
@@ -214,6 +225,12 @@ def opened_for(connection: Connection, alarm_id: str) -> str | None:
 def open_for(connection: Connection, alarm_id: str) -> list[str]:
     """The calls about this alarm that have not ended, oldest first."""
     found = select(calls.c.id).where(calls.c.alarm_id == alarm_id, _open).order_by(calls.c.opened_at)
+    return list(connection.execute(found).scalars())
+
+
+def about(connection: Connection, alarm_id: str) -> list[str]:
+    """All calls about this alarm, oldest first."""
+    found = select(calls.c.id).where(calls.c.alarm_id == alarm_id).order_by(calls.c.opened_at)
     return list(connection.execute(found).scalars())
 
 
@@ -304,6 +321,7 @@ def _call_row(call: Call) -> dict[str, Any]:
         "active_at": call.active_at,
         "ended_at": call.ended_at,
         "end_reason": call.end_reason.value if call.end_reason else None,
+        "sos": call.sos,
     }
 
 
@@ -319,6 +337,7 @@ def _leg_row(leg: Leg) -> dict[str, Any]:
         "lost_at": leg.lost_at,
         "restarts": leg.restarts,
         "left_at": leg.left_at,
+        "recording": leg.recording,
     }
 
 
@@ -333,6 +352,7 @@ def _leg(row: Any) -> Leg:
         lost_at=row["lost_at"],
         restarts=row["restarts"],
         left_at=row["left_at"],
+        recording=bool(row["recording"]),
     )
 
 
@@ -349,6 +369,7 @@ def _rung_row(rung: Rung) -> dict[str, Any]:
         "waiting": rung.waiting,
         "outcome": rung.outcome.value,
         "outcome_at": rung.outcome_at,
+        "deliveries": _json(rung.deliveries),
     }
 
 
@@ -361,11 +382,17 @@ def _rung(row: Any) -> Rung:
         reason=row["reason"],
         rung_at=row["rung_at"],
         cycle=row["cycle"],
-        own_grid=row["own_grid"],
-        waiting=row["waiting"],
+        own_grid=bool(row["own_grid"]),
+        waiting=bool(row["waiting"]),
         outcome=Outcome(row["outcome"]),
         outcome_at=row["outcome_at"],
+        deliveries=msgspec.json.decode(row["deliveries"], type=tuple[Delivery, ...]),
     )
+
+
+def _named(table: Table, query: Prepared, connection: Connection, call_id: str) -> list[dict[str, Any]]:
+    names = [column.name for column in table.columns]
+    return [dict(zip(names, row, strict=True)) for row in query.run(connection, {"of_call": call_id})]
 
 
 def _participant(text: str | None) -> Participant | None:

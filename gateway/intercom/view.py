@@ -4,6 +4,7 @@ owners. Pure.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from gateway.intercom.model import Call, Leg, Rung, StopRinging
@@ -50,11 +51,13 @@ def call_view(call: Call, *, leg: str | None = None) -> Json:
                 "rung_at": rung.rung_at,
                 "outcome": rung.outcome.value,
                 "waiting": rung.waiting,
+                "deliveries": [asdict(one) for one in rung.deliveries],
             }
             for rung in call.rung
         ],
+        "sos": call.sos,
         "legs": [_leg(one) for one in call.legs],
-        "recording": False,
+        "recording": any(leg.recording for leg in call.present),
     }
     if leg is not None:
         view["leg"] = leg

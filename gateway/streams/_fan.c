@@ -1,4 +1,4 @@
-/* The compiled inner loop of the fan-out: RTP header, SRTP and one sendmsg with UDP_SEGMENT for each viewer.
+/* The compiled inner loops. Of the fan-out: RTP header, SRTP and one sendmsg with UDP_SEGMENT for each viewer.
 
    It does exactly what srtp.GcmSender/CmSender and carrier.UdpSocket do in Python, byte for byte, and nothing they
    don't: whatever does not go smoothly (no UDP path, a full queue, a kernel that refuses GSO, any error) is handed
@@ -6,10 +6,13 @@
    nonce is ever used for two packets.
 
    Gate: one UDP socket and whether it may be used now.  Lane: one link, its session keys and where it sends to.
-   fan(): every group to every sender.
+   Outgoing: the numbers of one viewer's RTP stream, what sender.TrackSender is made of.  fan(): every group to every
+   sender.  And of what comes before: whole_picture() takes a picture out of a receive buffer as h264.Depacketizer does,
+   fragment() cuts one up as packets.packetize_h264 does; both leave everything unusual to Python.
 
    One thread at a time: the buffer is shared, and the GIL is let go only around sendmsg, when none but the event
-   loop's thread calls in here. Sources: RFC 3711 section 4.1.1 and 4.2.1, RFC 7714 section 8, RFC 2104. */
+   loop's thread calls in here. Sources: RFC 3711 section 4.1.1 and 4.2.1, RFC 7714 section 8, RFC 2104,
+   RFC 2326 section 10.12, RFC 6184 section 5.8. */
 
 #define PY_SSIZE_T_CLEAN
 #define OPENSSL_SUPPRESS_DEPRECATED /* SHA1_*: an HMAC state that is copied with memcpy; EVP's copy allocates */
@@ -297,38 +300,49 @@ static PyTypeObject LaneType = {
     .tp_methods = lane_methods,
 };
 
-/* --- fan() ----------------------------------------------------------------------------------------------------------- */
-
-static struct {
-    PyObject *lane, *index_offset, *timestamp_offset, *ssrc, *payload_type, *cursor, *packets, *octets;
-} names;
+/* --- Outgoing: a viewer's RTP stream ------------------------------------------------------------------------------- */
 
 typedef struct {
-    PyObject *payloads; /* borrowed from the groups given */
+    PyObject_HEAD
+    PyObject *lane;
+    long long index_offset, timestamp_offset, ssrc, payload_type, cursor, packets, octets;
+} Outgoing;
+
+static void outgoing_dealloc(Outgoing *self) {
+    Py_CLEAR(self->lane);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMemberDef outgoing_members[] = {
+    {"lane", T_OBJECT, offsetof(Outgoing, lane), 0, "The Lane it goes out by; None: by Python."},
+    {"index_offset", T_LONGLONG, offsetof(Outgoing, index_offset), 0, "SRTP index less packet number."},
+    {"timestamp_offset", T_LONGLONG, offsetof(Outgoing, timestamp_offset), 0, "RTP timestamp less the source's."},
+    {"ssrc", T_LONGLONG, offsetof(Outgoing, ssrc), 0, NULL},
+    {"payload_type", T_LONGLONG, offsetof(Outgoing, payload_type), 0, NULL},
+    {"cursor", T_LONGLONG, offsetof(Outgoing, cursor), 0, "Number of the packet that comes next."},
+    {"packets", T_LONGLONG, offsetof(Outgoing, packets), 0, "Sent so far."},
+    {"octets", T_LONGLONG, offsetof(Outgoing, octets), 0, "Payload bytes sent so far."},
+    {NULL},
+};
+
+static PyTypeObject OutgoingType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "gateway.streams._fan.Outgoing",
+    .tp_doc = "The numbers of one viewer's RTP stream, side by side in memory, for fan().",
+    .tp_basicsize = sizeof(Outgoing),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .tp_new = PyType_GenericNew,
+    .tp_dealloc = (destructor)outgoing_dealloc,
+    .tp_members = outgoing_members,
+};
+
+/* --- fan() ----------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject *payloads; /* borrowed from the group */
     long long first, timestamp, octets;
     int marker;
 } Shot;
-
-static int get_number(PyObject *object, PyObject *name, long long *value) {
-    PyObject *number = PyObject_GetAttr(object, name);
-    if (!number) return 0;
-    *value = PyLong_AsLongLong(number);
-    Py_DECREF(number);
-    return *value != -1 || !PyErr_Occurred();
-}
-
-static int set_number(PyObject *object, PyObject *name, long long value) {
-    PyObject *number = PyLong_FromLongLong(value);
-    if (!number) return 0;
-    int failed = PyObject_SetAttr(object, name, number);
-    Py_DECREF(number);
-    return failed == 0;
-}
-
-static int add_number(PyObject *object, PyObject *name, long long more) {
-    long long value;
-    return more == 0 || (get_number(object, name, &value) && set_number(object, name, value + more));
-}
 
 /* 1: the kernel has it. */
 static int send_group(Lane *lane, Py_ssize_t size, Py_ssize_t count, uint16_t segment_size) {
@@ -357,48 +371,56 @@ static int send_group(Lane *lane, Py_ssize_t size, Py_ssize_t count, uint16_t se
 }
 
 /* Sends from the first shot on. Returns how many of them the kernel has, -1 with an exception set. */
-static Py_ssize_t serve(PyObject *sender, const Shot *shots, Py_ssize_t count, long long end) {
-    PyObject *lane_object = PyObject_GetAttr(sender, names.lane);
-    if (!lane_object) return -1;
-    if (!PyObject_TypeCheck(lane_object, &LaneType)) {
-        Py_DECREF(lane_object);
-        return 0;
-    }
-    Lane *lane = (Lane *)lane_object;
+static Py_ssize_t serve(Outgoing *sender, const Shot *shots, Py_ssize_t count, long long end) {
+    if (!sender->lane || !PyObject_TypeCheck(sender->lane, &LaneType)) return 0;
+    Lane *lane = (Lane *)sender->lane;
+    if (!ready(lane)) return -1;
+    if (!lane->gate || !lane->gate->open) return 0;
+    Py_INCREF(lane);
     Py_ssize_t done = 0;
-    long long index_offset, timestamp_offset, ssrc, payload_type, packets = 0, octets = 0;
-    if (!ready(lane)) goto failed;
-    if (!lane->gate || !lane->gate->open) goto finished;
-    if (!get_number(sender, names.index_offset, &index_offset) ||
-        !get_number(sender, names.timestamp_offset, &timestamp_offset) || !get_number(sender, names.ssrc, &ssrc) ||
-        !get_number(sender, names.payload_type, &payload_type))
-        goto failed;
     for (; done < count; done++) {
         const Shot *shot = &shots[done];
         Py_ssize_t segments = PyTuple_GET_SIZE(shot->payloads);
-        Numbers numbers = {(uint64_t)(shot->first + index_offset), (uint32_t)(shot->timestamp + timestamp_offset),
-                           (uint32_t)ssrc, payload_type & 0x7F, shot->marker};
+        Numbers numbers = {(uint64_t)(shot->first + sender->index_offset),
+                           (uint32_t)(shot->timestamp + sender->timestamp_offset), (uint32_t)sender->ssrc,
+                           sender->payload_type & 0x7F, shot->marker};
         Py_ssize_t size = seal_group(lane, shot->payloads, numbers);
-        if (size < 0) goto failed;
+        if (size < 0) {
+            Py_DECREF(lane);
+            return -1;
+        }
         Py_ssize_t segment = PyBytes_GET_SIZE(PyTuple_GET_ITEM(shot->payloads, 0)) + HEADER_SIZE + tag_size(lane);
         if (!send_group(lane, size, segments, (uint16_t)segment)) break;
-        packets += segments;
-        octets += shot->octets;
+        sender->packets += segments;
+        sender->octets += shot->octets;
     }
-    if (!set_number(sender, names.cursor, end) || !add_number(sender, names.packets, packets) ||
-        !add_number(sender, names.octets, octets))
-        goto failed;
-finished:
-    Py_DECREF(lane_object);
+    sender->cursor = end;
+    Py_DECREF(lane);
     return done;
-failed:
-    Py_DECREF(lane_object);
-    return -1;
+}
+
+/* Hundreds of viewers fall out of the cache between two pictures: have the next ones fetched while one is served. */
+static void fetch_ahead(PyObject *senders, Py_ssize_t position) {
+    if (position + 2 < PyTuple_GET_SIZE(senders)) {
+        const char *next = (const char *)PyTuple_GET_ITEM(senders, position + 2);
+        __builtin_prefetch(next);
+        __builtin_prefetch(next + 64);
+    }
+    if (position + 1 < PyTuple_GET_SIZE(senders)) {
+        const Outgoing *next = (const Outgoing *)PyTuple_GET_ITEM(senders, position + 1);
+        if (PyObject_TypeCheck((PyObject *)next, &OutgoingType) && next->lane) {
+            __builtin_prefetch(next->lane, 1);
+            __builtin_prefetch((const char *)next->lane + 64);
+            __builtin_prefetch((const char *)next->lane + 128);
+        }
+    }
 }
 
 static int read_shot(PyObject *given, Shot *shot) {
-    if (!PyTuple_Check(given) || !PyArg_ParseTuple(given, "O!LLpL", &PyTuple_Type, &shot->payloads, &shot->first,
-                                                   &shot->timestamp, &shot->marker, &shot->octets))
+    PyObject *keyframe, *picture;
+    if (!PyTuple_Check(given) ||
+        !PyArg_ParseTuple(given, "O!LLpLOO", &PyTuple_Type, &shot->payloads, &shot->first, &shot->timestamp,
+                          &shot->marker, &shot->octets, &keyframe, &picture))
         return 0;
     Py_ssize_t count = PyTuple_GET_SIZE(shot->payloads);
     if (count < 1 || count > MAX_SEGMENTS) {
@@ -409,18 +431,23 @@ static int read_shot(PyObject *given, Shot *shot) {
 }
 
 static PyObject *fan(PyObject *Py_UNUSED(module), PyObject *args) {
-    PyObject *shots_given, *senders_given, *left = NULL;
+    PyObject *groups_given, *senders_given, *left = NULL;
     Shot *shots = NULL;
-    if (!PyArg_ParseTuple(args, "O!O", &PyTuple_Type, &shots_given, &senders_given)) return NULL;
-    Py_ssize_t count = PyTuple_GET_SIZE(shots_given);
-    PyObject *senders = PySequence_Tuple(senders_given); /* of our own: nobody changes it while the GIL is let go */
-    if (!senders) return NULL;
+    if (!PyArg_ParseTuple(args, "OO", &groups_given, &senders_given)) return NULL;
+    PyObject *groups = PySequence_Tuple(groups_given); /* of our own: nobody changes it while the GIL is let go */
+    if (!groups) return NULL;
+    PyObject *senders = PySequence_Tuple(senders_given);
+    if (!senders) {
+        Py_DECREF(groups);
+        return NULL;
+    }
+    Py_ssize_t count = PyTuple_GET_SIZE(groups);
     shots = PyMem_New(Shot, count ? count : 1);
     left = PyList_New(0);
     if (!shots || !left) goto failed;
     long long end = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (!read_shot(PyTuple_GET_ITEM(shots_given, i), &shots[i])) {
+        if (!read_shot(PyTuple_GET_ITEM(groups, i), &shots[i])) {
             if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a group must be a tuple");
             goto failed;
         }
@@ -428,7 +455,12 @@ static PyObject *fan(PyObject *Py_UNUSED(module), PyObject *args) {
     }
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(senders); i++) {
         PyObject *sender = PyTuple_GET_ITEM(senders, i);
-        Py_ssize_t done = serve(sender, shots, count, end);
+        if (!PyObject_TypeCheck(sender, &OutgoingType)) {
+            PyErr_SetString(PyExc_TypeError, "a sender must be an Outgoing");
+            goto failed;
+        }
+        fetch_ahead(senders, i);
+        Py_ssize_t done = serve((Outgoing *)sender, shots, count, end);
         if (done < 0) goto failed;
         if (done < count) {
             PyObject *pair = Py_BuildValue("(On)", sender, done);
@@ -438,45 +470,155 @@ static PyObject *fan(PyObject *Py_UNUSED(module), PyObject *args) {
         }
     }
     PyMem_Free(shots);
+    Py_DECREF(groups);
     Py_DECREF(senders);
     return left;
 failed:
     PyMem_Free(shots);
     Py_XDECREF(left);
+    Py_DECREF(groups);
     Py_DECREF(senders);
     return NULL;
 }
 
+/* --- What comes before ------------------------------------------------------------------------------------------------ */
+
+enum {
+    FRAMING_SIZE = 4, /* '$', channel, length: RFC 2326 section 10.12 */
+    NAL_SLICE = 1,
+    FU_A = 28,
+    FU_START = 0x80,
+    FU_END = 0x40,
+    MARKER = 0x80,
+};
+
+static unsigned get16(const uint8_t *at) { return (unsigned)at[0] << 8 | at[1]; }
+
+static uint64_t get64(const uint8_t *at) {
+    uint64_t value = 0;
+    for (int i = 0; i < 8; i++) value = value << 8 | at[i];
+    return value;
+}
+
+/* As h264.B_SLICE: slice_type B behind first_mb_in_slice 0. */
+static int is_b_slice(uint8_t head) { return head >> 4 == 0xA || head >> 2 == 0x27; }
+
+/* Where the packet at `at` ends, or 0 if it is not whole or not the one that is expected. */
+static Py_ssize_t routine(const uint8_t *data, Py_ssize_t at, Py_ssize_t end, unsigned magic, unsigned sequence_number) {
+    if (at > end - FRAMING_SIZE - HEADER_SIZE - 2 || get16(data + at) != magic) return 0;
+    Py_ssize_t length = get16(data + at + 2), stop = at + FRAMING_SIZE + length;
+    return length < HEADER_SIZE + 2 || stop > end || get16(data + at + 6) != sequence_number ? 0 : stop;
+}
+
+static PyObject *whole_picture(PyObject *Py_UNUSED(module), PyObject *args) {
+    PyObject *buffer_given;
+    Py_ssize_t start, end;
+    unsigned int magic, plain;
+    int expected;
+    unsigned long long source_before;
+    if (!PyArg_ParseTuple(args, "O!nnIIiK", &PyByteArray_Type, &buffer_given, &start, &end, &magic, &plain, &expected,
+                          &source_before))
+        return NULL;
+    if (start < 0 || end > PyByteArray_GET_SIZE(buffer_given)) {
+        PyErr_SetString(PyExc_ValueError, "outside of the buffer");
+        return NULL;
+    }
+    const uint8_t *data = (const uint8_t *)PyByteArray_AS_STRING(buffer_given);
+    unsigned sequence_number = (unsigned)expected & 0xFFFF;
+    Py_ssize_t stop = expected < 0 ? 0 : routine(data, start, end, magic, sequence_number);
+    if (!stop) Py_RETURN_NONE;
+    const uint8_t *payload = data + start + FRAMING_SIZE + HEADER_SIZE;
+    uint64_t source = get64(data + start + 8);
+    unsigned flags = get16(data + start + 4), indicator = payload[0], header = payload[1];
+    if (source == source_before || (uint32_t)source != (uint32_t)source_before)
+        Py_RETURN_NONE;
+    if ((indicator & 0x1F) == NAL_SLICE && header & 0x80 && flags == (plain | MARKER) && !is_b_slice(header))
+        return Py_BuildValue("(niKy#)", stop, 1, (unsigned long long)source, payload,
+                             stop - start - FRAMING_SIZE - HEADER_SIZE);
+    if ((indicator & 0x1F) != FU_A || header != (FU_START | NAL_SLICE) || flags != plain ||
+        stop - start < FRAMING_SIZE + HEADER_SIZE + 4 || !(payload[2] & 0x80) || is_b_slice(payload[2]))
+        Py_RETURN_NONE;
+    /* First how long it is, so that it is copied once. */
+    Py_ssize_t size = 1 + stop - start - FRAMING_SIZE - HEADER_SIZE - 2, at = stop;
+    int count = 1, last = 0;
+    while (!last) {
+        sequence_number = (sequence_number + 1) & 0xFFFF;
+        stop = routine(data, at, end, magic, sequence_number);
+        if (!stop || get64(data + at + 8) != source) Py_RETURN_NONE;
+        const uint8_t *next = data + at + FRAMING_SIZE + HEADER_SIZE;
+        flags = get16(data + at + 4);
+        last = flags == (plain | MARKER) && next[1] == (FU_END | NAL_SLICE);
+        if (next[0] != indicator || (!last && (flags != plain || next[1] != NAL_SLICE))) Py_RETURN_NONE;
+        size += stop - at - FRAMING_SIZE - HEADER_SIZE - 2;
+        at = stop;
+        count++;
+    }
+    PyObject *nal_unit = PyBytes_FromStringAndSize(NULL, size);
+    if (!nal_unit) return NULL;
+    char *to = PyBytes_AS_STRING(nal_unit);
+    *to++ = (char)((indicator & 0xE0) | NAL_SLICE);
+    for (at = start; at < stop;) {
+        Py_ssize_t next = at + FRAMING_SIZE + get16(data + at + 2), from = at + FRAMING_SIZE + HEADER_SIZE + 2;
+        memcpy(to, data + from, next - from);
+        to += next - from;
+        at = next;
+    }
+    return Py_BuildValue("(niKN)", stop, count, (unsigned long long)source, nal_unit);
+}
+
+static PyObject *fragment(PyObject *Py_UNUSED(module), PyObject *args) {
+    const char *nal_unit;
+    Py_ssize_t size, max_payload_size;
+    if (!PyArg_ParseTuple(args, "y#n", &nal_unit, &size, &max_payload_size)) return NULL;
+    if (max_payload_size < 3 || size <= max_payload_size) {
+        PyErr_SetString(PyExc_ValueError, "too small to be cut");
+        return NULL;
+    }
+    size--; /* the header goes into the FU header */
+    Py_ssize_t count = (size + max_payload_size - 3) / (max_payload_size - 2), step = (size + count - 1) / count;
+    count = (size + step - 1) / step;
+    PyObject *payloads = PyTuple_New(count);
+    if (!payloads) return NULL;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_ssize_t start = i * step, length = start + step < size ? step : size - start;
+        PyObject *payload = PyBytes_FromStringAndSize(NULL, 2 + length);
+        if (!payload) {
+            Py_DECREF(payloads);
+            return NULL;
+        }
+        char *to = PyBytes_AS_STRING(payload);
+        to[0] = (char)((nal_unit[0] & 0xE0) | FU_A);
+        to[1] = (char)((nal_unit[0] & 0x1F) | (i == 0 ? FU_START : i == count - 1 ? FU_END : 0));
+        memcpy(to + 2, nal_unit + 1 + start, length);
+        PyTuple_SET_ITEM(payloads, i, payload);
+    }
+    return payloads;
+}
+
 static PyMethodDef functions[] = {
     {"fan", fan, METH_VARARGS,
-     "fan(shots, senders) -> [(sender, first shot that was not sent)]; see stream.fan_out."},
+     "fan(groups, senders) -> [(sender, first group that was not sent)]; see stream.fan_out."},
+    {"whole_picture", whole_picture, METH_VARARGS,
+     "whole_picture(buffer, start, end, magic, plain, expected, source) -> (stop, packets, source, nal_unit) | None."},
+    {"fragment", fragment, METH_VARARGS, "fragment(nal_unit, max_payload_size) -> FU-A payloads of even size."},
     {NULL},
 };
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "gateway.streams._fan",
-    .m_doc = "The compiled inner loop of the fan-out.",
+    .m_doc = "The compiled inner loops.",
     .m_size = -1,
     .m_methods = functions,
 };
 
 PyMODINIT_FUNC PyInit__fan(void) {
-    if (PyType_Ready(&GateType) < 0 || PyType_Ready(&LaneType) < 0) return NULL;
-    struct {
-        PyObject **name;
-        const char *text;
-    } wanted[] = {
-        {&names.lane, "lane"}, {&names.index_offset, "index_offset"}, {&names.timestamp_offset, "timestamp_offset"},
-        {&names.ssrc, "ssrc"}, {&names.payload_type, "payload_type"}, {&names.cursor, "cursor"},
-        {&names.packets, "packets"}, {&names.octets, "octets"},
-    };
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-        if (!(*wanted[i].name = PyUnicode_InternFromString(wanted[i].text))) return NULL;
+    if (PyType_Ready(&GateType) < 0 || PyType_Ready(&LaneType) < 0 || PyType_Ready(&OutgoingType) < 0) return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;
     if (PyModule_AddObjectRef(module, "Gate", (PyObject *)&GateType) < 0 ||
-        PyModule_AddObjectRef(module, "Lane", (PyObject *)&LaneType) < 0) {
+        PyModule_AddObjectRef(module, "Lane", (PyObject *)&LaneType) < 0 ||
+        PyModule_AddObjectRef(module, "Outgoing", (PyObject *)&OutgoingType) < 0) {
         Py_DECREF(module);
         return NULL;
     }

@@ -1,9 +1,21 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gateway.streams.packets import PacketGroup
+
 class Gate:
     open: bool
     def __init__(self, fd: int) -> None: ...
+
+class Outgoing:
+    lane: object | None
+    index_offset: int
+    timestamp_offset: int
+    ssrc: int
+    payload_type: int
+    cursor: int
+    packets: int
+    octets: int
 
 class Lane:
     def __init__(self, key: bytes, salt: bytes, auth_key: bytes) -> None: ...
@@ -19,6 +31,8 @@ class Lane:
     def aim(self, gate: Gate, host: str, port: int, scope: int = 0, /) -> None: ...
     def rest(self) -> None: ...
 
-def fan(
-    shots: tuple[tuple[tuple[bytes, ...], int, int, bool, int], ...], senders: Sequence[Any], /
-) -> list[tuple[Any, int]]: ...
+def fan(groups: Sequence[PacketGroup], senders: Sequence[Any], /) -> list[tuple[Any, int]]: ...
+def whole_picture(
+    buffer: bytearray, start: int, end: int, magic: int, plain: int, expected: int, source: int, /
+) -> tuple[int, int, int, bytes] | None: ...
+def fragment(nal_unit: bytes, max_payload_size: int, /) -> tuple[bytes, ...]: ...

@@ -255,6 +255,7 @@ class CameraSupervisor:
 
     credentials: name -> (user name, password). sink_of: where the media of a stream goes, asked once per stream.
     on_state: called on every change of a camera's state or reason. tls: for rtsps, default verifies certificates.
+    compiled: use the compiled loops, if they were built.
     """
 
     def __init__(
@@ -267,6 +268,7 @@ class CameraSupervisor:
         on_state: Callable[[CameraState], None] = lambda state: None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         tls: ssl.SSLContext | None = None,
+        compiled: bool = True,
     ) -> None:
         self.limits = limits or DialLimits()
         self.clock_ms = clock_ms
@@ -276,6 +278,7 @@ class CameraSupervisor:
         self._on_state = on_state
         self._tls = tls
         self._sweep = Sweep()
+        self._compiled = compiled
         self._audio_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audio")
         self._streams: dict[str, dict[StreamName, _Stream]] = {}
         self._connections: Counter[str] = Counter()
@@ -572,6 +575,7 @@ class CameraSupervisor:
             sweep=self._sweep,
             listening=stream.listening,
             audio_thread=self._audio_thread,
+            compiled=self._compiled,
         )
         return pull
 

@@ -1,9 +1,10 @@
-"""The optional compiled inner loop: `_fan.c` behind the interfaces of the Python one.
+"""The optional compiled inner loops: `_fan.c` behind the interfaces of the Python ones.
 
 Where the extension was built and `media.compiled` is `auto`, a port gives its UDP sockets a `Gate` and its links a
 `CompiledSender`, whose `Lane` holds session keys and address; `stream.fan_out` then does headers, SRTP and sendmsg of
 all viewers in one call. Whatever does not go smoothly comes back and takes the Python path, which counts, keeps what
-a full queue refused, or turns GSO off. So there is one place for each rule, and both give the same bytes.
+a full queue refused, or turns GSO off. So there is one place for each rule, and both give the same bytes. Pictures on
+their way in are taken out of the receive buffer and cut into payloads the same way: what is not routine is Python's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gateway.streams.packets import PacketGroup
 from gateway.streams.srtp import Buffers, SrtpKeys, SrtpSender
 
 try:
@@ -21,10 +23,38 @@ except ImportError:  # no compiler or no OpenSSL headers when the gateway was in
 if TYPE_CHECKING:
     from gateway.streams._fan import Gate, Lane
 
-__all__ = ["CompiledSender", "available", "fan", "new_gate"]
+__all__ = ["CompiledSender", "Outgoing", "available", "fan", "fragment", "new_gate", "whole_picture"]
 
-Shot = tuple[tuple[bytes, ...], int, int, bool, int]
-"""A group as the compiled loop takes it: payloads, first packet number, timestamp, marker, octets."""
+whole_picture = None if _fan is None else _fan.whole_picture
+"""See h264.WholePicture."""
+
+fragment = None if _fan is None else _fan.fragment
+"""(NAL unit, largest payload) -> the payloads of its FU-A packets, of even size (RFC 6184 section 5.8)."""
+
+if TYPE_CHECKING or _fan is None:
+
+    class Outgoing:
+        """The numbers of one viewer's RTP stream that `fan` works with; compiled, they lie side by side in memory.
+
+        lane: the Lane it goes out by, None for the Python path. An SRTP index is a packet number + index_offset, a
+        timestamp on the wire that of the source + timestamp_offset (mod 2**32). cursor: number of the packet that comes
+        next. packets, octets: sent so far.
+        """
+
+        __slots__ = (
+            "cursor", "index_offset", "lane", "octets", "packets", "payload_type", "ssrc", "timestamp_offset",
+        )  # fmt: skip
+        lane: object | None
+        index_offset: int
+        timestamp_offset: int
+        ssrc: int
+        payload_type: int
+        cursor: int
+        packets: int
+        octets: int
+
+else:
+    Outgoing = _fan.Outgoing
 
 
 def available() -> bool:
@@ -37,12 +67,12 @@ def new_gate(fd: int) -> Gate:
     return _fan.Gate(fd)
 
 
-def fan(shots: tuple[Shot, ...], senders: Sequence[Any]) -> list[tuple[Any, int]]:
+def fan(groups: Sequence[PacketGroup], senders: Sequence[Any]) -> list[tuple[Any, int]]:
     """Every group to every sender. Returns who has not got all, with the position of the first group missing.
 
     What was sent is counted in the sender's `packets` and `octets`.
     """
-    return _fan.fan(shots, senders)
+    return _fan.fan(groups, senders)
 
 
 class CompiledSender(SrtpSender):

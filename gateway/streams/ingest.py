@@ -1,8 +1,9 @@
 """One pull: the asyncio shell around rtsp.Session and h264.Depacketizer.
 
 All connections of a loop read into one ReceiveBuffer. That is safe because a selector loop calls get_buffer, recv_into and
-buffer_updated without anything in between; only the tail of an incomplete packet is kept per connection. While nobody
-watches, a TCP socket is read by the Sweep, a good piece of data at a time (SO_RCVLOWAT), and Backlog keeps what it says.
+buffer_updated without anything in between; only the tail of an incomplete packet is kept per connection. Once it plays, a
+TCP socket is read by the Sweep; while nobody watches a good piece of data at a time (SO_RCVLOWAT), and Backlog keeps what
+it says.
 
 run() pulls until it fails and then raises PullFailed; whatever ends it, cancellation included, TEARDOWN is sent. What helps
 at once is tried at once: another transport after 461, a new session after 454, the other place after 3xx.
@@ -29,9 +30,11 @@ from gateway.errors import ProtocolError, Unavailable
 from gateway.streams import rtsp
 from gateway.streams.audio import Sound, output_codec
 from gateway.streams.backlog import Backlog
+from gateway.streams.compiled import whole_picture
+from gateway.streams.datagrams import UdpTrack
 from gateway.streams.h264 import Depacketizer, Timeline
 from gateway.streams.media import AccessUnit, AudioFrame, StreamName
-from gateway.streams.reception import Reception, ReorderWindow
+from gateway.streams.reception import Reception
 from gateway.streams.sps import parse_sprop
 from gateway.streams.sweep import ReceiveBuffer, Sweep
 
@@ -84,7 +87,7 @@ class Pull:
     """One stream of one camera.
 
     on_unit, on_audio: where media goes; they must not raise. While unwatched, pictures behind a keyframe may be held back
-    until watch(True). on_skip: of those held back some were dropped. A first audio frame without payload tells the codec,
+    until watch(True). compiled: pictures are taken in by the compiled loop, if it was built. on_skip: of those held back some were dropped. A first audio frame without payload tells the codec,
     more come only while listening(). audio_thread: makes AAC into Opus; without it such sound is left out.
     on_playing: the camera accepted PLAY.
     on_closing: a session ends; its counters can be read for the last time.
@@ -105,6 +108,7 @@ class Pull:
         sweep: Sweep | None = None,
         listening: Callable[[], bool] = lambda: True,
         audio_thread: ThreadPoolExecutor | None = None,
+        compiled: bool = True,
     ) -> None:
         self.spec = spec
         self._on_unit = on_unit
@@ -118,6 +122,7 @@ class Pull:
         self._connection: _Connection | None = None
         self._listening = listening
         self._audio_thread = audio_thread
+        self._whole_picture = whole_picture if compiled else None
         self._watched = False
         self._connecting: asyncio.Timeout | None = None
 
@@ -187,7 +192,7 @@ class Pull:
         # Credentials stay with the host they were configured for: a redirect elsewhere must not collect them.
         trusted = host == urlsplit(self.spec.url).hostname
         connection: _Connection | None = None
-        udp: list[_UdpTrack] = []
+        udp: list[UdpTrack] = []
         try:
             family = 0
             if transport is rtsp.Transport.UDP:
@@ -196,7 +201,10 @@ class Pull:
                 except OSError as error:
                     raise PullFailed(_os_reason(error)) from None
                 any_address = "::" if family == socket.AF_INET6 else "0.0.0.0"  # noqa: S104
-                udp = [await _UdpTrack.open(loop, any_address), await _UdpTrack.open(loop, any_address)]
+                try:
+                    udp = [await UdpTrack.open(loop, any_address), await UdpTrack.open(loop, any_address)]
+                except OSError:
+                    raise PullFailed("no free UDP port pair") from None
             connection = _Connection(
                 pull=self,
                 udp=udp,
@@ -256,6 +264,7 @@ class Pull:
             channel=active.channel,
             parameter_sets=parse_sprop(active.track.parameters.get("sprop-parameter-sets", "")),
             timeline=self._timeline,
+            whole_picture=self._whole_picture,
         )
 
     def new_backlog(
@@ -279,7 +288,7 @@ class Pull:
 class _Connection(asyncio.BufferedProtocol):
     """The TCP connection of one session: RTSP, and RTP unless that goes over UDP."""
 
-    def __init__(self, *, pull: Pull, session: rtsp.Session, udp: list[_UdpTrack]) -> None:
+    def __init__(self, *, pull: Pull, session: rtsp.Session, udp: list[UdpTrack]) -> None:
         self.session = session
         self.depacketizer: Depacketizer | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -292,6 +301,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._sweep = pull.sweep
         self._buffer: ReceiveBuffer = pull.sweep.buffer
         self._swept_fd = -1
+        self._urgent = False
         self._tail = b""
         self._feed: Callable[[bytearray, int, int, float], int] | None = None
         self._garbage = 0
@@ -440,22 +450,35 @@ class _Connection(asyncio.BufferedProtocol):
         self._set_reading()
 
     def _set_reading(self) -> None:
-        """Plain TCP that nobody watches is swept; TLS is not, whose records must be read to be decrypted."""
+        """Plain TCP is swept once it plays; TLS is not, whose records must be read to be decrypted."""
         transport = self._transport
-        if transport is None or self._udp or self._playing_since is None or transport.is_closing():
+        if (
+            transport is None
+            or self._udp
+            or self._playing_since is None
+            or transport.is_closing()
+            or transport.get_extra_info("ssl_object")
+        ):
             return
-        if self._pull.watched or not self.rate or transport.get_extra_info("ssl_object"):
-            if self._swept_fd >= 0:
-                self._set_low_water(1)
-                self._leave_sweep()
-                transport.resume_reading()
-                self._schedule(TICK_PLAYING_S)
+        urgent = self._pull.watched or not self.rate
+        if urgent:
+            self._set_low_water(1)
+        else:
+            piece_s = min(LOW_WATER_S, self._pull.spec.data_timeout_s / 4)
+            self._set_low_water(max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * piece_s))))
+        if self._swept_fd >= 0 and urgent is self._urgent:
             return
-        piece_s = min(LOW_WATER_S, self._pull.spec.data_timeout_s / 4)
-        self._set_low_water(max(1, min(_LOW_WATER_CAP[self._pull.spec.name], int(self.rate * piece_s))))
         if self._swept_fd < 0:
             transport.pause_reading()
             self._swept_fd = transport.get_extra_info("socket").fileno()
+        else:
+            self._sweep.remove(self._swept_fd)
+        self._urgent = urgent
+        if urgent:
+            self._sweep.add_urgent(self._swept_fd, on_readable=self._read)
+            self._schedule(TICK_PLAYING_S)
+        else:
+            self._unschedule()
             self._sweep.add(self._swept_fd, on_readable=self._read, on_turn=self._tick)
 
     def _leave_sweep(self) -> None:
@@ -491,7 +514,13 @@ class _Connection(asyncio.BufferedProtocol):
     # -- time ------------------------------------------------------------------------------------------------------
 
     def _schedule(self, delay_s: float) -> None:
+        self._unschedule()
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _unschedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _tick(self) -> None:
         self._timer = None
@@ -507,7 +536,7 @@ class _Connection(asyncio.BufferedProtocol):
             if now >= self._report_at:
                 self._report_at = now + REPORT_INTERVAL_S
                 self._send_reports(now)
-        if not self.ended.done() and self._swept_fd < 0:
+        if not self.ended.done() and (self._swept_fd < 0 or self._urgent):
             starting = self._playing_since is None or now - self._playing_since < 1.0
             self._schedule(TICK_STARTING_S if starting else TICK_PLAYING_S)
 
@@ -581,9 +610,7 @@ class _Connection(asyncio.BufferedProtocol):
             self.ended.set_exception(PullFailed(reason, remedy, location))
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._unschedule()
         self._leave_sweep()
         if self._sound is not None:
             self._sound.close()
@@ -604,82 +631,6 @@ class _Connection(asyncio.BufferedProtocol):
     def _peer(self) -> str:
         name = self._transport.get_extra_info("peername") if self._transport is not None else None
         return str(name[0]) if name else ""
-
-
-class _UdpTrack:
-    """The RTP and RTCP sockets of one track."""
-
-    def __init__(
-        self, rtp: asyncio.DatagramTransport, rtcp: asyncio.DatagramTransport, ports: tuple[int, int]
-    ) -> None:
-        self.ports = ports
-        self._rtp = rtp
-        self._rtcp = rtcp
-        self._rtcp_peer: tuple[str, int] | None = None
-
-    @classmethod
-    async def open(cls, loop: asyncio.AbstractEventLoop, address: str) -> _UdpTrack:
-        """An even port and the next one (RFC 3550 section 11)."""
-        for _ in range(50):
-            rtp, _protocol = await loop.create_datagram_endpoint(_Datagrams, local_addr=(address, 0))
-            port = rtp.get_extra_info("sockname")[1]
-            if port % 2 == 0:
-                try:
-                    rtcp, _protocol = await loop.create_datagram_endpoint(
-                        _Datagrams,
-                        local_addr=(address, port + 1),
-                    )
-                except OSError:
-                    pass
-                else:
-                    return cls(rtp, rtcp, (port, port + 1))
-            rtp.close()
-        raise PullFailed("no free UDP port pair")
-
-    def start(
-        self,
-        host: str,
-        server_ports: tuple[int, int] | None,
-        reception: Reception,
-        deliver: Callable[[bytes, float], None],
-    ) -> None:
-        window = ReorderWindow()
-
-        def on_rtp(packet: bytes, now: float) -> None:
-            reception.arrived(packet, now)
-            for ready in window.push(packet, now):
-                deliver(ready, now)
-
-        def on_rtcp(compound: bytes, now: float) -> None:
-            reception.on_rtcp(compound, now)
-
-        for transport, handler in ((self._rtp, on_rtp), (self._rtcp, on_rtcp)):
-            protocol = cast(_Datagrams, transport.get_protocol())
-            protocol.host, protocol.handler = host, handler
-        sock = self._rtp.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024 * 1024)
-        if server_ports is not None:
-            self._rtcp_peer = (host, server_ports[1])
-            # Opens the way through a NAT or firewall on our side; cameras ignore it.
-            self._rtp.sendto(b"\x80\0\0\0\0\0\0\0\0\0\0\0", (host, server_ports[0]))
-
-    def send_rtcp(self, compound: bytes) -> None:
-        if self._rtcp_peer is not None:
-            self._rtcp.sendto(compound, self._rtcp_peer)
-
-    def close(self) -> None:
-        self._rtp.close()
-        self._rtcp.close()
-
-
-class _Datagrams(asyncio.DatagramProtocol):
-    host = ""
-    handler: Callable[[bytes, float], None] | None = None
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        if self.handler is not None and addr[0] == self.host:
-            self.handler(data, time.monotonic())
 
 
 def _os_reason(error: BaseException) -> str:

@@ -12,16 +12,24 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from gateway.errors import Unavailable
+from gateway.evidence.order import News, RecordingOrder, RecordingSpec
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, CameraSupervisor, Counters, DialLimits
+from gateway.streams.hls import Container, HlsLimits
+from gateway.streams.hls_source import HlsFile, HlsSources, tap_track
 from gateway.streams.ice import CONSENT_S
 from gateway.streams.link import Certificate, MediaPort
 from gateway.streams.media import StreamName
-from gateway.streams.picture_health import HealthCounters, PictureHealth, PictureState
 from gateway.streams.plane import MediaPlane, PlaneLimits, StreamChoice
 from gateway.streams.session import SessionAnswer, SessionInfo
+from gateway.streams.tapes import Tapes
+from gateway.streams.verdict import HealthCounters, PictureState
+
+if TYPE_CHECKING:
+    from gateway.streams.picture_health import PictureHealth
 
 __all__ = [
     "Credentials",
@@ -53,7 +61,7 @@ class MediaSpec:
     binds: (host, port), port 0 takes a free one. announce: hosts of further candidates (1:1 NAT). tcp: ICE-TCP on the
     same port number. consent_s: silence of a viewer that ends its session (RFC 7675). use_compiled: the compiled send
     loop, where it was built. pictures: None, and nobody looks at what cameras show. camera_ca: PEM file that certificates of
-    rtsps cameras are checked against; none: those that the system trusts.
+    rtsps cameras are checked against; none: those that the system trusts. recording: None, and nothing is recorded.
     """
 
     binds: tuple[tuple[str, int], ...]
@@ -64,19 +72,22 @@ class MediaSpec:
     plane: PlaneLimits = field(default_factory=PlaneLimits)
     dial: DialLimits = field(default_factory=DialLimits)
     pictures: PictureSpec | None = None
+    hls: HlsLimits = field(default_factory=HlsLimits)
     camera_ca: str = ""
+    recording: RecordingSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaCallbacks:
     """Called from the event loop; must not block. state: a camera's state or reason changed. source_change(source_id,
     tracks): what a call leg publishes by now. session_closed(session_id, reason): the last word of a session.
-    picture(camera_id): the verdict on what it shows changed (`picture` has it)."""
+    picture(camera_id): the verdict on what it shows changed (`picture` has it). recording(news): of what `record` began."""
 
     state: Callable[[CameraState], None]
     source_change: Callable[[str, tuple[str, ...]], None]
     session_closed: Callable[[str, str], None]
     picture: Callable[[str], None] = lambda camera_id: None
+    recording: Callable[[News], None] = lambda news: None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,6 +151,21 @@ class MediaService(Protocol):
     async def fetch_keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         """NAL units of the newest cached keyframe; the same object as long as it is the same keyframe."""
 
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        """One file of a camera's stream by HLS, which begins with the first playlist and ends when nobody asks any more.
+        Raises NotFound, TooMany, Unavailable."""
+
+    async def warm(self, camera_id: str) -> None:
+        """Pull what a tile would show of the camera; it stays for the grace time after a last viewer. Returns with its first
+        picture."""
+
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         """What `fetch_keyframe` gave last (or newer)."""
 
@@ -155,6 +181,16 @@ class MediaService(Protocol):
     async def apply(self, cameras: Sequence[CameraSource], credentials: Credentials | None = None) -> None:
         """Take a new list of cameras; viewers of removed ones are told. The list is the new truth at once, before the
         first await; what that means for pulls and viewers has happened when it returns."""
+
+    async def record(self, order: RecordingOrder) -> None:
+        """Begin to record a source; what becomes of it is told by news. The same id again is the same recording. Raises
+        NotFound, Unavailable."""
+
+    async def stop_recording(self, recording_id: str) -> None:
+        """End it before its time; its last news follow. Unknown ids are no mistake."""
+
+    def preroll_octets(self) -> int:
+        """Memory that the pre-roll takes."""
 
     def counters(self) -> Counters: ...
 
@@ -181,6 +217,8 @@ class LocalMedia:
         self._port: MediaPort | None = None
         self._parts: tuple[MediaPlane, CameraSupervisor] | None = None
         self._health: PictureHealth | None = None
+        self._tapes: Tapes | None = None
+        self._hls: HlsSources | None = None
 
     async def open(self) -> None:
         spec = self._spec
@@ -206,10 +244,22 @@ class LocalMedia:
             plane.sink_of,
             limits=spec.dial,
             on_state=self._callbacks.state,
+            compiled=spec.use_compiled,
             tls=ssl.create_default_context(cafile=spec.camera_ca) if spec.camera_ca else None,
         )
         self._parts = plane, supervisor
+        self._hls = HlsSources(
+            acquire=supervisor.acquire,
+            release=supervisor.release,
+            tap=lambda camera_id, name, source, on: tap_track(
+                plane.sink_of(camera_id, name).video, source, on
+            ),
+            limits=spec.hls,
+        )
         if spec.pictures is not None:
+            # OpenCV and PyAV are 35 MB and a frame gap to load: now, and only where pictures are judged.
+            from gateway.streams.picture_health import PictureHealth
+
             self._health = PictureHealth(
                 self.camera_ids,
                 plane.keyframe_to_judge,
@@ -217,13 +267,28 @@ class LocalMedia:
                 cpu_share=spec.pictures.cpu_share,
                 on_change=lambda camera_id, state: self._callbacks.picture(camera_id),
             )
+        if spec.recording is not None:
+            self._tapes = Tapes(
+                spec.recording,
+                acquire=supervisor.acquire,
+                release=supervisor.release,
+                camera_stream=plane.sink_of,
+                hold_source=plane.hold_source,
+                leave_source=plane.leave_source,
+                tell=self._callbacks.recording,
+            )
+            self._tapes.apply(self._cameras)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.plane.run(), name="media-plane")
             tasks.create_task(self.supervisor.run(), name="cameras")
+            if self._hls is not None:
+                tasks.create_task(self._hls.run(), name="hls")
             if self._health is not None:
                 tasks.create_task(self._health.run(), name="picture-health")
+            if self._tapes is not None:
+                tasks.create_task(self._tapes.run(), name="tapes")
 
     async def close(self) -> None:
         if self._port is not None:
@@ -289,6 +354,24 @@ class LocalMedia:
     async def fetch_keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         return self.plane.keyframe(camera_id)
 
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        if self._hls is None:
+            raise RuntimeError("LocalMedia.open() comes first")
+        return await self._hls.fetch(camera_id, name, file, container, query)
+
+    async def warm(self, camera_id: str) -> None:
+        has_sub = any(camera.id == camera_id and camera.sub for camera in self._cameras)
+        name = StreamName.SUB if has_sub else StreamName.MAIN
+        await self.supervisor.acquire(camera_id, name)
+        self.supervisor.release(camera_id, name)
+
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         return self.plane.keyframe(camera_id)
 
@@ -315,6 +398,22 @@ class LocalMedia:
         await self.supervisor.apply(cameras, credentials)
         for camera_id in removed:
             self.plane.forget_camera(camera_id)
+            if self._hls is not None:
+                self._hls.forget_camera(camera_id)
+        if self._tapes is not None:
+            self._tapes.apply(self._cameras)
+
+    async def record(self, order: RecordingOrder) -> None:
+        if self._tapes is None:
+            raise Unavailable("this gateway records nothing")
+        self._tapes.record(order)
+
+    async def stop_recording(self, recording_id: str) -> None:
+        if self._tapes is not None:
+            self._tapes.stop(recording_id)
+
+    def preroll_octets(self) -> int:
+        return 0 if self._tapes is None else self._tapes.preroll_octets
 
     def counters(self) -> Counters:
         return self.supervisor.counters()

@@ -13,12 +13,13 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from gateway.errors import Conflict, GatewayError, NotFound, ProtocolError, TooMany, Unavailable
+from gateway.evidence.order import News, RecordingOrder
 from gateway.streams.cameras import CameraState
 from gateway.streams.media_service import MediaSpec
-from gateway.streams.picture_health import PictureState
 from gateway.streams.plane import NotAcceptable
 from gateway.streams.sdp import Fragment
 from gateway.streams.session import SessionAnswer, SessionInfo
+from gateway.streams.verdict import PictureState
 
 __all__ = [
     "Answered",
@@ -30,22 +31,28 @@ __all__ = [
     "Closed",
     "Done",
     "Failure",
+    "FetchHls",
     "FetchKeyframe",
     "FrameReader",
     "FromWorker",
+    "HlsAnswer",
     "Keyframe",
     "PictureChange",
     "Publish",
     "Ready",
+    "Record",
+    "Recorded",
     "Refused",
     "Request",
     "RestartSession",
     "Setup",
     "States",
     "Stop",
+    "StopRecording",
     "SupervisorCounts",
     "ToWorker",
     "Tracks",
+    "Warm",
     "Watch",
     "WireCamera",
     "encode_frame",
@@ -147,6 +154,28 @@ class FetchKeyframe(Request, frozen=True):
     known: int
 
 
+class FetchHls(Request, frozen=True):
+    """One file of a camera's stream by HLS; the fields are those of `MediaService.fetch_hls`."""
+
+    camera_id: str
+    name: str
+    file: str
+    container: str
+    query: list[tuple[str, str]]
+
+
+class Warm(Request, frozen=True):
+    camera_id: str
+
+
+class Record(Request, frozen=True):
+    order: RecordingOrder
+
+
+class StopRecording(Request, frozen=True):
+    recording_id: str
+
+
 class Cancel(_Message, frozen=True):
     """Nobody waits for the answer to this request any more."""
 
@@ -187,6 +216,14 @@ class Keyframe(_Message, frozen=True):
     id: int
     digest: int
     nal_units: tuple[bytes, ...] | None
+
+
+class HlsAnswer(_Message, frozen=True):
+    """To FetchHls."""
+
+    id: int
+    body: bytes
+    media_type: str
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -271,6 +308,12 @@ class Tracks(_Message, frozen=True):
     tracks: tuple[str, ...]
 
 
+class Recorded(_Message, frozen=True):
+    """Something happened to a recording."""
+
+    news: News
+
+
 class Beat(_Message, frozen=True):
     """A sign of life every `beat_s`, with a part of the figures that change all the time: in turn every camera's state and
     every session, and now and then the totals. pictures: of the cameras whose state is there; None: not judged yet."""
@@ -280,6 +323,7 @@ class Beat(_Message, frozen=True):
     sessions: list[SessionInfo]
     counts: SupervisorCounts | None
     pictures: dict[str, PictureState | None] = {}
+    preroll_octets: int = 0
 
 
 ToWorker = (
@@ -291,10 +335,27 @@ ToWorker = (
     | CloseSession
     | CloseOwned
     | FetchKeyframe
+    | FetchHls
+    | Warm
+    | Record
+    | StopRecording
     | Cancel
     | Stop
 )
-FromWorker = Ready | Answered | Done | Keyframe | Refused | States | PictureChange | Closed | Tracks | Beat
+FromWorker = (
+    Ready
+    | Answered
+    | Done
+    | Keyframe
+    | HlsAnswer
+    | Refused
+    | States
+    | PictureChange
+    | Closed
+    | Tracks
+    | Recorded
+    | Beat
+)
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.errors import ProtocolError
 
 __all__ = [
     "MAX_PAYLOAD_SIZE",
     "MAX_SEGMENTS",
+    "Fragment",
     "PacketGroup",
     "PacketHistory",
     "RtpPacket",
     "Unwrapper",
+    "fragment_h264",
     "h264_starts_keyframe",
     "packetize_h264",
     "parse_rtp",
@@ -39,6 +42,9 @@ MAX_PAYLOAD_SIZE = 1186
 MAX_SEGMENTS = 50
 """Packets in one group. The kernel takes 64 segments and 64 KiB in one UDP_SEGMENT send; 50 * 1228 stays
 below both."""
+
+Fragment = Callable[[bytes, int], Sequence[bytes]]
+"""`fragment_h264`, or the compiled one."""
 
 _HEADER = struct.Struct("!BBHII")
 _NAL_IDR, _NAL_SEI, _NAL_SPS, _NAL_PPS, _NAL_AUD = 5, 6, 7, 8, 9
@@ -173,23 +179,21 @@ class Unwrapper:
 # --- Groups and their history ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PacketGroup:
-    """Packets of one picture that leave in one system call.
+class PacketGroup(NamedTuple):
+    """Packets of one picture that leave in one system call. A tuple, as the compiled loop takes it.
 
-    first: packet number of the first payload; payloads: all of the same size but the last, which may be
-    shorter; timestamp: RTP clock of the track, unwrapped; marker: the last packet ends the picture;
-    keyframe: the first group of a picture at which decoding can start; picture: counts pictures; octets:
-    payload bytes (RTCP's sender's octet count).
+    payloads: all of the same size but the last, which may be shorter; first: packet number of the first; timestamp: RTP
+    clock of the track, unwrapped; marker: the last packet ends the picture; octets: payload bytes (RTCP's sender's octet
+    count); keyframe: the first group of a picture at which decoding can start; picture: counts pictures.
     """
 
-    first: int
     payloads: tuple[bytes, ...]
+    first: int
     timestamp: int
     marker: bool
+    octets: int
     keyframe: bool
     picture: int
-    octets: int
 
 
 class PacketHistory:
@@ -237,6 +241,14 @@ class PacketHistory:
             self.octets -= group.octets
         del self._groups[:gone], self._first_numbers[:gone]
 
+    def forget_before(self, timestamp: int) -> None:
+        """Drops the groups of pictures older than this; timestamps rise."""
+        gone = bisect_left(self._groups, timestamp, key=lambda group: group.timestamp)
+        for group in self._groups[:gone]:
+            self._packets -= len(group.payloads)
+            self.octets -= group.octets
+        del self._groups[:gone], self._first_numbers[:gone]
+
     def clear(self) -> None:
         self._groups.clear()
         self._first_numbers.clear()
@@ -264,8 +276,23 @@ class PacketHistory:
 # --- H.264 (RFC 6184) -----------------------------------------------------------------------------
 
 
+def fragment_h264(nal_unit: bytes, max_payload_size: int) -> Sequence[bytes]:
+    """The payloads of the FU-A packets of a NAL unit too large for one (RFC 6184 section 5.8), of even size."""
+    head = nal_unit[0]
+    kind = head & 31
+    indicator = head & 0xE0 | _NAL_FU_A
+    size = len(nal_unit) - 1
+    count = -(-size // (max_payload_size - 2))
+    step = -(-size // count)
+    middle = bytes((indicator, kind))
+    fragments = [middle + nal_unit[start : start + step] for start in range(1, size + 1, step)]
+    fragments[0] = bytes((indicator, 0x80 | kind)) + fragments[0][2:]
+    fragments[-1] = bytes((indicator, 0x40 | kind)) + fragments[-1][2:]
+    return fragments
+
+
 def packetize_h264(
-    nal_units: Sequence[bytes], max_payload_size: int = MAX_PAYLOAD_SIZE
+    nal_units: Sequence[bytes], max_payload_size: int = MAX_PAYLOAD_SIZE, fragment: Fragment = fragment_h264
 ) -> list[tuple[bytes, ...]]:
     """The payloads of one access unit, in groups for one send each (packetization-mode 1, non-interleaved).
 
@@ -275,6 +302,8 @@ def packetize_h264(
     and SEI are left out: no browser's decoder needs them, and some cameras put kilobytes of their own into
     SEI.
     """
+    if len(nal_units) == 1 and nal_units[0] and 0 < nal_units[0][0] & 31 <= _NAL_IDR:
+        return _carry(nal_units[0], max_payload_size, fragment)  # one slice is what most pictures are
     groups: list[tuple[bytes, ...]] = []
     parameter_sets: list[bytes] = []
     for nal_unit in nal_units:
@@ -287,44 +316,34 @@ def packetize_h264(
         if kind in (_NAL_SEI, _NAL_AUD) or 10 <= kind <= _NAL_FILLER:
             continue
         if parameter_sets:
-            groups.extend(_aggregate(parameter_sets, max_payload_size))
+            groups.extend(_aggregate(parameter_sets, max_payload_size, fragment))
             parameter_sets = []
-        groups.extend(_carry(nal_unit, max_payload_size))
+        groups.extend(_carry(nal_unit, max_payload_size, fragment))
     if parameter_sets:  # a picture of nothing but parameter sets: some cameras send them apart
-        groups.extend(_aggregate(parameter_sets, max_payload_size))
+        groups.extend(_aggregate(parameter_sets, max_payload_size, fragment))
     return groups
 
 
-def _aggregate(nal_units: list[bytes], max_payload_size: int) -> Iterable[tuple[bytes, ...]]:
+def _aggregate(
+    nal_units: list[bytes], max_payload_size: int, fragment: Fragment
+) -> Iterable[tuple[bytes, ...]]:
     if len(nal_units) > 1 and 1 + sum(2 + len(nal_unit) for nal_unit in nal_units) <= max_payload_size:
         importance = max(nal_unit[0] & 0x60 for nal_unit in nal_units)
         body = b"".join(len(nal_unit).to_bytes(2, "big") + nal_unit for nal_unit in nal_units)
         return [(bytes((importance | _NAL_STAP_A,)) + body,)]
-    return [group for nal_unit in nal_units for group in _carry(nal_unit, max_payload_size)]
+    return [group for nal_unit in nal_units for group in _carry(nal_unit, max_payload_size, fragment)]
 
 
-def _carry(nal_unit: bytes, max_payload_size: int) -> list[tuple[bytes, ...]]:
+def _carry(nal_unit: bytes, max_payload_size: int, fragment: Fragment) -> list[tuple[bytes, ...]]:
     """One NAL unit, whole or in fragments, of which MAX_SEGMENTS make a group."""
     if len(nal_unit) <= max_payload_size:
         return [(nal_unit,)]
-    fragments = _fragment(nal_unit, max_payload_size)
+    fragments = fragment(nal_unit, max_payload_size)
+    if len(fragments) <= MAX_SEGMENTS:
+        return [tuple(fragments)]
     return [
         tuple(fragments[start : start + MAX_SEGMENTS]) for start in range(0, len(fragments), MAX_SEGMENTS)
     ]
-
-
-def _fragment(nal_unit: bytes, max_payload_size: int) -> list[bytes]:
-    head = nal_unit[0]
-    kind = head & 31
-    indicator = head & 0xE0 | _NAL_FU_A
-    size = len(nal_unit) - 1
-    count = -(-size // (max_payload_size - 2))
-    step = -(-size // count)
-    middle = bytes((indicator, kind))
-    fragments = [middle + nal_unit[start : start + step] for start in range(1, size + 1, step)]
-    fragments[0] = bytes((indicator, 0x80 | kind)) + fragments[0][2:]
-    fragments[-1] = bytes((indicator, 0x40 | kind)) + fragments[-1][2:]
-    return fragments
 
 
 def h264_starts_keyframe(payload: bytes) -> bool:

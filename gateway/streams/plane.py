@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 _TICK_S = 0.05
 _BUCKETS = 20  # a viewer is visited once in _BUCKETS ticks: once a second
 _PACE_S = 0.005
+SILENT_S = 2.0
+"""Without a packet of any kind a publisher counts as lost. A muted microphone and a covered camera still send."""
 _AUDIO_CODECS = (Codec.OPUS, Codec.PCMU, Codec.PCMA)
 _CALL_VIDEO_CODECS = (Codec.H264, Codec.VP8)
 _CALL_H264_PROFILE = "42e01f"  # what browsers publish
@@ -128,7 +130,8 @@ class MediaPlane:
             async with asyncio.TaskGroup() as self._tasks:
                 tick = 0
                 while True:
-                    await asyncio.sleep(_TICK_S)
+                    # At multiples of a tick, when sockets at rest are read too: one wake for both.
+                    await asyncio.sleep(_TICK_S - time.monotonic() % _TICK_S)
                     tick += 1
                     self._tick(tick, time.monotonic())
         finally:
@@ -145,7 +148,7 @@ class MediaPlane:
         key = (camera_id, name)
         stream = self._streams.get(key)
         if stream is None:
-            stream = self._streams[key] = Stream()
+            stream = self._streams[key] = Stream(compiled=self._port.compiled)
         return stream
 
     def forget_camera(self, camera_id: str) -> None:
@@ -183,6 +186,18 @@ class MediaPlane:
         """What comes from a call leg now: of `audio` and `video`."""
         source = self._sources.get(source_id)
         return () if source is None else source.announced
+
+    def hold_source(self, source_id: str) -> Stream:
+        """The stream of a call's leg, which stays the same until `leave_source`: for whoever records it."""
+        source = self._sources.setdefault(source_id, _Source())
+        source.watchers += 1
+        return source.stream
+
+    def leave_source(self, source_id: str) -> None:
+        source = self._sources.get(source_id)
+        if source is not None:
+            source.watchers -= 1
+            self._drop_source(source_id)
 
     # Sessions.
 
@@ -522,6 +537,8 @@ class MediaPlane:
                     self.close(session.session_id, reason="connect_timeout")
             elif session.viewer is not None:
                 session.viewer.report(now)
+                if session.has_sent():
+                    self._port.note_media(now)
         for session in list(self._publishers.values()):
             if session.publisher is None or session.link is None or session.state is SessionState.CONNECTING:
                 continue
@@ -529,7 +546,8 @@ class MediaPlane:
                 session.link.send_rtcp(compound)
             source = self._sources.get(session.source_id)
             if source is not None:
-                self._announce(session.source_id, source, session.publisher.kinds)
+                silent = now - session.publisher.heard_at > SILENT_S
+                self._announce(session.source_id, source, () if silent else session.publisher.kinds)
 
     def _pace(self, session: Session) -> None:
         """Someone is catching up: keep pumping until nobody is."""
@@ -566,9 +584,8 @@ class MediaPlane:
         session.viewer.switch(self.sink_of(camera_id, name))
         self._release(*before)
 
-    @staticmethod
     def _payload_types(
-        offer: sdp.Offer, kind: str, codecs: Sequence[Codec], profile: str | None
+        self, offer: sdp.Offer, kind: str, codecs: Sequence[Codec], profile: str | None
     ) -> dict[Codec, PayloadTypes]:
         """The payload types of what is offered and of use, in our order of preference."""
         section = offer.first(kind)
@@ -579,6 +596,8 @@ class MediaPlane:
             if codec is Codec.H264:
                 choice = sdp.choose_h264(section, profile)
                 if choice is not None:
+                    if profile is not None and not choice.exact:
+                        self._port.counters["h264_profile_substituted"] += 1
                     found[codec] = PayloadTypes(media=choice.payload_type, rtx=choice.rtx)
             elif (pair := sdp.choose_codec(section, codec)) is not None:
                 found[codec] = PayloadTypes(media=pair[0], rtx=pair[1])

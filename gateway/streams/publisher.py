@@ -274,6 +274,7 @@ class Publisher:
         """ssrc: our own, as the sender of RTCP; bitrate_bps: what REMB allows for all tracks together."""
         self.stream = stream
         self.bitrate_bps = bitrate_bps
+        self.heard_at = float("-inf")
         self.bad_packets = 0
         self.unrouted_packets = 0
         self.tracks = [
@@ -323,6 +324,7 @@ class Publisher:
         if incoming is None:
             self.unrouted_packets += 1
             return []
+        self.heard_at = now
         apt = incoming.media.rtx.get(packet.payload_type)
         if apt is not None:
             self._receive_rtx(incoming, packet, apt, now)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.streams.compiled import Outgoing
 from gateway.streams.media import Codec
 from gateway.streams.packets import PacketGroup
 from gateway.streams.rtcp import ReportBlock, SenderReport, write_sender_report
@@ -127,9 +128,9 @@ class Entry:
         return group.timestamp + self.timestamp_offset
 
 
-class TrackSender:
+class TrackSender(Outgoing):
     """One outgoing RTP stream (and its RTX stream) of one viewer. Attributes without underscore are
-    `fan_out`'s."""
+    `fan_out`'s; of these the compiled loop reads Outgoing's without asking Python."""
 
     __slots__ = (
         "_burst_octets",
@@ -151,21 +152,13 @@ class TrackSender:
         "_timestamp_base",
         "_track",
         "_wanted",
-        "cursor",
-        "index_offset",
         "kind",
-        "lane",
-        "octets",
         "overhead",
-        "packets",
-        "payload_type",
         "rtx_ssrc",
         "seal",
         "send",
-        "ssrc",
         "state",
         "stats",
-        "timestamp_offset",
     )
 
     def __init__(
@@ -190,7 +183,7 @@ class TrackSender:
         self.packets = 0
         self.octets = 0
         self.overhead = 0
-        self.lane: object | None = None
+        self.lane = None
         self.seal: SealGroup = _no_seal
         self.send: Callable[[Buffers, int, int], bool] = _no_send
         self.state = SenderState.IDLE

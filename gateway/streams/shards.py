@@ -21,8 +21,12 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.errors import GatewayError, NotFound, TooMany, Unavailable
+from gateway.evidence.order import LOST as RECORDING_LOST
+from gateway.evidence.order import Finished, News, RecordingOrder
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, Counters, State, StreamState
+from gateway.streams.hls import Container
+from gateway.streams.hls_source import HlsFile
 from gateway.streams.media import StreamName
 from gateway.streams.media_service import Credentials, MediaCallbacks, MediaSpec, PlaneCounts, WorkerView
 from gateway.streams.messages import (
@@ -30,19 +34,24 @@ from gateway.streams.messages import (
     CloseOwned,
     CloseSession,
     Done,
+    FetchHls,
     FetchKeyframe,
+    HlsAnswer,
     Keyframe,
     Publish,
+    Record,
     RestartSession,
+    StopRecording,
     SupervisorCounts,
     ToWorker,
+    Warm,
     Watch,
     WireCamera,
 )
-from gateway.streams.picture_health import HealthCounters, PictureState
 from gateway.streams.placement import Backoff, place_cameras, share_of, worker_of_call
 from gateway.streams.plane import StreamChoice
 from gateway.streams.session import SessionAnswer, SessionInfo, SessionState
+from gateway.streams.verdict import HealthCounters, PictureState
 from gateway.streams.worker_process import RESTARTING, ShardTimes, WorkerProcess
 
 __all__ = ["ShardTimes", "Shards"]
@@ -150,6 +159,11 @@ class Shards:
         self._lost[LOST] += len(worker.sessions)
         self._bury_sessions(worker, LOST)
         worker.pictures.clear()
+        recordings, worker.recordings = worker.recordings, set()
+        worker.preroll_octets = 0
+        for recording_id in recordings:
+            lost = News(recording_id=recording_id, finished=Finished(reason=RECORDING_LOST))
+            loop.call_soon(self.callbacks.recording, lost)
         tracks, worker.tracks = worker.tracks, {}
         for source_id in tracks:
             loop.call_soon(self.callbacks.source_change, source_id, ())
@@ -280,9 +294,46 @@ class Shards:
             self._keyframes.popitem(last=False)
         return self.keyframe(camera_id)
 
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        worker = self._worker_of(f"camera/{camera_id}")
+        answer = await worker.ask(
+            lambda number: FetchHls(number, camera_id, name, file, container, list(query)), HlsAnswer
+        )
+        return HlsFile(body=answer.body, media_type=answer.media_type)
+
+    async def warm(self, camera_id: str) -> None:
+        """Raises NotFound, Unavailable."""
+        await self._worker_of(f"camera/{camera_id}").ask(lambda number: Warm(number, camera_id), Done)
+
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         known = self._keyframes.get(camera_id)
         return None if known is None else known[1]
+
+    # -- recordings ---------------------------------------------------------------------------------------------------
+
+    async def record(self, order: RecordingOrder) -> None:
+        worker = self._worker_of(order.source_id)
+        worker.recordings.add(order.id)
+        try:
+            await worker.ask(lambda number: Record(number, order), Done)
+        except BaseException:
+            worker.recordings.discard(order.id)
+            raise
+
+    async def stop_recording(self, recording_id: str) -> None:
+        for worker in self._workers:
+            if recording_id in worker.recordings and worker.up:
+                await worker.ask(lambda number: StopRecording(number, recording_id), Done)
+
+    def preroll_octets(self) -> int:
+        return sum(worker.preroll_octets for worker in self._workers)
 
     # -- cameras ------------------------------------------------------------------------------------------------------
 

@@ -19,11 +19,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.streams import compiled
+from gateway.streams.compiled import fan
+from gateway.streams.compiled import fragment as compiled_fragment
 from gateway.streams.media import AccessUnit, AudioFrame, Codec
 from gateway.streams.packets import (
+    MAX_PAYLOAD_SIZE,
+    Fragment,
     PacketGroup,
     PacketHistory,
+    fragment_h264,
     h264_starts_keyframe,
     packetize_h264,
     vp8_starts_keyframe,
@@ -37,6 +41,7 @@ __all__ = [
     "Sender",
     "Stream",
     "StreamLimits",
+    "Tap",
     "Track",
     "TrackKind",
     "fan_out",
@@ -54,6 +59,8 @@ _STARTS_KEYFRAME: dict[Codec, Callable[[bytes], bool]] = {
     Codec.H264: h264_starts_keyframe,
     Codec.VP8: vp8_starts_keyframe,
 }
+RETRANSMITTABLE_S = 1.5
+"""What is older than that when a new group of pictures begins is forgotten: no player waits for it any more."""
 _CLOCK_DRIFT = 1 / 1024
 """How fast the clock of a source follows arrivals that come later than the earliest one seen."""
 
@@ -125,8 +132,17 @@ class Sender(Protocol):
         """What comes next on the track does not continue what was sent: wait for a keyframe."""
 
 
-Shot = tuple[tuple[bytes, ...], int, int, bool, int]
-"""What `fan_out` needs of a group: payloads, first packet number, timestamp, marker, octets."""
+class Tap(Protocol):
+    """Whoever takes a track's media as it comes, beside the viewers (recording). Must not block and must not raise."""
+
+    def on_access_unit(self, unit: AccessUnit) -> None:
+        """A camera's picture."""
+
+    def on_group(self, codec: Codec, group: PacketGroup, now: float) -> None:
+        """A publisher's (or a camera's audio) packet. A hole in the numbers is a loss."""
+
+    def on_reset(self) -> None:
+        """What comes next does not continue what came."""
 
 
 def fan_out(groups: Sequence[PacketGroup], senders: Sequence[Sender]) -> list[Sender]:
@@ -135,25 +151,22 @@ def fan_out(groups: Sequence[PacketGroup], senders: Sequence[Sender]) -> list[Se
     Returns the senders of which a group was dropped. Their indices are spent all the same: a nonce is never
     used twice.
     """
-    shots = tuple(
-        (group.payloads, group.first, group.timestamp, group.marker, group.octets) for group in groups
-    )
     if senders[0].lane is None:
-        return _fan_out(shots, senders)
+        return _fan_out(groups, senders)
     dropped: list[Sender] = []
-    for sender, missing in compiled.fan(shots, senders):
-        dropped += _fan_out(shots[missing:], (sender,))
+    for sender, missing in fan(groups, senders):
+        dropped += _fan_out(groups[missing:], (sender,))
     return dropped
 
 
-def _fan_out(shots: Sequence[Shot], senders: Iterable[Sender]) -> list[Sender]:
+def _fan_out(groups: Sequence[PacketGroup], senders: Iterable[Sender]) -> list[Sender]:
     dropped: list[Sender] = []
-    end = shots[-1][1] + len(shots[-1][0])
+    end = groups[-1].first + len(groups[-1].payloads)
     for sender in senders:
         seal = sender.seal
         send = sender.send
         overhead = sender.overhead
-        for payloads, first, timestamp, marker, octets in shots:
+        for payloads, first, timestamp, marker, octets, _, _ in groups:
             buffers = seal(
                 payloads,
                 first_index=first + sender.index_offset,
@@ -179,6 +192,7 @@ class Track:
         "_bare_octets",
         "_bare_units",
         "_clock_set",
+        "_fragment",
         "_limits",
         "_live",
         "_members",
@@ -204,10 +218,12 @@ class Track:
         "octets",
         "on_keyframe_wanted",
         "picture",
+        "taps",
     )
 
-    def __init__(self, kind: TrackKind, limits: StreamLimits) -> None:
+    def __init__(self, kind: TrackKind, limits: StreamLimits, fragment: Fragment = fragment_h264) -> None:
         self.kind = kind
+        self._fragment = fragment
         self.codec: Codec | None = None
         self.clock_rate = 90_000 if kind is TrackKind.VIDEO else 48_000
         self.keyframe: AccessUnit | None = None
@@ -225,6 +241,7 @@ class Track:
         self.gop_timestamp = 0
         self.gop_octets = 0
         self.on_keyframe_wanted: Callable[[], None] | None = None
+        self.taps: tuple[Tap, ...] = ()
         self._limits = limits
         self._members: set[Sender] = set()
         self._live: list[Sender] = []
@@ -300,6 +317,8 @@ class Track:
         """A camera's picture: packetised if anyone watches, else only kept."""
         self._follow_clock(unit.timestamp, unit.received_at)
         self.frames += 1
+        for tap in self.taps:
+            tap.on_access_unit(unit)
         if unit.keyframe:
             self.codec = Codec.H264
             self.keyframe = self._still = unit
@@ -345,11 +364,13 @@ class Track:
         if keyframe and video:
             self.last_keyframe_at = now
         group = PacketGroup(
-            self.next_number, (payload,), timestamp, marker, keyframe, self.picture, len(payload)
+            (payload,), self.next_number, timestamp, marker, len(payload), keyframe, self.picture
         )
         self._packetising = True
         self._remember(group)
         self._emit((group,), now)
+        for tap in self.taps:
+            tap.on_group(codec, group, now)
 
     def skip_number(self, count: int = 1) -> None:
         """Leaves a hole in the numbers, for packets that are lost for good."""
@@ -369,11 +390,15 @@ class Track:
         for sender in list(self._members):
             sender.on_reset(self)
             self.wait(sender)
+        for tap in self.taps:
+            tap.on_reset()
 
     def skip(self) -> None:
         """What follows does not continue the cached group of pictures; its keyframe stays as a still."""
         self.gop_first = None
         self._bare_units = []
+        for tap in self.taps:
+            tap.on_reset()
 
     def timestamp_at(self, now: float) -> int | None:
         """The track's timestamp at a moment, extrapolated; None before anything came."""
@@ -410,21 +435,23 @@ class Track:
         self.gop_first = None
 
     def _packetise(self, unit: AccessUnit) -> list[PacketGroup]:
-        payload_groups = packetize_h264(unit.nal_units)
+        payload_groups = packetize_h264(unit.nal_units, MAX_PAYLOAD_SIZE, self._fragment)
         if not payload_groups:
             return []
         self.picture += 1
+        if unit.keyframe and self.history is not None:
+            self.history.forget_before(unit.timestamp - int(RETRANSMITTABLE_S * self.clock_rate))
         groups: list[PacketGroup] = []
         last = len(payload_groups) - 1
         for position, payloads in enumerate(payload_groups):
             group = PacketGroup(
-                self.next_number,
                 payloads,
+                self.next_number,
                 unit.timestamp,
                 position == last,
+                sum(map(len, payloads)),
                 unit.keyframe and position == 0,
                 self.picture,
-                sum(map(len, payloads)),
             )
             groups.append(group)
             self._remember(group)
@@ -459,8 +486,13 @@ class Stream:
 
     __slots__ = ("audio", "video")
 
-    def __init__(self, limits: StreamLimits = _VIDEO_LIMITS) -> None:
-        self.video = Track(TrackKind.VIDEO, limits)
+    def __init__(self, limits: StreamLimits = _VIDEO_LIMITS, *, compiled: bool = True) -> None:
+        """compiled: pictures are cut into payloads by the compiled loop, if it was built."""
+        self.video = Track(
+            TrackKind.VIDEO,
+            limits,
+            compiled_fragment if compiled and compiled_fragment is not None else fragment_h264,
+        )
         self.audio = Track(TrackKind.AUDIO, _AUDIO_LIMITS)
 
     @property
@@ -470,14 +502,14 @@ class Stream:
     @property
     def listening(self) -> bool:
         """Somebody takes the sound."""
-        return self.audio.watchers > 0
+        return self.audio.watchers > 0 or bool(self.audio.taps)
 
     def on_access_unit(self, access_unit: AccessUnit) -> None:
         self.video.push_access_unit(access_unit)
 
     def on_audio(self, frame: AudioFrame) -> None:
         track = self.audio
-        if not track.watchers:
+        if (not track.watchers and not track.taps) or (track.codec is None and not frame.payload):
             track.codec = frame.codec if frame.codec in CLOCK_RATES else None
         elif frame.payload and frame.codec in CLOCK_RATES:
             track.push_packet(

@@ -1,9 +1,11 @@
-"""Reading hundreds of sockets that nobody is in a hurry about.
+"""Reading hundreds of sockets together, because waking a loop for each costs more than reading.
 
-A selector loop that is woken for each of 768 cameras spends more on waking than on reading. The sockets of unwatched cameras
-are therefore taken out of the loop's selector and polled together every INTERVAL_S; SO_RCVLOWAT sees to it that one is
-ready only when it holds a good piece of data (the kernel also says so when the window is about to close, and at the end of
-the connection). What must be done once in a while for each of them rides along.
+Cameras' sockets are taken out of the loop's selector and live in one of two epolls. `add`: nobody watches and nobody is in
+a hurry; polled every INTERVAL_S, and SO_RCVLOWAT sees to it that a socket is ready only when it holds a good piece of data
+(the kernel also says so when the window is about to close, and at the end of the connection). What must be done once in a
+while for each of them rides along. `add_urgent`: somebody watches; the first packet wakes the loop at once, but after each
+round of reading the next comes REST_S later at the earliest, so that many cameras share a waking (and warm caches), and
+so do the packets of one picture that a camera writes one by one.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 __all__ = ["ReceiveBuffer", "Sweep"]
 
 INTERVAL_S = 0.05
+REST_S = 0.004  # what a packet of a watched camera may wait for others; a tenth of a picture's time
 TURNS = 50  # each member's on_turn comes once in so many sweeps
 
 
@@ -39,7 +42,7 @@ class _Member:
 class Sweep:
     """The sockets that are read together, and the buffer they are read into. Belongs to one event loop.
 
-    on_readable and on_turn must not raise. A member must be removed before its socket is closed: the number of a closed
+    A socket is in one of the two at a time: `remove` it first. on_readable and on_turn must not raise. A member must be removed before its socket is closed: the number of a closed
     socket may be another's at once.
     """
 
@@ -50,9 +53,17 @@ class Sweep:
         self._turn = 0
         self._epoll: select.epoll | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._urgent: dict[int, Callable[[], None]] = {}
+        self._urgent_epoll: select.epoll | None = None
+        self._rest: asyncio.TimerHandle | None = None  # None: the loop wakes us at the first packet
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._members) + len(self._urgent)
+
+    @property
+    def urgent(self) -> int:
+        """How many of the sockets are watched."""
+        return len(self._urgent)
 
     def add(self, fd: int, *, on_readable: Callable[[], None], on_turn: Callable[[], None]) -> None:
         """From now on: on_readable() when there is something to read, on_turn() every INTERVAL_S * TURNS."""
@@ -65,8 +76,50 @@ class Sweep:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._sweep)
 
+    def add_urgent(self, fd: int, *, on_readable: Callable[[], None]) -> None:
+        """From now on: on_readable() within REST_S of there being something to read."""
+        if self._urgent_epoll is None:
+            self._urgent_epoll = select.epoll()
+            asyncio.get_running_loop().add_reader(self._urgent_epoll.fileno(), self._round)
+        self._urgent_epoll.register(fd, select.EPOLLIN)
+        self._urgent[fd] = on_readable
+
+    def _round(self) -> None:
+        """Read all urgent sockets that have something. Called by the loop, then by a timer until a round finds nothing."""
+        epoll, urgent = self._urgent_epoll, self._urgent
+        if epoll is None:
+            return
+        ready = epoll.poll(0, len(urgent))
+        loop = asyncio.get_running_loop()
+        if not ready:
+            if self._rest is not None:
+                self._rest = None
+                loop.add_reader(epoll.fileno(), self._round)
+            return
+        if self._rest is None:
+            loop.remove_reader(epoll.fileno())
+        self._rest = loop.call_later(REST_S, self._round)
+        for fd, _events in ready:
+            if (on_readable := urgent.get(fd)) is not None:  # an earlier one may have removed it
+                on_readable()
+
+    def _remove_urgent(self, fd: int) -> None:
+        epoll = self._urgent_epoll
+        if self._urgent.pop(fd, None) is None or epoll is None:
+            return
+        epoll.unregister(fd)
+        if not self._urgent:
+            if self._rest is None:
+                asyncio.get_running_loop().remove_reader(epoll.fileno())
+            else:
+                self._rest.cancel()
+                self._rest = None
+            epoll.close()
+            self._urgent_epoll = None
+
     def remove(self, fd: int) -> None:
         """Leave the socket alone. The last one out ends the sweeping."""
+        self._remove_urgent(fd)
         member = self._members.pop(fd, None)
         if member is None or self._epoll is None:
             return

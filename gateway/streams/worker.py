@@ -24,6 +24,8 @@ import msgspec
 from gateway.errors import GatewayError, Unavailable
 from gateway.streams.cameras import CameraState
 from gateway.streams.channel import Channel
+from gateway.streams.hls import Container
+from gateway.streams.media import StreamName
 from gateway.streams.media_service import LocalMedia, MediaCallbacks
 from gateway.streams.messages import (
     Answered,
@@ -35,20 +37,26 @@ from gateway.streams.messages import (
     CloseSession,
     Done,
     Failure,
+    FetchHls,
     FetchKeyframe,
+    HlsAnswer,
     Keyframe,
     PictureChange,
     Publish,
     Ready,
+    Record,
+    Recorded,
     Refused,
     Request,
     RestartSession,
     Setup,
     States,
     Stop,
+    StopRecording,
     SupervisorCounts,
     ToWorker,
     Tracks,
+    Warm,
     Watch,
 )
 
@@ -94,6 +102,7 @@ class Worker:
                 source_change=lambda source_id, tracks: self._send(Tracks(source_id, tracks)),
                 session_closed=lambda session_id, reason: self._send(Closed(session_id, reason)),
                 picture=lambda camera_id: self._send_picture(media, camera_id),
+                recording=lambda news: self._send(Recorded(news)),
             ),
         )
         try:
@@ -166,7 +175,7 @@ class Worker:
             log.exception("request failed unexpectedly", extra={"request": type(request).__name__})
             self._send(Refused(request.id, Failure.of(Unavailable("internal error of a media worker"))))
 
-    async def _do(self, media: LocalMedia, request: Request) -> Answered | Done | Keyframe:
+    async def _do(self, media: LocalMedia, request: Request) -> Answered | Done | Keyframe | HlsAnswer:
         match request:
             case Watch():
                 answer = await media.watch(
@@ -185,10 +194,23 @@ class Worker:
                 await media.apply(request.cameras, request.credentials)
                 self._send(States(media.states()))
                 return Done(request.id)
+            case Warm():
+                await media.warm(request.camera_id)
+                return Done(request.id)
+            case Record():
+                await media.record(request.order)
+                return Done(request.id)
+            case StopRecording():
+                await media.stop_recording(request.recording_id)
+                return Done(request.id)
             case FetchKeyframe():
                 nal_units = media.keyframe(request.camera_id)
                 digest = 0 if nal_units is None else hash(nal_units)
                 return Keyframe(request.id, digest, None if digest == request.known else nal_units)
+            case FetchHls():
+                name, container = StreamName(request.name), Container(request.container)
+                made = await media.fetch_hls(request.camera_id, name, request.file, container, request.query)
+                return HlsAnswer(request.id, made.body, made.media_type)
             case _:
                 raise Unavailable(f"a media worker can't {type(request).__name__}")
         # No await between here and the frame: the session's other news come after it.
@@ -236,6 +258,7 @@ class Worker:
                     [media.session(session_id) for session_id in media.session_ids()[part::BEATS_A_ROUND]],
                     _counts(media) if part == 0 else None,
                     {camera_id: media.picture(camera_id) for camera_id in camera_ids},
+                    media.preroll_octets(),
                 )
             )
             number += 1

@@ -74,6 +74,9 @@ TABLE = {
     ("POST", "/api/v1/incidents/{incident_id}/merge"):         STAFF,
     ("GET", "/api/v1/incidents/{incident_id}/merge_suggestions"):STAFF,
     ("POST", "/api/v1/incidents/{incident_id}/follow_up"):     PUBLIC,
+    ("GET", "/api/v1/incidents/{incident_id}/photos"):         "401 yes  area area no   no   no  no  no",
+    ("GET", "/api/v1/incidents/{incident_id}/photos/{sha256:[0-9a-f]{64}}"): "401 yes  area area no   no   no  no  no",
+    ("POST", "/api/v1/incidents/{incident_id}/photos"):        STAFF,
     ("POST", "/api/v1/incidents/{incident_id}/cancel"):        STAFF,
     #
     # of a task that does not exist: 404 for whoever may of some task
@@ -92,25 +95,40 @@ TABLE = {
     ("GET", "/api/v1/duties"):                                 LOGGED_IN,
     ("GET", "/api/v1/statistics"):                             "401 yes  yes  yes  no   no   no  yes yes",
     #
-    ("GET", "/api/v1/calls"):                                  "401 yes  yes  yes  yes  no   no  no  no",
+    ("GET", "/api/v1/calls"):                                  "401 yes  yes  yes  yes  no   yes no  no",
     ("POST", "/api/v1/calls"):                                 "401 yes  area no   yes  no   no  no  no",
-    ("GET", "/api/v1/calls/{call_id}"):                        "401 yes  area area part no   no  no  no",
+    ("GET", "/api/v1/calls/{call_id}"):                        "401 yes  area area part no   part no no",
     ("POST", "/api/v1/calls/{call_id}/claim"):                 "401 yes  area no   part no   no  no  no",
     ("POST", "/api/v1/calls/{call_id}/decline"):               "401 yes  area no   part no   no  no  no",
-    ("POST", "/api/v1/calls/{call_id}/join"):                  "401 yes  area area part no   no  no  no",
-    ("POST", "/api/v1/calls/{call_id}/hangup"):                "401 yes  area no   part no   no  no  no",
+    ("POST", "/api/v1/calls/{call_id}/join"):                  "401 yes  area area part no   part no no",
+    ("POST", "/api/v1/calls/{call_id}/hangup"):                "401 yes  area no   part no   part no no",
     ("POST", "/api/v1/calls/{call_id}/legs/{leg_id}/whip"):    "401 no   no   no   own  no   no  no  no",
-    ("POST", "/api/v1/calls/{call_id}/legs/{leg_id}/whep"):    "401 yes  area area part no   no  no  no",
+    ("POST", "/api/v1/calls/{call_id}/legs/{leg_id}/whep"):    "401 yes  area area part no   part no no",
+    ("POST", "/api/v1/calls/{call_id}/received"):              "401 no   no   no   part no   no  no  no",
+    ("POST", "/api/v1/notify/receipts"):                       "401 401  401  401  401  401  401 401 401",  # signed
+    ("POST", "/api/v1/workers/me/sos"):                        "401 no   no   no   yes  no   no  no  no",
+    #
+    # of a clip that does not exist: 404 for whoever may of some clip
+    ("GET", "/api/v1/evidence"):                               "401 yes  yes  yes  no   no   no  no  yes",
+    ("GET", "/api/v1/evidence/{clip_id}"):                     "401 yes  yes  yes  no   no   no  no  yes",
+    ("GET", "/api/v1/evidence/{clip_id}/media"):               "401 yes  yes  yes  no   no   no  no  yes",
+    ("POST", "/api/v1/evidence/{clip_id}/hold"):               "401 yes  yes  yes  no   no   no  no  yes",
+    ("POST", "/api/v1/evidence/{clip_id}/release"):            "401 yes  yes  yes  no   no   no  no  yes",
+    ("POST", "/api/v1/evidence/export"):                       "401 yes  area area no   no   no  no  yes",
     #
     ("GET", "/api/v1/cameras"):                                "401 yes  yes  yes  yes  no   yes no  yes",
     ("GET", "/api/v1/cameras/{camera_id}"):                    "401 yes  area area home no   shown no yes",
     ("GET", "/api/v1/cameras/{camera_id}/snapshot.jpg"):       "401 yes  area area home no   shown no no",
     ("POST", "/whep/{camera_id}"):                             "401 yes  area area home no   shown no no",
+    ("GET", "/hls/{camera_id}/{file}"):                        "401 yes  area area home no   shown no no",
     ("POST", "/api/v1/cameras"):                               "401 no   no   no   no   no   no  no  yes",
     ("PATCH", "/api/v1/cameras"):                              "401 no   no   no   no   no   no  no  yes",
     ("PUT", "/api/v1/cameras/{camera_id}"):                    "401 no   no   no   no   no   no  no  yes",
     ("DELETE", "/api/v1/cameras/{camera_id}"):                 "401 no   no   no   no   no   no  no  yes",
     ("POST", "/api/v1/admin/reload"):                          "401 no   no   no   no   no   no  no  yes",
+    ("GET", "/api/v1/webhooks"):                               "401 no   no   no   no   no   no  no  yes",
+    ("GET", "/api/v1/webhooks/{name}/messages"):               "401 no   no   no   no   no   no  no  yes",
+    ("POST", "/api/v1/webhooks/{name}/retry"):                 "401 no   no   no   no   no   no  no  yes",
     ("GET", "/api/v1/media/ice-servers"):                      "401 yes  yes  yes  yes  no   yes no  no",
     ("OPTIONS", "/whep/{camera_id}"):                          PUBLIC,
     ("OPTIONS", "/api/v1/calls/{call_id}/legs/{leg_id}/whip"): PUBLIC,
@@ -129,6 +147,9 @@ TABLE = {
     ("GET", "/api/v1/district"):                               "401 yes  yes  yes  yes  yes  no  no  yes",
     ("GET", "/api/v1/district/areas.geojson"):                 "401 yes  yes  yes  yes  yes  no  no  yes",
     ("GET", "/api/v1/workers"):                                "401 yes  yes  yes  no   no   no  no  no",
+    ("GET", "/api/v1/volunteers"):                             "401 yes  yes  yes  no   no   no  no  no",
+    ("GET", "/api/v1/me/layouts"):                             "401 yes  yes  yes  no   no   no  no  no",
+    ("PUT", "/api/v1/me/layouts"):                             "401 yes  yes  yes  no   no   no  no  no",
     ("GET", "/api/v1/workers/me"):                             "401 no   no   no   yes  yes  no  no  no",
     ("POST", "/api/v1/workers/me/duty"):                       "401 no   no   no   yes  yes  no  no  no",
     ("POST", "/api/v1/workers/me/location"):                   "401 no   no   no   yes  yes  no  no  no",
@@ -141,6 +162,7 @@ TABLE = {
     ("GET", "/stb"):                                           "page page page page page page yes page page",
     ("GET", "/worker"):                                        "page page page page yes yes page page page",
     ("GET", "/static/{path:.+}"):                              PUBLIC,
+    ("GET", "/sw.js"):                                         PUBLIC,
     ("GET", "/ca.crt"):                                        PUBLIC,
     ("GET", "/healthz"):                                       PUBLIC,
     ("GET", "/readyz"):                                        PUBLIC,
@@ -183,16 +205,17 @@ async def test_the_table_has_a_row_for_every_route_and_no_other(bench: Bench) ->
 def targets(path: str) -> tuple[str, ...]:
     if "{camera_id}" in path:
         return tuple(CAMERAS)
-    if "_id}" in path and not any(one in path for one in ("session", "grant", "task")):
+    if "_id}" in path and not any(one in path for one in ("session", "grant", "task", "clip")):
         return PLACES
-    return PLACES if path in ("/api/v1/incidents", "/api/v1/calls") else ("it",)
+    by_body = ("/api/v1/incidents", "/api/v1/calls", "/api/v1/evidence/export")
+    return PLACES if path in by_body else ("it",)
 
 
 async def aim(bench: Bench, method: str, path: str, target: str) -> tuple[str, dict[str, object]]:
     """The path for this target and what to send."""
     names = {
         "camera_id": target, "sub": "nobody-in-particular", "path": "none", "session_id": "none", "grant_id": "none",
-        "task_id": "none", "sha256": "0" * 64,
+        "task_id": "none", "clip_id": "none", "sha256": "0" * 64, "file": "seg-0.ts",
         **{f"{kind}_id": ids[target] for kind, ids in bench.ids.items() if target in ids},
     }  # fmt: skip
     if (method, path) == ("DELETE", "/api/v1/cameras/{camera_id}"):
@@ -209,6 +232,8 @@ async def aim(bench: Bench, method: str, path: str, target: str) -> tuple[str, d
         sent["json"] = {"type": "other", "lat": lat, "lon": lon, "datum": "wgs84"}
     if (method, path) == ("POST", "/api/v1/calls"):
         sent["json"] = {"alarm_id": bench.ids["alarm"][target]}
+    if path == "/api/v1/evidence/export":
+        sent["json"] = {"alarm_id": bench.ids["alarm"][target], "reason": "test"}
     return re.sub(r"\{(\w+):(?:[^{}]|\{\d+\})+\}", r"{\1}", path).format(**names), sent
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -23,6 +24,8 @@ from gateway.intercom.model import (
     Claim,
     CloseMedia,
     Decline,
+    Delivered,
+    Delivery,
     Effect,
     Elapsed,
     EndReason,
@@ -33,8 +36,10 @@ from gateway.intercom.model import (
     MediaLost,
     Missed,
     NoAnswer,
+    Notify,
     Outcome,
     Participant,
+    RecordingChanged,
     Relocate,
     RestartIce,
     Ring,
@@ -73,13 +78,15 @@ def worker(number: int) -> Participant:
 class Drive:
     """A call on its way, the time, and the effects of the last step."""
 
+    settings: ClassVar[CallSettings] = S
+
     call: Call
     now_ms: int = T0
     effects: tuple[Effect, ...] = ()
 
     def give(self, given: Input, *, after_s: float = 0.0) -> Drive:
         self.now_ms += round(after_s * 1000)
-        self.call, self.effects = step(self.call, given, self.now_ms, S)
+        self.call, self.effects = step(self.call, given, self.now_ms, self.settings)
         return self
 
     def of(self, kind: type[Effect]) -> list[Effect]:
@@ -169,6 +176,8 @@ ONE_OF_EACH: list[Input] = [
     Relocate(place_label="我家里", position=None, lineage=(), grid="g2"),
     MediaChanged(leg_id="leg1", tracks=BOTH),
     MediaLost(leg_id="leg1"),
+    RecordingChanged(leg_id="leg1", recording=True),
+    Delivered(worker_id="w1", channel="mqtt"),
     Elapsed(),
 ]
 
@@ -218,6 +227,76 @@ def test_a_corrected_place_rings_its_neighbours_beside_those_who_ring_already() 
     later = active()
     assert later.give(place).call.state is A
     assert later.call.place_label == "我家里"
+
+
+class Notifying(Drive):
+    """With a provider that reaches phones."""
+
+    settings: ClassVar[CallSettings] = CallSettings(notify=("sms", "voice"))
+
+
+def test_a_phone_that_says_nothing_is_rung_by_the_provider_and_one_that_does_is_not() -> None:
+    drive = Notifying(ringing(1, 2, 3).call)
+    drive.give(Delivered(worker_id="w3", channel="event"))
+    drive.give(Delivered(worker_id="w1", channel="mqtt"), after_s=1)
+    assert next_deadline(drive.call, drive.settings) == T0 + 3_000
+    drive.give(Elapsed(), after_s=2)
+    (notice,) = drive.of(Notify)
+    assert (notice.rung.worker_id, notice.channels, notice.until) == ("w2", ("sms", "voice"), T0 + 40_000)
+    assert drive.give(Elapsed(), after_s=1).of(Notify) == []
+    drive.give(Delivered(worker_id="w2", channel="sms"))
+    drive.give(Delivered(worker_id="w2", channel="voice", error="busy"))
+    sent = T0 + 3_000
+    assert {one.channel: one for one in drive.call.rung[1].deliveries} == {
+        "sms": Delivery(channel="sms", sent_at=sent, delivered_at=sent + 1_000),
+        "voice": Delivery(channel="voice", sent_at=sent, error="busy"),
+    }
+    version = drive.call.version
+    assert drive.give(Delivered(worker_id="w2", channel="sms"), after_s=1).call.version == version
+    with pytest.raises(Conflict):
+        drive.give(Delivered(worker_id="w9", channel="sms"))
+
+
+def test_without_a_provider_nobody_is_notified() -> None:
+    assert ringing(1, 2).give(Elapsed(), after_s=5).of(Notify) == []
+
+
+def test_a_desk_that_never_publishes_loses_its_place_and_the_call_goes_on() -> None:
+    drive = active()
+    drive.give(Join(participant=DESK2))
+    assert next_deadline(drive.call, S) == drive.now_ms + 30_000
+    leg = drive.leg(DESK2)
+    drive.give(Elapsed(), after_s=30)
+    assert drive.of(CloseMedia) == [CloseMedia(leg_id=leg)]
+    assert drive.call.state is A
+    assert drive.call.leg_of(DESK2.id) is None
+
+
+def test_a_gridworker_who_calls_may_wait_in_silence_and_is_asked_for_media_once_answered() -> None:
+    drive = inbound().give(Elapsed(), after_s=45)
+    assert drive.call.state is R
+    drive.give(Join(participant=DESK))
+    drive.give(MediaChanged(leg_id=drive.leg(DESK), tracks=BOTH))
+    assert next_deadline(drive.call, S) == drive.now_ms + 30_000
+    drive.give(Elapsed(), after_s=30)
+    assert drive.call.state is R
+    assert [ring.rung.worker_id for ring in drive.of(Ring)] == ["w1"]
+
+
+def test_a_call_for_help_rings_for_ten_minutes() -> None:
+    drive = inbound()
+    drive.call = replace(drive.call, sos=True)
+    assert next_deadline(drive.call, S) == T0 + 600_000
+    assert drive.give(Elapsed(), after_s=60).call.state is R
+
+
+def test_what_is_recorded_is_said_until_the_leg_or_the_call_is_over() -> None:
+    drive = active()
+    leg = drive.leg(worker(1))
+    drive.give(RecordingChanged(leg_id=leg, recording=True))
+    assert drive.call.leg(leg).recording
+    drive.give(Hangup(participant=worker(1)))
+    assert not any(one.recording for one in drive.call.legs)
 
 
 def test_the_first_round_is_the_nearest_three_and_the_grids_own() -> None:

@@ -602,6 +602,7 @@ async def test_the_call_as_json_is_the_contracts(bench: Bench) -> None:
                 "rung_at": START,
                 "outcome": "claimed" if number == 1 else "taken",
                 "waiting": False,
+                "deliveries": [],
             }
             for number in (1, 2, 3)
         ],
@@ -624,6 +625,7 @@ async def test_the_call_as_json_is_the_contracts(bench: Bench) -> None:
             )
         ],
         "recording": False,
+        "sos": False,
         "leg": mine,
     }
     await bench.deliver()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gateway.streams import compiled
+from gateway.streams.h264 import Depacketizer
 from gateway.streams.media import AccessUnit, Codec
+from gateway.streams.packets import PacketGroup, fragment_h264
 from gateway.streams.sender import PayloadTypes, TrackSender
 from gateway.streams.srtp import Profile, SrtpKeys, SrtpSender
 from gateway.streams.stream import Stream, TrackKind
@@ -22,6 +25,8 @@ from gateway.streams.viewer import Viewer
 
 pytestmark = pytest.mark.skipif(not compiled.available(), reason="the compiled loop was not built here")
 
+SPS = bytes.fromhex("6742c01ed90141fa1000000300100000030320f162e480")
+PPS = bytes.fromhex("68cb83cb20")
 KEYS = {
     profile: SrtpKeys.derive(profile, bytes(range(16)), bytes(profile.salt_length)) for profile in Profile
 }
@@ -85,13 +90,127 @@ def test_bounds_are_checked() -> None:
         type(lane).__new__(type(lane)).seal_group([b"x"], 1, 2, 3, 4, True)
     with pytest.raises(ValueError, match="address"):
         lane.aim(compiled.new_gate(0), "localhost", 1)
-    for shots in (((), 1, 2, False, 3), ((b"x",) * 65, 1, 2, False, 3)):
+    for shots in (((), 1, 2, False, 3, False, 4), ((b"x",) * 65, 1, 2, False, 3, False, 4)):
         with pytest.raises(ValueError, match="1 to 64"):
             compiled.fan((shots,), [])
     with pytest.raises(TypeError):
         compiled.fan((None,), [])  # type: ignore[arg-type]
-    with pytest.raises(AttributeError):
-        compiled.fan((((b"x",), 1, 2, False, 3),), [object()])
+    with pytest.raises(TypeError, match="Outgoing"):
+        compiled.fan((PacketGroup((b"x",), 1, 2, False, 1, False, 3),), [object()])
+
+
+def test_bounds_of_what_comes_before_are_checked() -> None:
+    assert compiled.whole_picture is not None
+    assert compiled.fragment is not None
+    for start, end in ((-1, 10), (0, 11)):
+        with pytest.raises(ValueError, match="outside"):
+            compiled.whole_picture(bytearray(10), start, end, 0x2400, 0x8060, 1, 1)
+    for nal_unit, size in ((b"", 100), (b"\x41", 100), (b"\x41abc", 2), (b"\x41abc", 100)):
+        with pytest.raises(ValueError, match="cut"):
+            compiled.fragment(nal_unit, size)
+
+
+@given(st.binary(min_size=40, max_size=4000), st.integers(3, 1200))
+def test_both_cut_the_same_fragments(nal_unit: bytes, max_payload_size: int) -> None:
+    assume(len(nal_unit) > max_payload_size)
+    assert compiled.fragment is not None
+    assert list(compiled.fragment(nal_unit, max_payload_size)) == fragment_h264(nal_unit, max_payload_size)
+
+
+packets = st.tuples(
+    st.sampled_from(["whole", "fragmented", "keyframe", "b", "late", "gap", "extension", "other_source"]),
+    st.integers(2, 90),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    script=st.lists(packets, max_size=25),
+    cut=st.integers(20, 3000),
+    flips=st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 7)), max_size=3),
+)
+def test_both_take_in_the_same_pictures(
+    script: list[tuple[str, int]], cut: int, flips: list[tuple[int, int]]
+) -> None:
+    data = bytearray(recorded([("keyframe", 50), *script]))
+    for position, bit in flips:
+        if position < len(data):
+            data[position] ^= 1 << bit
+    results = []
+    for whole_picture in (None, compiled.whole_picture):
+        units: list[AccessUnit] = []
+        depacketizer = Depacketizer(units.append, payload_type=96, whole_picture=whole_picture)
+        tail = bytearray()
+        for at in range(0, len(data), cut):
+            buffer = tail + data[at : at + cut]
+            tail = buffer[feed_all(depacketizer, buffer, at / 1000) :]
+        results.append(
+            (
+                units,
+                depacketizer.position,
+                depacketizer.packets,
+                depacketizer.units,
+                depacketizer.lost_packets,
+                depacketizer.damaged_units,
+                depacketizer.dropped_units,
+                depacketizer.faults,
+            )
+        )
+    assert results[0] == results[1]
+
+
+def recorded(script: list[tuple[str, int]]) -> bytes:
+    """Interleaved frames of a camera that sometimes does what the compiled loop must leave to Python."""
+    wire = b""
+    number, timestamp, ssrc = 65_530, 0xFFFFE000, 7
+
+    def packet(payload: bytes, *, marker: bool = False, extension: bool = False) -> None:
+        nonlocal wire, number
+        head = struct.pack(
+            "!BBHII", 0x90 if extension else 0x80, 96 | marker << 7, number & 0xFFFF, timestamp, ssrc
+        )
+        rtp = head + (b"\xbe\xde\0\1\x10\1\0\0" if extension else b"") + payload
+        wire += struct.pack("!BBH", 0x24, 0, len(rtp)) + rtp
+        number += 1
+
+    for what, size in script:
+        timestamp = (timestamp + 3600) & 0xFFFFFFFF
+        body = bytes((number & 0x7F,)) * size
+        match what:
+            case "keyframe":
+                for nal_unit in (SPS, PPS):
+                    packet(nal_unit)
+                packet(b"\x65\x88" + body, marker=True)
+            case "whole" | "extension":
+                packet(b"\x41\x9a" + body, marker=True, extension=what == "extension")
+            case "b":
+                packet(b"\x01\xa8" + body, marker=True)
+            case "late":
+                number -= 2
+                packet(b"\x41\x9a" + body, marker=True)
+                number += 1
+            case "gap":
+                number += 1
+            case "other_source":
+                ssrc += 1
+            case _:
+                payloads = fragment_h264(b"\x41\x9a" + body * 9, 40)
+                for payload in payloads:
+                    packet(payload, marker=payload is payloads[-1])
+    return wire
+
+
+def feed_all(depacketizer: Depacketizer, buffer: bytearray, now: float) -> int:
+    """As the shell does: what feed() leaves goes to packet(). Returns where the incomplete rest begins."""
+    at = 0
+    while (at := depacketizer.feed(buffer, at, len(buffer), now)) + 4 <= len(buffer):
+        stop = at + 4 + int.from_bytes(buffer[at + 2 : at + 4], "big")
+        if stop > len(buffer):
+            break
+        if buffer[at] == 0x24 and buffer[at + 1] == 0:
+            depacketizer.packet(buffer, at + 4, stop, now)
+        at = stop
+    return at
 
 
 class Wire:

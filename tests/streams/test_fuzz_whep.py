@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from webrtc_clients import Feed, WhepClient, WhipClient, encode_clip, running_plane
 
 from gateway.streams.media import StreamName
-from gateway.streams.plane import PlaneLimits
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import EdgeRequest, EdgeResponse, SessionEndpoint
 
@@ -29,7 +28,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._running = running_plane("cam001", limits=PlaneLimits(connect_s=86_400))
+        self._running = running_plane("cam001")
         self.plane = self.run(self._running.__aenter__())
         feed = Feed(self.plane.sink_of("cam001", StreamName.MAIN), encode_clip(gop=250), audio=True)
         for _ in range(5):
@@ -155,10 +154,13 @@ def test_whatever_is_patched_keeps_or_ends_the_session_by_the_rules(bench: Bench
     )
     @example(good.encode(), FRAGMENT, "*", "PATCH")
     def run(body: bytes, media_type: str, tag: str | None, method: str) -> None:
-        headers = {"content-type": media_type} | ({} if tag is None else {"if-match": tag})
+        session = fresh()
+        headers = {"content-type": media_type} | (
+            {} if tag is None else {"if-match": made["tag"] if tag == "own" else tag}
+        )
         answer = bench.ask_session(kind, EdgeRequest(method=method, headers=headers, body=body), session)
         assert answer.status in EXPECTED
         assert bench.ask_session(kind, EdgeRequest(method="GET"), session).status == 204
 
     run()
-    assert bench.ask_session(kind, EdgeRequest(method="DELETE"), session).status == 200
+    assert bench.ask_session(kind, EdgeRequest(method="DELETE"), made["session"]).status == 200

@@ -122,14 +122,14 @@ async def test_unwatched_it_is_swept_and_builds_keyframes_only() -> None:
         pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp"), watched=False)
         async with running(pull):
             await collected.at_least(15)
-            assert len(pull.sweep) == 1
+            assert (len(pull.sweep), pull.sweep.urgent) == (1, 0)
             assert all(unit.keyframe for unit in collected.units)
             assert len(collected.audio) == 1, "to tell the codec"
             assert pull.depacketizer is not None
             assert pull.depacketizer.units > 100
             assert pull.kbps > 10
             pull.watch(True)
-            assert len(pull.sweep) == 0
+            assert (len(pull.sweep), pull.sweep.urgent) == (1, 1)
             assert len(collected.units) == pull.depacketizer.units - 9 * (pull.depacketizer.keyframes - 1)
             at_once = len(collected.units)
             await collected.at_least(at_once + 30, audio=20)

@@ -250,7 +250,7 @@ def test_unwrapper_follows_a_walk(steps: list[int]):
 
 def group(first: int, count: int, size: int = 10) -> PacketGroup:
     payloads = tuple(bytes([index % 256]) * size for index in range(first, first + count))
-    return PacketGroup(first, payloads, first * 100, True, False, first, count * size)
+    return PacketGroup(payloads, first, first * 100, True, count * size, False, first)
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 3)), max_size=60))
@@ -276,3 +276,15 @@ def test_history_is_bounded_and_right(runs: list[tuple[int, int]]):
         assert list(history.since(kept[-1].first)) == [kept[-1]]
     history.clear()
     assert len(history) == history.octets == 0
+
+
+def test_history_forgets_what_is_older_than_a_moment():
+    history = PacketHistory(max_packets=1000, max_octets=10**6)
+    for first in range(0, 50, 5):
+        history.append(group(first, 5))
+    history.forget_before(2000)  # timestamps are first * 100
+    assert history.first == 20
+    assert len(history) == 30
+    assert history.group_of(19) is None
+    history.forget_before(10**9)
+    assert (len(history), history.octets, history.first) == (0, 0, None)

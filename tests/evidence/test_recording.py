@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gateway.errors import ProtocolError
-from gateway.intercom.recording import LegRecorder, Sample, verify_manifest, write_manifest
+from gateway.evidence.recording import Gap, Sample, Segment, SegmentWriter, hash_file, probe
 
 START = 1_790_000_000_000
 
@@ -68,8 +68,20 @@ def sounds(count: int, *, first: int = 0) -> list[Sample]:
     ]
 
 
-def record(directory: Path, samples: list[Sample]) -> LegRecorder:
-    recorder = LegRecorder(directory, "leg1")
+class Recording(SegmentWriter):
+    """A writer that remembers what it told."""
+
+    def __init__(self, directory: Path) -> None:
+        self.segments: list[Segment] = []
+        super().__init__(directory, "day/leg1", on_end=self.segments.append)
+
+    def ended(self) -> list[Segment]:
+        self.close()
+        return self.segments
+
+
+def record(directory: Path, samples: list[Sample]) -> Recording:
+    recorder = Recording(directory)
     for sample in sorted(samples, key=lambda sample: sample.received_ms):
         recorder.write(sample)
     return recorder
@@ -77,7 +89,7 @@ def record(directory: Path, samples: list[Sample]) -> LegRecorder:
 
 def test_picture_and_sound_come_back_as_they_were_sent(tmp_path: Path) -> None:
     video, audio = pictures(50), sounds(95)
-    segments = record(tmp_path, [*video, *audio]).close()
+    segments = record(tmp_path, [*video, *audio]).ended()
     assert [(s.video, s.audio, s.pictures, s.packets) for s in segments] == [("H264", "opus", 50, len(audio))]
     with av.open(str(tmp_path / segments[0].file)) as file:
         stored = [bytes(p) for p in file.demux(audio=0) if p.size]
@@ -95,14 +107,14 @@ def test_a_loss_begins_a_new_file_at_the_next_keyframe(tmp_path: Path) -> None:
     recorder.cut()
     for sample in video[15:]:
         recorder.write(sample)
-    first, second = recorder.close()
+    first, second = recorder.ended()
     assert (first.pictures, second.pictures) == (15, 20)
     assert second.started_at == START + 20 * 40
     assert recorder.dropped == 5
 
 
 def test_another_size_begins_a_new_file(tmp_path: Path) -> None:
-    segments = record(tmp_path, [*pictures(10), *pictures(10, size=(96, 160), first=10)]).close()
+    segments = record(tmp_path, [*pictures(10), *pictures(10, size=(96, 160), first=10)]).ended()
     assert len(segments) == 2
     with av.open(str(tmp_path / segments[1].file)) as file:
         assert file.streams.video[0].width == 96
@@ -110,14 +122,14 @@ def test_another_size_begins_a_new_file(tmp_path: Path) -> None:
 
 def test_sound_without_a_picture_is_kept_alone_and_a_picture_begins_a_new_file(tmp_path: Path) -> None:
     audio = sounds(200)
-    segments = record(tmp_path, [*audio, *pictures(10, first=75)]).close()
+    segments = record(tmp_path, [*audio, *pictures(10, first=75)]).ended()
     assert [(s.video, s.audio) for s in segments] == [(None, "opus"), ("H264", "opus")]
     assert sum(s.packets for s in segments) == len(audio)
 
 
 def test_a_short_word_without_a_picture_is_not_lost(tmp_path: Path) -> None:
     audio = sounds(20)
-    assert [s.packets for s in record(tmp_path, audio).close()] == [len(audio)]
+    assert [s.packets for s in record(tmp_path, audio).ended()] == [len(audio)]
 
 
 def test_vp8_is_passed_through(tmp_path: Path) -> None:
@@ -140,8 +152,9 @@ def test_vp8_is_passed_through(tmp_path: Path) -> None:
             )
             for packet in encoder.encode(frame)
         ]
-    segments = record(tmp_path, video).close()
+    segments = record(tmp_path, video).ended()
     assert [(s.video, s.audio, s.pictures) for s in segments] == [("VP8", None, 10)]
+    assert segments[0].media_type == "video/webm"
     with av.open(str(tmp_path / segments[0].file)) as file:
         sizes = [(frame.width, frame.height) for frame in file.decode(video=0)]
     assert sizes == [(160, 96)] * 10
@@ -149,20 +162,20 @@ def test_vp8_is_passed_through(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
 def test_garbage_that_calls_itself_a_keyframe_leaves_no_file(tmp_path: Path, codec: str) -> None:
-    recorder = LegRecorder(tmp_path, "leg1")
+    recorder = Recording(tmp_path)
     bad = Sample(codec=codec, units=(b"\x67" + bytes(20),), timestamp=0, received_ms=START, keyframe=True)
     with pytest.raises(ProtocolError):
         recorder.write(bad)
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     for sample in pictures(10):
         recorder.write(sample)
-    assert recorder.close()[-1].pictures == 10
+    assert recorder.ended()[-1].pictures == 10
 
 
 def test_time_that_jumps_is_aligned_by_arrival_and_never_runs_back(tmp_path: Path) -> None:
     video = pictures(10)
     jumped = [replace(sample, timestamp=sample.timestamp - 10**7) for sample in video[5:]]
-    segments = record(tmp_path, [*video[:5], *jumped]).close()
+    segments = record(tmp_path, [*video[:5], *jumped]).ended()
     with av.open(str(tmp_path / segments[0].file)) as file:
         times = [frame.time for frame in file.decode(video=0)]
     assert np.allclose(np.diff(times), 0.04, atol=0.0015)
@@ -171,22 +184,42 @@ def test_time_that_jumps_is_aligned_by_arrival_and_never_runs_back(tmp_path: Pat
 def test_a_codec_that_cannot_be_stored_is_named(tmp_path: Path) -> None:
     sample = Sample(codec="G722", units=(b"x",), timestamp=0, received_ms=START)
     with pytest.raises(ProtocolError, match="codec"):
-        LegRecorder(tmp_path, "leg1").write(sample)
+        Recording(tmp_path).write(sample)
 
 
-def test_the_manifest_finds_what_was_changed(tmp_path: Path) -> None:
-    segments = record(tmp_path, [*pictures(10), *pictures(10, size=(96, 160), first=10)]).close()
-    write_manifest(tmp_path, {"id": "call1"}, {"leg1": segments})
-    assert verify_manifest(tmp_path) == []
-    first, second = (tmp_path / segment.file for segment in segments)
-    data = bytearray(first.read_bytes())
-    data[len(data) // 2] ^= 1
-    first.write_bytes(data)
-    second.rename(tmp_path / "other.mkv")
-    assert verify_manifest(tmp_path) == [
-        f"{first.name}: changed after it was recorded",
-        f"{second.name}: missing",
-        "other.mkv: not in the manifest",
+@pytest.mark.parametrize("seconds", [2, 3])
+def test_what_a_kill_leaves_plays_to_its_last_second(tmp_path: Path, seconds: int) -> None:
+    """The file is copied while it is open: what the disk has at a kill."""
+    count = seconds * 25 + 13
+    recorder = record(tmp_path, [*pictures(count), *sounds(count * 2 - 5)])
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes((tmp_path / "day/leg1.mp4").read_bytes())
+    played = probe(cut)
+    assert played is not None
+    assert played >= (seconds - 1) * 1000
+    assert probe(tmp_path / "missing.mp4") is None
+    assert recorder.ended()[0].sha256 == hash_file(tmp_path / "day/leg1.mp4")[1]
+
+
+def test_what_is_missing_has_a_name(tmp_path: Path) -> None:
+    recorder = record(tmp_path, pictures(10))
+    missing = Gap(from_at=START + 400, to_at=START + 2_000, reason="slow_disk")
+    recorder.gap(missing)
+    for sample in pictures(10, first=50):
+        recorder.write(sample)
+    segment = recorder.ended()[0]
+    assert segment.gaps == (missing,)
+    assert segment.pictures == 20
+
+
+def test_containers_go_by_what_is_in_them(tmp_path: Path) -> None:
+    pcm = [
+        Sample(codec="PCMU", units=(bytes(160),), timestamp=n * 160, received_ms=START + n * 20)
+        for n in range(150)
     ]
-    (tmp_path / "manifest.json").write_bytes(b"{")
-    assert len(verify_manifest(tmp_path)) == 1
+    assert [s.media_type for s in record(tmp_path / "a", sounds(110)).ended()] == ["audio/mp4"]
+    assert [s.media_type for s in record(tmp_path / "b", pictures(10)).ended()] == ["video/mp4"]
+    assert [s.media_type for s in record(tmp_path / "c", pcm).ended()] == ["audio/quicktime"]
+    both = record(tmp_path / "d", [*pcm, *pictures(30)]).ended()
+    assert [(s.media_type, s.pictures, s.packets) for s in both] == [("video/quicktime", 30, 150)]
+    assert probe(tmp_path / "d" / both[0].file) is not None

@@ -1,13 +1,13 @@
-"""Evidence of a call: each leg's picture and sound into Matroska files, not transcoded, each with its
-SHA-256.
+"""One recorded source into files that play by themselves, not transcoded: fragmented MP4 for H.264 with Opus (QuickTime
+for G.711, which MP4 does not know), WebM for VP8, each with its SHA-256.
 
-A leg is written as *segments*. A segment begins with a keyframe (or, if none comes within `AUDIO_ALONE_S`,
-with sound alone) and ends when the media is lost, the picture's parameters change, a picture joins the sound,
-or the call ends; each is a finished file that plays by itself. What a killed gateway leaves unfinished is
-still readable up to its last cluster, but has no entry in the manifest.
+A recording is written as *segments*, usually one. A segment begins with a keyframe (or, if none comes within
+`AUDIO_ALONE_S`, with sound alone) and ends when the picture's parameters change, a picture joins the sound, or the recording
+ends. A fragment is on its way to the disk every second, so what a killed gateway leaves unfinished plays up to its last
+second. What is missing inside a segment is a *gap* and is named.
 
-`LegRecorder` does no I/O beside its files and knows no clock: `received_ms` (UTC milliseconds) comes with
-each sample. It blocks for the time of a file write: call it from one thread of its own, not from the loop.
+`SegmentWriter` knows no clock: `received_ms` (UTC milliseconds) comes with each sample. It blocks for the time of a file
+write: it runs on the recorder's thread (`gateway.evidence.recorder`), never on the loop.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import msgspec
 
 from gateway.errors import ProtocolError
 
-__all__ = ["LegRecorder", "Sample", "Segment", "verify_manifest", "write_manifest"]
+__all__ = ["Begun", "Gap", "Sample", "Segment", "SegmentWriter", "probe"]
 
 AUDIO_ALONE_S = 2.0
 """How long sound waits for a keyframe before it is written alone."""
@@ -35,11 +34,21 @@ MAX_WAITING = 500
 """Sound that may wait for a keyframe: ten seconds of 20 ms packets. Beyond it the oldest is dropped."""
 REANCHOR_MS = 2_000
 """RTP time and arrival may differ by this much (jitter, clock drift) before the track is aligned anew."""
+MAX_GAPS = 100
+"""Gaps that are named one by one; of more only the last one grows."""
 _TIME_BASE = Fraction(1, 1_000)
 _START_CODE = b"\x00\x00\x00\x01"
 _VIDEO = {"H264": "h264", "VP8": "vp8"}
 _AUDIO = {"opus": "libopus", "PCMU": "pcm_mulaw", "PCMA": "pcm_alaw"}
 _CLOCK_RATE = {"H264": 90_000, "VP8": 90_000, "opus": 48_000, "PCMU": 8_000, "PCMA": 8_000}
+_TYPICAL_MS = {"H264": 40, "VP8": 40, "opus": 20, "PCMU": 20, "PCMA": 20}
+# Fragments of one second reach the disk as they are: what a kill costs is the last second.
+_FRAGMENTED = {
+    "movflags": "empty_moov+default_base_moof",
+    "frag_duration": "1000000",
+    "flush_packets": "1",
+}
+_CLUSTERED = {"cluster_time_limit": "1000", "flush_packets": "1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +70,11 @@ class Sample:
         return self.codec in _VIDEO
 
     @property
+    def size(self) -> int:
+        """Octets of media."""
+        return sum(map(len, self.units))
+
+    @property
     def data(self) -> bytes:
         """As a muxer takes it: Annex B for H.264."""
         if self.codec == "H264":
@@ -69,10 +83,31 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Media that is missing between two moments (UTC milliseconds), and why."""
+
+    from_at: int
+    to_at: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A segment that is being written. file: relative to the directory of all evidence."""
+
+    number: int
+    file: str
+    media_type: str
+    started_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """One finished file. started_at, ended_at: UTC milliseconds of its first and last sample."""
 
+    number: int
     file: str
+    media_type: str
     sha256: str
     size: int
     started_at: int
@@ -81,6 +116,7 @@ class Segment:
     audio: str | None
     pictures: int
     packets: int
+    gaps: tuple[Gap, ...] = ()
 
 
 @dataclass(slots=True)
@@ -88,7 +124,7 @@ class _Track:
     """One stream of a file, and where its RTP time lies on the file's clock (None before the first)."""
 
     stream: Any
-    clock_rate: int
+    codec: str
     anchor: tuple[int, int] | None = None
     last_ms: int = -1
     count: int = 0
@@ -97,7 +133,7 @@ class _Track:
         """Milliseconds from the file's start: even as RTP time is, true as arrival is, never backwards."""
         arrived_ms = sample.received_ms - start_ms
         timestamp, anchor_ms = self.anchor or (sample.timestamp, arrived_ms)
-        at_ms = anchor_ms + round((sample.timestamp - timestamp) * 1000 / self.clock_rate)
+        at_ms = anchor_ms + round((sample.timestamp - timestamp) * 1000 / _CLOCK_RATE[self.codec])
         if self.anchor is None or abs(at_ms - arrived_ms) > REANCHOR_MS:
             self.anchor, at_ms = (sample.timestamp, arrived_ms), arrived_ms
         self.last_ms = max(at_ms, self.last_ms + 1)
@@ -107,27 +143,42 @@ class _Track:
 
 @dataclass(slots=True)
 class _OpenSegment:
+    number: int
     path: Path
+    media_type: str
     container: Any
     start_ms: int
     last_ms: int
     parameters: bytes
     tracks: dict[str, _Track] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
 
 
-class LegRecorder:
-    """Writes one leg below `directory`.
+class SegmentWriter:
+    """Writes one recording below `directory` as `{name}.mp4`, `{name}-2.mp4` and so on.
 
-    Feed it with `write`, tell `cut` when media is lost, `close` at the end.
+    Feed it with `write`, tell it what is missing with `gap`, `close` at the end. on_begin, on_end: a segment's file was
+    opened, is finished.
     """
 
-    def __init__(self, directory: Path, leg_id: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        *,
+        first_number: int = 1,
+        sound: str | None = "opus",
+        on_begin: Callable[[Begun], None] = lambda begun: None,
+        on_end: Callable[[Segment], None] = lambda segment: None,
+    ) -> None:
+        """name: a relative path without extension. sound: the codec that is expected to join a picture later; None: none."""
         self._directory = directory
-        self._leg_id = leg_id
+        self._name = name
+        self._sound = sound
+        self._on_begin, self._on_end = on_begin, on_end
         self._open: _OpenSegment | None = None
         self._waiting: deque[Sample] = deque(maxlen=MAX_WAITING)
-        self._number = 0
-        self.segments: list[Segment] = []
+        self._number = first_number - 1
         self.dropped = 0
 
     def write(self, sample: Sample) -> None:
@@ -147,19 +198,32 @@ class LegRecorder:
             if sample.received_ms - self._waiting[0].received_ms >= AUDIO_ALONE_S * 1000:
                 self._begin(self._waiting[0], picture=None)
 
+    def expect(self, sound: str | None) -> None:
+        """The codec of the sound that may join the next picture; none if it can't be stored."""
+        self._sound = sound if sound in _AUDIO else None
+
+    def gap(self, gap: Gap) -> None:
+        """Media is missing here; what follows begins with a keyframe. Between two files nothing needs a name."""
+        if self._open is None:
+            return
+        gaps = self._open.gaps
+        if len(gaps) >= MAX_GAPS:
+            last = gaps.pop()
+            gap = Gap(from_at=last.from_at, to_at=gap.to_at, reason=last.reason)
+        gaps.append(gap)
+
     def cut(self) -> None:
-        """The media was lost: what follows is a new segment."""
+        """What follows is a new segment."""
         self._waiting.clear()
         if self._open is not None:
             segment, self._open = self._open, None
-            self.segments.append(self._finish(segment))
+            self._on_end(self._finish(segment))
 
-    def close(self) -> list[Segment]:
-        """Finishes the last file and returns all of them. Sound that still waits for a picture is kept."""
+    def close(self) -> None:
+        """Finishes the last file. Sound that still waits for a picture is kept."""
         if self._open is None and self._waiting:
             self._begin(self._waiting[0], picture=None)
         self.cut()
-        return self.segments
 
     def _write_video(self, sample: Sample) -> None:
         parameters = _parameters(sample) if sample.keyframe else b""
@@ -174,35 +238,50 @@ class LegRecorder:
             self.dropped += 1  # nothing to decode it by
 
     def _begin(self, first: Sample, *, picture: Sample | None) -> None:
-        """Opens a file with the tracks that there are; Matroska takes no further ones later."""
+        """Opens a file with the tracks that there are; neither container takes further ones later."""
         waiting = sorted([*self._waiting, *([picture] if picture else [])], key=lambda one: one.received_ms)
-        # A picture's file always has a place for sound: a page may ask for the microphone later.
-        sound = self._waiting[-1].codec if self._waiting else "opus"
-        self._number += 1
-        self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._directory / f"{self._leg_id}-{self._number:03}.mkv"
-        # Clusters of one second reach the disk as they are: what a kill costs is the last second.
-        options = {"cluster_time_limit": "1000", "flush_packets": "1"}
-        container = av.open(str(path), "w", format="matroska", options=options)
+        # A picture's file has a place for sound where some may come: a page may ask for the microphone later.
+        sound = self._waiting[-1].codec if self._waiting else self._sound
+        video = picture.codec if picture else None
+        if video == "VP8" and sound != "opus":
+            sound = None  # WebM knows no other; who publishes VP8 is a browser, whose sound is Opus
+        form, extension, media_type = _container(video, sound)
+        number = self._number + 1
+        name = self._name if number == 1 else f"{self._name}-{number}"
+        path = self._directory / f"{name}.{extension}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        container = av.open(
+            str(path), "w", format=form, options=_CLUSTERED if form == "webm" else _FRAGMENTED
+        )
         try:
-            streams = {sound: _audio_stream(container, sound)}
-            if picture is not None:
-                streams[picture.codec] = _video_stream(container, picture)
+            # The picture first: players show the first track of a kind, and some tools name a file by its first stream.
+            streams = {} if picture is None else {picture.codec: _video_stream(container, picture)}
+            if sound is not None:
+                streams[sound] = _audio_stream(container, sound)
+            container.start_encoding()  # the header: from now on the file says what it is
         except ProtocolError:
             container.close()
             path.unlink(missing_ok=True)
             raise
+        self._number = number
         self._waiting.clear()
         self._open = _OpenSegment(
+            number=number,
             path=path,
+            media_type=media_type,
             container=container,
             start_ms=waiting[0].received_ms if waiting else first.received_ms,
             last_ms=first.received_ms,
             parameters=_parameters(picture) if picture else b"",
-            tracks={
-                codec: _Track(stream=stream, clock_rate=_CLOCK_RATE[codec])
-                for codec, stream in streams.items()
-            },
+            tracks={codec: _Track(stream=stream, codec=codec) for codec, stream in streams.items()},
+        )
+        self._on_begin(
+            Begun(
+                number=number,
+                file=str(path.relative_to(self._directory)),
+                media_type=media_type,
+                started_at=self._open.start_ms,
+            )
         )
         for sample in waiting:
             self._mux(self._open, sample)
@@ -216,71 +295,63 @@ class LegRecorder:
         packet.stream = track.stream
         packet.time_base = _TIME_BASE
         packet.pts = packet.dts = track.place(sample, segment.start_ms)
+        packet.duration = _TYPICAL_MS[sample.codec]
         packet.is_keyframe = sample.keyframe or not sample.video
         segment.container.mux_one(packet)
         segment.last_ms = max(segment.last_ms, sample.received_ms)
 
     def _finish(self, segment: _OpenSegment) -> Segment:
         segment.container.close()
-        with segment.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
+        size, digest = hash_file(segment.path, sync=True)
         used = {codec: track for codec, track in segment.tracks.items() if track.count}
         video = next((codec for codec in used if codec in _VIDEO), None)
         audio = next((codec for codec in used if codec in _AUDIO), None)
         return Segment(
-            file=segment.path.name,
+            number=segment.number,
+            file=str(segment.path.relative_to(self._directory)),
+            media_type=segment.media_type,
             sha256=digest,
-            size=segment.path.stat().st_size,
+            size=size,
             started_at=segment.start_ms,
             ended_at=segment.last_ms,
             video=video,
             audio=audio,
             pictures=used[video].count if video else 0,
             packets=used[audio].count if audio else 0,
+            gaps=tuple(segment.gaps),
         )
 
 
-def write_manifest(directory: Path, call: Mapping[str, Any], legs: Mapping[str, list[Segment]]) -> Path:
-    """Writes manifest.json, whole or not at all: the call as JSON and the files of each leg."""
-    manifest = {"version": 1, "call": call, "legs": legs}
-    path = directory / "manifest.json"
-    draft = path.with_suffix(".tmp")
-    with draft.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    return path
+def hash_file(path: Path, *, sync: bool = False) -> tuple[int, str]:
+    """Size and SHA-256 in hex. Blocking. Raises OSError."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if sync:
+            os.fsync(file.fileno())
+        return file.tell(), digest
 
 
-def verify_manifest(directory: Path) -> list[str]:
-    """What is wrong with a recording, one line each: files missing, changed, or not in the manifest.
-
-    Offline.
-    """
+def probe(path: Path) -> int | None:
+    """Milliseconds that can be played of a file that may have been cut off; None if nothing can. Blocking."""
     try:
-        manifest = msgspec.json.decode((directory / "manifest.json").read_bytes(), type=_Manifest)
-    except (OSError, msgspec.DecodeError) as exc:
-        return [f"manifest.json: {exc}"]
-    wrong = []
-    listed = {segment.file: segment for segments in manifest.legs.values() for segment in segments}
-    for name, segment in listed.items():
-        path = directory / name
-        if Path(name).name != name or not path.is_file():
-            wrong.append(f"{name}: missing")
-            continue
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != segment.sha256:
-                wrong.append(f"{name}: changed after it was recorded")
-    wrong += [f"{p.name}: not in the manifest" for p in directory.glob("*.mkv") if p.name not in listed]
-    return wrong
+        with av.open(str(path)) as container:
+            last = -1.0
+            for packet in container.demux():
+                if packet.size and packet.pts is not None and packet.time_base is not None:
+                    last = max(last, float(packet.pts * packet.time_base))
+    except (av.FFmpegError, OSError, ValueError):
+        return None
+    return None if last < 0 else round(last * 1000)
 
 
-class _Manifest(msgspec.Struct):
-    version: int
-    call: dict[str, Any]
-    legs: dict[str, list[Segment]]
+def _container(video: str | None, sound: str | None) -> tuple[str, str, str]:
+    """FFmpeg's name of the format, file extension, media type. MP4 has no G.711; its parent QuickTime has."""
+    kind = "video" if video else "audio"
+    if video == "VP8":
+        return "webm", "webm", f"{kind}/webm"
+    if sound in (None, "opus"):
+        return "mp4", "mp4", f"{kind}/mp4"
+    return "mov", "mov", "video/quicktime" if video else "audio/quicktime"
 
 
 def _parameters(sample: Sample) -> bytes:

@@ -1,0 +1,211 @@
+"""A call reaches people: the provider that rings silent phones, a gridworker's call for help, the box that says OK."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+from running_gateway import STREET_A, STREET_B, Bench, running_gateway, write_files
+
+from gateway.errors import NotAllowed
+from gateway.notify import read_receipt, sign
+
+SECRET = "between the gateway and its provider"
+
+
+class FakeProvider:
+    """Takes webhooks; written for the test, with a signature check of its own."""
+
+    def __init__(self) -> None:
+        self.notices: list[dict[str, Any]] = []
+        self.refuse = 0
+        self.got = asyncio.Event()
+
+    async def take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        timestamp = int(request.headers["X-Gateway-Timestamp"])
+        assert request.headers["X-Gateway-Signature"] == sign(SECRET, timestamp, body)
+        if self.refuse:
+            self.refuse -= 1
+            return web.Response(status=503)
+        self.notices.append(json.loads(body))
+        self.got.set()
+        return web.Response(status=202)
+
+
+@asynccontextmanager
+async def provided(folder: Path) -> AsyncIterator[tuple[FakeProvider, Bench]]:
+    provider = FakeProvider()
+    app = web.Application()
+    app.router.add_post("/rings", provider.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/rings"
+    settings = {
+        "notify": {"url": url, "secret": "provider", "channels": ["sms", "voice"]},
+        "calls": {"receipt_s": 0.5},
+    }
+    write_files(folder, live_url="rtsp://127.0.0.1:9/x", settings=settings)
+    secrets = yaml.safe_load((folder / "secrets.yaml").read_text())
+    secrets["credentials"]["provider"] = {"username": "provider", "password": SECRET}
+    (folder / "secrets.yaml").write_text(yaml.safe_dump(secrets))
+    workers = yaml.safe_load((folder / "district" / "gridworkers.yaml").read_text())
+    workers["gridworkers"][0]["phone"] = "13900000001"
+    (folder / "district" / "gridworkers.yaml").write_text(yaml.safe_dump(workers))
+    try:
+        async with running_gateway(folder) as bench:
+            yield provider, bench
+    finally:
+        await runner.cleanup()
+
+
+async def rung(bench: Bench, call_id: str) -> dict[str, Any]:
+    _, call = await bench.call("GET", f"/api/v1/calls/{call_id}", bench.bearer("operator", "op"))
+    return call["rung"][0]
+
+
+def by_channel(rung: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {one["channel"]: one for one in rung["deliveries"]}
+
+
+async def test_a_silent_phone_is_reached_by_the_provider_and_its_receipts_count(tmp_path: Path) -> None:
+    async with provided(tmp_path) as (provider, bench):
+        provider.refuse = 1  # the outbox tries again
+        await bench.on_duty("wa", "a1")
+        call_id = await bench.call_of((await bench.press("a1"))["alarm"])
+        async with asyncio.timeout(15):
+            await provider.got.wait()
+        (notice,) = provider.notices
+        assert (notice["call"], notice["channels"], notice["kind"]) == (call_id, ["sms", "voice"], "alarm")
+        assert notice["worker"] == {"id": "wa", "name": "王网格", "phone": "13900000001"}
+
+        async def receipt(status: str, channel: str, *, secret: str = SECRET, age_s: int = 0) -> int:
+            said = {"call": call_id, "worker": "wa", "channel": channel, "status": status, "error": "空号"}
+            body, stamp = json.dumps(said).encode(), int(time.time()) - age_s
+            headers = {
+                "X-Gateway-Timestamp": str(stamp),
+                "X-Gateway-Signature": sign(secret, stamp, body),
+            }
+            async with bench.client.post(notice["receipts"], data=body, headers=headers) as answer:
+                return answer.status
+
+        assert await receipt("delivered", "sms", secret="somebody else's") == 401
+        assert await receipt("delivered", "sms", age_s=3_600) == 401
+        assert by_channel(await rung(bench, call_id))["sms"]["delivered_at"] is None
+        for _ in range(2):
+            assert await receipt("delivered", "sms") == 200
+        assert await receipt("failed", "voice") == 200
+        assert await receipt("lost", "voice") == 400
+        told = by_channel(await rung(bench, call_id))
+        assert told["sms"]["delivered_at"] >= told["sms"]["sent_at"]
+        assert (told["voice"]["delivered_at"], told["voice"]["error"]) == (None, "空号")
+        _, metrics = await bench.call("GET", "/metrics")
+        assert 'gateway_ring_receipts_total{channel="sms",result="delivered"} 1.0' in metrics
+        assert 'gateway_ring_receipts_total{channel="voice",result="failed"} 1.0' in metrics
+        assert 'gateway_notices_total{result="failed"} 1.0' in metrics
+
+
+async def test_a_phone_that_says_it_rings_costs_no_message(tmp_path: Path) -> None:
+    async with provided(tmp_path) as (provider, bench):
+        await bench.on_duty("wa", "a1")
+        call_id = await bench.call_of((await bench.press("a1"))["alarm"])
+        path, worker = f"/api/v1/calls/{call_id}/received", bench.bearer("worker", "wa")
+        assert (await bench.call("POST", path, bench.bearer("worker", "wb"), json={}))[0] == 403
+        status, _ = await bench.call("POST", path, worker, json={})
+        assert status == 200
+        await asyncio.sleep(1)
+        assert provider.notices == []
+        assert by_channel(await rung(bench, call_id))["event"]["delivered_at"] is not None
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda stamp, signature, body: (stamp, signature, body + b" "),
+        lambda stamp, signature, body: (str(int(stamp) + 1), signature, body),
+        lambda stamp, signature, body: (stamp, "", body),
+        lambda stamp, signature, body: (stamp, "sha256=é", body),
+        lambda stamp, signature, body: ("²", signature, body),
+    ],
+)
+def test_a_signature_covers_time_and_body(spoil: Any) -> None:
+    body = b'{"call":"c","worker":"w","channel":"sms","status":"delivered"}'
+    stamp, signature = "1790000000", sign(SECRET, 1_790_000_000, body)
+    assert read_receipt(SECRET, stamp, signature, body, now_s=1_790_000_100).worker == "w"
+    with pytest.raises(NotAllowed):
+        read_receipt("", stamp, sign("", 1_790_000_000, body), body, now_s=1_790_000_100)
+    stamp, signature, body = spoil(stamp, signature, body)
+    with pytest.raises(NotAllowed):
+        read_receipt(SECRET, stamp, signature, body, now_s=1_790_000_100)
+
+
+async def test_a_gridworkers_call_for_help_rings_the_desks_of_its_place(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as bench:
+        await bench.on_duty("wa", "a1")
+        worker = bench.bearer("worker", "wa")
+        position = {"lat": 30.812, "lon": 103.812, "datum": "wgs84"}
+        sos = {"position": position, "note": "有人持刀"}
+        assert (await bench.call("POST", "/api/v1/workers/me/sos", worker, json={"position": {"lat": 1}}))[
+            0
+        ] == 400
+        status, call = await bench.call("POST", "/api/v1/workers/me/sos", worker, json=sos)
+        assert (status, call["kind"], call["state"], call["sos"]) == (201, "inbound", "RINGING", True)
+        assert call["position"] == {"lat": 30.812, "lon": 103.812}
+        assert call["place_label"].startswith("网格员求助")
+        assert "有人持刀" in call["place_label"]
+        _, me = await bench.call("GET", "/api/v1/workers/me", worker)
+        assert me["duty"] == "sos"
+        _, again = await bench.call("POST", "/api/v1/workers/me/sos", worker, json={})
+        assert again["id"] == call["id"], "pressed twice is one call"
+        near, far = bench.bearer("desk", "desk-a", STREET_A), bench.bearer("desk", "desk-b", STREET_B)
+        path = f"/api/v1/calls/{call['id']}"
+        assert (await bench.call("GET", path, far))[0] == 403
+        status, answered = await bench.call("POST", f"{path}/join", near, json={})
+        assert (status, answered["answered_by"]["id"]) == (200, "desk-a")
+
+
+async def test_help_is_more_than_the_call_one_is_in(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as bench:
+        await bench.on_duty("wa", "a1")
+        worker = bench.bearer("worker", "wa")
+        call_id = await bench.call_of((await bench.press("a1"))["alarm"])
+        assert (await bench.call("POST", f"/api/v1/calls/{call_id}/claim", worker, json={}))[0] == 200
+        assert (await bench.call("POST", "/api/v1/calls", worker, json={}))[0] == 409
+        status, call = await bench.call("POST", "/api/v1/workers/me/sos", worker, json={})
+        assert (status, call["sos"]) == (201, True)
+        _, before = await bench.call("GET", f"/api/v1/calls/{call_id}", worker)
+        assert before["end_reason"] == "superseded"
+
+
+async def test_the_box_of_the_alarm_joins_by_an_ok_and_no_other_box(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as bench:
+        await bench.on_duty("wa", "a1")
+        call_id = await bench.call_of((await bench.press("a1"))["alarm"])
+        path = f"/api/v1/calls/{call_id}"
+        box, neighbour = bench.bearer("stb", "box-a1"), bench.bearer("stb", "box-a2")
+        assert [c["id"] for c in (await bench.call("GET", "/api/v1/calls?open=1", box))[1]["calls"]] == [
+            call_id
+        ]
+        assert (await bench.call("GET", "/api/v1/calls?open=1", neighbour))[1]["calls"] == []
+        assert (await bench.call("POST", f"{path}/join", neighbour, json={}))[0] == 403
+        status, joined = await bench.call("POST", f"{path}/join", box, json={})
+        assert status == 200
+        assert (joined["rung"], joined["position"]) == ([], None), (
+            "who was asked is not the resident's business"
+        )
+        (leg,) = joined["legs"]
+        assert (leg["participant"], leg["role"], joined["leg"]) == ("box-a1", "stb", leg["id"])
+        assert joined["state"] == "RINGING", "a box is never waited for"
+        worker = bench.bearer("worker", "wa")
+        assert (await bench.call("POST", f"{path}/claim", worker, json={}))[0] == 200
+        status, left = await bench.call("POST", f"{path}/hangup", box, json={})
+        assert (status, left["state"]) == (200, "CLAIMED"), "it leaves, the call goes on"
