@@ -545,7 +545,7 @@ class Clip(Shape):
     name: str
     from_at: int | None
     to_at: int | None
-    media_type: str
+    media_type: str | None
     size: int | None
     sha256: str | None
     state: Literal["recording", "complete", "failed", "pruned"]
