@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import ProtocolError
+from gateway.streams.estimate import PathEstimate
 from gateway.streams.media import Codec
 from gateway.streams.packets import RtpPacket, Unwrapper, parse_rtp
 from gateway.streams.rtcp import (
@@ -271,9 +272,10 @@ class Publisher:
         cname: str,
         bitrate_bps: int = 2_000_000,
     ) -> None:
-        """ssrc: our own, as the sender of RTCP; bitrate_bps: what REMB allows for all tracks together."""
+        """ssrc: our own, as the sender of RTCP; bitrate_bps: what REMB allows for all tracks together at most."""
         self.stream = stream
-        self.bitrate_bps = bitrate_bps
+        self._estimate = PathEstimate(bitrate_bps)
+        self._octets_reported = 0
         self.heard_at = float("-inf")
         self.bad_packets = 0
         self.unrouted_packets = 0
@@ -297,6 +299,11 @@ class Publisher:
         self._feedback_at = float("-inf")
         self._clock_offset: float | None = None
         stream.video.on_keyframe_wanted = self.want_keyframe
+
+    @property
+    def bitrate_bps(self) -> int:
+        """What REMB allows for all tracks together."""
+        return self._estimate.bps
 
     @property
     def kinds(self) -> tuple[TrackKind, ...]:
@@ -406,6 +413,16 @@ class Publisher:
         if timestamp is not None:
             incoming.track.set_clock(timestamp, sent_at + self._clock_offset)
 
+    def _measure_path(self, spent_s: float) -> None:
+        octets = sum(one.stats.octets for one in self.tracks)
+        received, self._octets_reported = octets - self._octets_reported, octets
+        if received > 0:
+            self._estimate.report(
+                fraction_lost=max(one.stats.fraction_lost for one in self.tracks),
+                received_bps=0.0 if spent_s == float("inf") else received * 8 / spent_s,
+                jitter_s=max(one.stats.jitter_s for one in self.tracks),
+            )
+
     def poll(self, now: float) -> list[bytes]:
         """What is due: NACKs, a PLI, and every FEEDBACK_INTERVAL_S the reports with REMB."""
         feedback = b""
@@ -422,8 +439,9 @@ class Publisher:
                 feedback += write_pli(self._ssrc, one.ssrc)
         ssrcs = [one.ssrc for one in self.tracks if one.ssrc is not None]
         if ssrcs and now - self._feedback_at >= FEEDBACK_INTERVAL_S:
-            self._feedback_at = now
+            spent_s, self._feedback_at = now - self._feedback_at, now
             blocks = [block for one in self.tracks if (block := one.report_block(now)) is not None]
+            self._measure_path(spent_s)
             return [
                 write_receiver_report(self._ssrc, blocks)
                 + write_source_description({self._ssrc: self._cname})
