@@ -101,6 +101,7 @@ class Viewer:
     """One session. packets, frames: of video since it began; worst_gap_s: between two frames while `counting`."""
 
     counting = False
+    offer = OFFER
 
     def __init__(self, context: SSL.Context) -> None:
         self.packets = self.octets = self.frames = 0
@@ -123,7 +124,9 @@ class Viewer:
 
     async def join(self, http: aiohttp.ClientSession, url: str, fingerprint: str) -> None:
         """From the offer to the first packet."""
-        offer = OFFER.format(ufrag=UFRAG, password=PASSWORD, fingerprint=fingerprint).replace("\n", "\r\n")
+        offer = self.offer.format(ufrag=UFRAG, password=PASSWORD, fingerprint=fingerprint).replace(
+            "\n", "\r\n"
+        )
         self._posted_at = time.monotonic()
         async with http.post(url, data=offer, headers={"Content-Type": "application/sdp"}) as reply:
             answer = await reply.text()

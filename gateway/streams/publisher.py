@@ -52,6 +52,10 @@ MAX_GAP = 1000
 PLI_INTERVAL_S = 0.7
 FEEDBACK_INTERVAL_S = 0.5
 MAX_SSRCS = 32
+MIN_MEASURED = 20
+"""Packets between two reports, below which nothing is concluded."""
+MAX_MEASURED_S = 5 * FEEDBACK_INTERVAL_S
+"""A longer time between two reports (the first one, a pause) says nothing of what the path carries."""
 _MID_URI = "urn:ietf:params:rtp-hdrext:sdes:mid"
 _RID_URI = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id"
 _REPAIRED_RID_URI = "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id"
@@ -275,13 +279,13 @@ class Publisher:
         """ssrc: our own, as the sender of RTCP; bitrate_bps: what REMB allows for all tracks together at most."""
         self.stream = stream
         self._estimate = PathEstimate(bitrate_bps)
-        self._octets_reported = 0
         self.heard_at = float("-inf")
         self.bad_packets = 0
         self.unrouted_packets = 0
         self.tracks = [
             IncomingTrack(one, stream.video if one.kind is TrackKind.VIDEO else stream.audio) for one in media
         ]
+        self._counts_reported = [(0, 0)] * len(self.tracks)
         self._ssrc = ssrc
         self._cname = cname
         self._by_mid = {one.media.mid.encode(): one for one in self.tracks}
@@ -414,14 +418,22 @@ class Publisher:
             incoming.track.set_clock(timestamp, sent_at + self._clock_offset)
 
     def _measure_path(self, spent_s: float) -> None:
-        octets = sum(one.stats.octets for one in self.tracks)
-        received, self._octets_reported = octets - self._octets_reported, octets
-        if received > 0:
-            self._estimate.report(
-                fraction_lost=max(one.stats.fraction_lost for one in self.tracks),
-                received_bps=0.0 if spent_s == float("inf") else received * 8 / spent_s,
-                jitter_s=max(one.stats.jitter_s for one in self.tracks),
-            )
+        """Loss over all tracks, each weighed by its packets: one lost of three says little about a path."""
+        counts = [(one.stats.packets, one.stats.octets) for one in self.tracks]
+        before, self._counts_reported = self._counts_reported, counts
+        came = [now[0] - then[0] for now, then in zip(counts, before, strict=True)]
+        octets = sum(now[1] - then[1] for now, then in zip(counts, before, strict=True))
+        if sum(came) < MIN_MEASURED or spent_s > MAX_MEASURED_S:
+            return
+        lost = sum(
+            count * one.stats.fraction_lost / (1 - min(one.stats.fraction_lost, 0.99))
+            for count, one in zip(came, self.tracks, strict=True)
+        )
+        self._estimate.report(
+            fraction_lost=lost / (lost + sum(came)),
+            received_bps=octets * 8 / spent_s,
+            jitter_s=max(one.stats.jitter_s for one in self.tracks),
+        )
 
     def poll(self, now: float) -> list[bytes]:
         """What is due: NACKs, a PLI, and every FEEDBACK_INTERVAL_S the reports with REMB."""
