@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
 import secrets
 import socket
 import sys
@@ -47,7 +48,8 @@ def press_body(key: str, sid: str, pid: str, *, ts: int, kind: str = "help") -> 
 
 @dataclass(slots=True)
 class Site:
-    """Files, ports and keys of one benchmark. boxes, workers: id -> key in hex."""
+    """Files, ports and keys of one benchmark. boxes, workers: id -> key in hex. environment: what the process gets
+    beside ours."""
 
     directory: Path
     http: int
@@ -56,6 +58,7 @@ class Site:
     workers: dict[str, str]
     process: asyncio.subprocess.Process | None = None
     starts_s: list[float] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def base(self) -> str:
@@ -85,6 +88,7 @@ class Site:
             cwd=ROOT,
             stdout=log,
             stderr=log,
+            env={**os.environ, **self.environment},
         )
         log.close()
         if wait:

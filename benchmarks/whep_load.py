@@ -16,6 +16,7 @@ import json
 import re
 import socket
 import struct
+import sys
 import time
 
 import aiohttp
@@ -33,7 +34,9 @@ SALT_LENGTHS = {"gcm": 12, "cm": 14}
 CONSENT_S = 4.0
 REPORT_S = 1.0
 POLL_S = 0.002
+ATTEMPTS = 4  # a page asks again when it is told to
 RETRANSMIT_S = 0.3
+MTU = 1200
 OFFER = """v=0
 o=- 1 1 IN IP4 127.0.0.1
 s=-
@@ -97,11 +100,17 @@ def reporter(connection: SSL.Connection) -> Session:
     )
 
 
+class Refused(Exception):
+    """The gateway would not have this viewer."""
+
+
 class Viewer:
-    """One session. packets, frames: of video since it began; worst_gap_s: between two frames while `counting`."""
+    """One session. packets, frames: of video since it began; worst_gap_s: between two frames while `counting`; retried:
+    how often it was told to come again."""
 
     counting = False
     offer = OFFER
+    retried = 0
 
     def __init__(self, context: SSL.Context) -> None:
         self.packets = self.octets = self.frames = 0
@@ -115,7 +124,7 @@ class Viewer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._ssl = SSL.Connection(context, None)
         self._ssl.set_connect_state()
-        self._ssl.set_ciphertext_mtu(1200)
+        self._ssl.set_ciphertext_mtu(MTU)
         self._reporter: Session | None = None
         self._ssrc = self._sequence = 0
         self.playing_at = 0.0
@@ -127,11 +136,16 @@ class Viewer:
         offer = self.offer.format(ufrag=UFRAG, password=PASSWORD, fingerprint=fingerprint).replace(
             "\n", "\r\n"
         )
-        self._posted_at = time.monotonic()
-        async with http.post(url, data=offer, headers={"Content-Type": "application/sdp"}) as reply:
-            answer = await reply.text()
-            if reply.status != 201:
-                raise SystemExit(f"{url}: {reply.status} {answer[:200]}")
+        for attempt in range(ATTEMPTS):
+            self._posted_at = time.monotonic()
+            async with http.post(url, data=offer, headers={"Content-Type": "application/sdp"}) as reply:
+                answer = await reply.text()
+                if reply.status == 201:
+                    break
+                if reply.status not in (409, 429, 503) or attempt == ATTEMPTS - 1:
+                    raise Refused(f"{url}: {reply.status} {answer[:200]}")
+                self.retried += 1
+                await asyncio.sleep(float(reply.headers.get("Retry-After", "1")))
 
         def find(pattern: str) -> str:
             found = re.search(pattern, answer)
@@ -195,15 +209,18 @@ class Viewer:
                 self._reporter = reporter(self._ssl)
         except SSL.WantReadError:
             pass
-        while True:
-            try:
-                flight = self._ssl.bio_read(65536)
-            except SSL.WantReadError:
-                return
-            while flight:  # records may share a datagram, but a datagram must not exceed the MTU
-                length = 13 + int.from_bytes(flight[11:13], "big")
-                self._send(flight[:length])
-                flight = flight[length:]
+        try:
+            flight = self._ssl.bio_read(65536)
+        except SSL.WantReadError:
+            return
+        start = end = 0  # as browsers do: records share a datagram up to the MTU
+        while end < len(flight):
+            length = 13 + int.from_bytes(flight[end + 11 : end + 13], "big")
+            if end > start and end + length - start > MTU:
+                self._send(flight[start:end])
+                start = end
+            end += length
+        self._send(flight[start:])
 
     def read(self) -> None:
         """Everything that came."""
@@ -258,12 +275,23 @@ async def run(options: argparse.Namespace) -> None:
         joined: list[Viewer] = []
         background = [tasks.create_task(poll(joined))]
         print(json.dumps({"event": "joining"}), flush=True)
+        failed: list[Viewer] = []
         for number, viewer in enumerate(viewers):
             joined.append(viewer)
             camera = f"cam{number % options.cameras:03}"
-            await viewer.join(http, options.url.replace("{camera}", camera), fingerprint)
+            try:
+                await viewer.join(http, options.url.replace("{camera}", camera), fingerprint)
+            except (Refused, TimeoutError) as error:
+                print(f"a viewer failed: {str(error) or 'no picture came'}", file=sys.stderr)
+                failed.append(viewer)
+                joined.remove(viewer)
+                continue
             background.append(tasks.create_task(viewer.keep_consent()))
             background.append(tasks.create_task(viewer.keep_reporting()))
+        retried = sum(viewer.retried for viewer in viewers)
+        viewers = [viewer for viewer in viewers if viewer not in failed]
+        if not viewers:
+            raise SystemExit("not one viewer got a picture")
         await asyncio.sleep(options.settle)
         before = [(viewer.packets, viewer.octets, viewer.frames) for viewer in viewers]
         Viewer.counting = True
@@ -284,6 +312,8 @@ async def run(options: argparse.Namespace) -> None:
             "event": "end",
             "seconds": seconds,
             "viewers": sum(viewer.frames > then[2] for viewer, then in zip(viewers, before, strict=True)),
+            "failed": len(failed),
+            "retried": retried,
             "packets": sums[0],
             "mbps": sums[1] * 8e-6 / seconds,
             "fps": sums[2] / seconds / len(viewers),
@@ -295,7 +325,7 @@ async def run(options: argparse.Namespace) -> None:
         print(json.dumps(result), flush=True)
         for task in background:
             task.cancel()
-        for viewer in viewers:
+        for viewer in (*viewers, *failed):
             viewer.close()
 
 

@@ -90,7 +90,7 @@ def rss_mb(pid: int) -> float:
 
 
 def wait_for(url: str, process: subprocess.Popen[str], log: Path) -> None:
-    for _ in range(200):
+    for _ in range(900):
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return

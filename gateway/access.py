@@ -152,6 +152,7 @@ class Action(StrEnum):
     # one's own session
     SESSION_READ = "session.read"
     SESSION_DELETE = "session.delete"
+    LAYOUT_KEEP = "layout.keep"  # one's own layouts and tours of the wall
     EVENTS_OPEN = "events.open"  # each event in it is authorized as a list item
     MEDIA_ICE = "media.ice"
     MEDIA_SESSION = "media.session"  # PATCH, DELETE, GET of a WHEP or WHIP session
@@ -200,6 +201,7 @@ class Action(StrEnum):
     # gridworkers
     WORKER_LIST = "worker.list"  # also the `worker` event
     WORKER_NEAR = "worker.near"
+    VOLUNTEER_LIST = "volunteer.list"
     WORKER_SELF = "worker.self"
     WORKER_SOS = "worker.sos"
     # calls
@@ -275,6 +277,7 @@ RULES: Mapping[Action, _Row] = {
     #
     Action.SESSION_READ: _row((_ROLES, Scope.ANY)),
     Action.SESSION_DELETE: _row((_ROLES, Scope.ANY)),
+    Action.LAYOUT_KEEP: _row((_SEEING, Scope.ANY)),
     Action.EVENTS_OPEN: _row(((*_SEEING, *_FIELD, Role.ADMIN), Scope.ANY)),
     Action.MEDIA_ICE: _row(((*_SEEING, Role.WORKER, Role.STB), Scope.ANY)),
     Action.MEDIA_SESSION: _row((_ROLES, Scope.OWN)),
@@ -326,6 +329,7 @@ RULES: Mapping[Action, _Row] = {
     Action.STATISTICS_READ: _row((_SEEING, Scope.AREA), ((Role.SERVICE, Role.ADMIN), Scope.ANY)),
     #
     Action.WORKER_LIST: _SEEN,
+    Action.VOLUNTEER_LIST: _SEEN,
     Action.WORKER_NEAR: _row((_SEEING, Scope.ANY)),  # of all workers: the nearest may live across a border
     Action.WORKER_SELF: _row((_FIELD, Scope.ANY)),
     Action.WORKER_SOS: _row((Role.WORKER, Scope.ANY)),
@@ -365,6 +369,7 @@ _LISTABLE = frozenset(
         Action.INCIDENT_LIST,
         Action.TASK_LIST,
         Action.WORKER_LIST,
+        Action.VOLUNTEER_LIST,
         Action.CALL_LIST,
         Action.EVIDENCE_READ,
         Action.STATISTICS_READ,

@@ -14,7 +14,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from aiohttp import web
 from ulid import ULID
 
 from gateway.access import Action, Principal, Resource, Role
-from gateway.alarms.alarm import Condition, Handling
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
@@ -35,6 +34,7 @@ from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
 from gateway.callout import Callout
 from gateway.catalog import Catalog
+from gateway.clock import SteadyClock
 from gateway.config import Configuration, ServeOptions
 from gateway.devices import Devices, handlers_of
 from gateway.errors import ConfigError, GatewayError, NotAllowed, NotFound, Unavailable
@@ -45,51 +45,49 @@ from gateway.http.cases import TASK_REPLIES, CasesEdge
 from gateway.http.events import EventChannel
 from gateway.http.evidence import EvidenceEdge
 from gateway.http.grants import CallCameras, CameraGrants, GrantsEdge
-from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge
+from gateway.http.media import WHEP_SESSIONS, WHIP_SESSIONS, LiveCameras, MediaEdge, ViewTrail
 from gateway.http.metrics import Metrics
 from gateway.http.openapi import openapi_route
+from gateway.http.page_parts import page_part_routes
 from gateway.http.pages import Health, page_routes, security_headers
 from gateway.http.people import PeopleEdge, worker_json
 from gateway.http.reach import AudienceReach
 from gateway.http.routes import Edge, Exchange, Route, same_origin
 from gateway.http.session import SessionsEdge
-from gateway.identity import Keyring, LoginThrottle
+from gateway.http.webhooks import WebhooksEdge
+from gateway.identity import JoinLimits, Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.media_setup import credentials_of, ice_servers, make_media
+from gateway.news import AlarmNews
 from gateway.notify import make_provider, notified_by
 from gateway.outbox import Courier
+from gateway.participants import Participants
+from gateway.prewarm import Prewarm
 from gateway.reload import Reloader
 from gateway.settings import Settings
+from gateway.sharing import Sharing
 from gateway.store import Store
 from gateway.streams.cameras import CameraState, State
-from gateway.streams.media_service import (
-    MediaCallbacks,
-)
+from gateway.streams.media_service import MediaCallbacks
 from gateway.streams.pictures import Snapshots
 from gateway.streams.session import SessionKind
 from gateway.streams.whep import IceServer, SessionEndpoint
+from gateway.vitals import Vitals
+from gateway.webhooks import hooks_of
 from gateway.witness import Witness
 
 __all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 
+GC_ALLOCATIONS = 20_000
+"""A storm of presses makes so many objects that collections at the default of 700 took a tenth of the CPU."""
+CLOCK = SteadyClock(lambda: time.time_ns() // 1_000_000, lambda: time.monotonic_ns() / 1e6)
 LAG_PROBE_S = 0.5
 RIGHTS_CHECK_S = 1.0
 LINGER_S = 2.0
 """How long the rest of a body is waited for whose request was refused."""
-LAG_LIMIT_MS = 1_000.0
-"""Above it /readyz fails: a front door should send viewers elsewhere."""
-EVENT_ACTIONS = {
-    "alarm": Action.ALARM_LIST,
-    "incident": Action.INCIDENT_LIST,
-    "task": Action.TASK_LIST,
-    "audience": Action.ALARM_LIST,
-    "call": Action.CALL_LIST,
-    "ring": Action.CALL_LIST,
-    "ring_end": Action.CALL_LIST,
-}
 
 
 def serve(options: ServeOptions) -> None:
@@ -125,8 +123,8 @@ def _settings(options: ServeOptions) -> Settings:
 
 
 def now_ms() -> int:
-    """UTC milliseconds of the server's clock."""
-    return time.time_ns() // 1_000_000
+    """UTC milliseconds of the server's clock, which never goes back."""
+    return CLOCK.now_ms()
 
 
 class Gateway:
@@ -143,7 +141,12 @@ class Gateway:
         self._lag_ms = 0.0
         self._tasks: asyncio.TaskGroup | None = None
         self.events = EventChannel(
-            epoch=str(ULID()), now_ms=now_ms, lag_ms=lambda: self._lag_ms, presence=self._on_page
+            epoch=str(ULID()),
+            now_ms=now_ms,
+            lag_ms=lambda: self._lag_ms,
+            presence=self._on_page,
+            replay=self.settings.http.event_replay,
+            heartbeat_s=self.settings.http.heartbeat_s,
         )
         alarms = AlarmSettings.of(self.settings.alarms, self.settings.dispatch)
         self.roster = Roster(
@@ -159,6 +162,7 @@ class Gateway:
             on_denied=self._on_denied,
             health=lambda: (store.health().writable, self._lag_ms),
         )
+        self.participants = Participants(store)
         self.callout = Callout(lambda: self.catalog, store, self.roster, alarms.dispatch, now_ms=now_ms)
         self.desk = AlarmDesk(
             store,
@@ -166,8 +170,8 @@ class Gateway:
             alarms,
             roster=self.roster,
             camera_health=self._camera_healthy,
-            publish_mqtt=self.devices.publish,
-            publish_event=self._publish_alarm_event,
+            publish_mqtt=self.devices.publish_all,
+            publish_events=lambda events: self.news.publish(events),
             ring=self._ring_plan,
             reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
@@ -201,6 +205,8 @@ class Gateway:
             notify=self.provider.deliver,
             clock=now_ms,
         )
+        passwords = {name: one.password for name, one in configuration.secrets.credentials.items()}
+        self.sharing = Sharing(store, hooks_of(self.settings.webhooks, passwords), clock=now_ms)
         self.calls_courier = Courier(store, self.switchboard.deliveries())
         self.media = make_media(
             options,
@@ -211,6 +217,12 @@ class Gateway:
                 picture=self._on_camera_news,
                 recording=lambda news: self.witness.desk.on_news(news),
             ),
+        )
+        self.prewarm = Prewarm(
+            cameras_of=self.desk.cameras_of,
+            warm=self.media.warm,
+            again_s=self.settings.ingest.idle_grace_s / 2 or 1.0,
+            clock=now_ms,
         )
         self.witness = Witness(
             store,
@@ -223,6 +235,26 @@ class Gateway:
             record=self.media.record,
             stop=self.media.stop_recording,
             clock=now_ms,
+        )
+        self.vitals = Vitals(
+            store=store,
+            devices=self.devices,
+            media=self.media,
+            data=options.data,
+            clock=CLOCK,
+            reserve_bytes=self.settings.storage.reserve_bytes,
+            lag_ms=lambda: self._lag_ms,
+            draining=lambda: self.draining,
+            recording_refused=lambda: self.witness.desk.keeping.refusal,
+        )
+        self.news = AlarmNews(
+            self.events.publish,
+            catalog=lambda: self.catalog,
+            participants=self.participants,
+            prewarm=self.prewarm,
+            witness=self.witness,
+            calls=self.switchboard,
+            sharing=self.sharing,
         )
         self.snapshots = Snapshots(self.media.keyframe)
         self.grants = CameraGrants(store, now_ms=now_ms)
@@ -253,9 +285,12 @@ class Gateway:
         self.media_edge: MediaEdge | None = None
         self.edge = Edge(
             authenticate=self.sessions.authenticate,
-            security_headers=security_headers(tls=bool(self.settings.http.tls_cert)),
+            security_headers=security_headers(
+                tls=bool(self.settings.http.tls_cert), tile_urls=self.settings.map.tile_urls
+            ),
             body_limit_bytes=self.settings.http.body_limit_bytes,
             body_timeout_s=self.settings.http.request_timeout_s,
+            allowed_origins=self.settings.http.allowed_origins,
         )
 
     @property
@@ -282,6 +317,8 @@ class Gateway:
                     tasks.create_task(self.cases.run(), name="incidents"),
                     tasks.create_task(self.tasks.run(), name="tasks"),
                     tasks.create_task(self._run_calls(), name="switchboard"),
+                    tasks.create_task(self.sharing.run(), name="webhooks"),
+                    tasks.create_task(self.prewarm.run(), name="prewarm"),
                     tasks.create_task(self.witness.run(), name="evidence"),
                 ]
                 topics = handlers_of(
@@ -295,6 +332,7 @@ class Gateway:
                 media = tasks.create_task(self.media.run(), name="media")
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is never looked at again: shorter pauses
+                gc.set_threshold(GC_ALLOCATIONS, 20, 50)
                 log.info("ready at %s", self.base_url)
                 await stopping.wait()
                 await self._drain(media)
@@ -402,8 +440,7 @@ class Gateway:
             self.cases,
             full_lineage=lambda codes: self.catalog.full_lineage(codes),
             locate=lambda position: self.catalog.district.locate(position).lineage,
-            participants=self.callout.participants,
-            helpers=self.tasks.helpers,
+            participants=self.participants,
             duties=self.settings.alarms.duties,
         )
         cases = CasesEdge(
@@ -435,13 +472,17 @@ class Gateway:
             session_path=lambda session_id: f"{WHIP_SESSIONS}/{session_id}",
             ice_servers=self._ice_servers,
         )
+        access = self.settings.access
+        joins = JoinLimits(lambda principal: access.joins_of(principal.role), rate=access.joins_per_s)
+        trail = ViewTrail(self.store, now_ms=now_ms, background=self._background)
         self.media_edge = MediaEdge(
             cameras=self.cameras,
             whep=whep,
             whip=whip,
             ice_servers=self._ice_servers,
-            join_limit=self._join_limit,
-            viewed=self._viewed,
+            joins=joins,
+            now_s=time.monotonic,
+            viewed=trail.viewed,
             own_leg=self.switchboard.own_leg,
             watchable_leg=self.switchboard.watchable_leg,
             call_resource=calls.resource,
@@ -454,8 +495,10 @@ class Gateway:
             rank=lambda position, limit: self.desk.workers_at(position, limit=limit),
             duty_changed=self._duty_changed,
             last_ack=self.callout.last_ack,
+            asked_of=self.callout.asked_of,
             now_ms=now_ms,
             mqtt_on=not self.devices.is_off,
+            base_map=self.settings.map,
         )
         metrics = Metrics(self)
         grants = GrantsEdge(self.grants, camera=lambda camera_id: self.catalog.resource(camera_id))
@@ -465,16 +508,26 @@ class Gateway:
             view=self.cameras.view,
             record=self._record,
         )
+        hooks = WebhooksEdge(self.sharing)
         scratch = self.options.data.path / "exports"
         evidence = EvidenceEdge(self.witness, record=self._record, scratch=scratch, clock=now_ms)
-        for routes in (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, evidence):
+        edges = (self.sessions, grants, alarms, cases, calls, self.media_edge, people, admin, hooks, evidence)
+        for routes in edges:
             edge.add(routes.routes())
+        edge.add(
+            page_part_routes(
+                self.store, data=self.options.data.path, media=self.media, cameras=self.cameras, joins=joins,
+                viewed=trail.viewed, incident=alarms.incident, now_ms=now_ms,
+            )
+        )  # fmt: skip
         edge.add(
             page_routes(
                 health=self.health,
                 metrics=lambda: metrics.text(edge),
                 broker_address=lambda: self.devices.address,
                 ca_certificate=Path(http.tls_ca) if http.tls_ca else None,
+                allowed_origins=http.allowed_origins,
+                mqtt_pipes=self.settings.mqtt.websocket_limit,
             )
         )
         edge.add([self._events_route(), openapi_route(lambda: edge.routes)])
@@ -519,35 +572,8 @@ class Gateway:
     # -- health -------------------------------------------------------------------------------------------------
 
     def health(self) -> Health:
-        """`ready` ignores cameras: a gateway without video still takes presses."""
-        store = self.store.health()
-        reasons = []
-        if self.draining:
-            reasons.append("draining")
-        if not store.writable:
-            reasons.append(f"database: {store.reason}")
-        if self._lag_ms > LAG_LIMIT_MS:
-            reasons.append(f"the loop is {self._lag_ms:.0f} ms late")
-        mqtt_up, off = self.devices.is_up, self.devices.is_off
-        if not mqtt_up:
-            reasons.append("mqtt is off: presses by HTTP only" if off else "no connection to the broker")
-        states = [state.state for state in self.media.states()]
-        ready = not reasons or (reasons == ["mqtt is off: presses by HTTP only"])
-        refusal = self.witness.desk.keeping.refusal
-        if refusal:
-            reasons.append(f"evidence: {refusal}")  # red, but presses are taken
-        return Health(
-            ready=ready,
-            reasons=tuple(reasons),
-            parts={
-                "db": store.writable,
-                "mqtt": mqtt_up,
-                "evidence": refusal is None,
-                "lag_ms": round(self._lag_ms, 1),
-                "cameras": {state.value: states.count(state) for state in State},
-                "sessions": len(self.media),
-            },
-        )
+        """What /healthz and /readyz tell."""
+        return self.vitals.health()
 
     async def _on_reply(self, worker_id: str, said: dict[str, Any]) -> None:
         """`w/{wid}/reply`: to a task, or to a ringing call."""
@@ -564,23 +590,6 @@ class Gateway:
         self._background(self.desk.on_denied(client, topic), "audit-denied")
 
     # -- alarms and calls ---------------------------------------------------------------------------------------
-
-    async def _publish_alarm_event(self, type: str, data: dict[str, Any], lineage: tuple[str, ...]) -> None:
-        assignee = data.get("assignee")
-        resource = Resource(
-            kind=type,
-            id=str(data.get("id")),
-            lineage=self.catalog.full_lineage(lineage),
-            owner=assignee["id"] if assignee else None,
-        )
-        self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource)
-        if type == "alarm":
-            self.witness.alarm_changed(data)
-        if type == "alarm" and (
-            data["condition"] == Condition.CLEARED or data["handling"] == Handling.CLOSED
-        ):
-            # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
-            await self.switchboard.cancel_alarm(str(data["id"]))
 
     def _helper_name(self, sub: str) -> str | None:
         """Name of a gridworker or volunteer."""
@@ -607,12 +616,15 @@ class Gateway:
             participants=frozenset(audience.participants) | ({audience.only} if audience.only else set()),
         )
         to = None if audience.only is None else [audience.only]
-        self.events.publish(type, data, action=EVENT_ACTIONS[type], resource=resource, to=to)
+        self.events.publish(type, data, resource=resource, to=to)
 
-    async def _ring_plan(self, payload: dict[str, Any]) -> None:
+    async def _ring_plan(self, plans: Sequence[dict[str, Any]]) -> None:
         """The commit of an alarm opens its call and rings by itself."""
-        lineage = self.catalog.full_lineage(tuple(payload["lineage"]))
-        await self.switchboard.open_for_alarm(AlarmBrief.from_payload({**payload, "lineage": lineage}))
+        full = self.catalog.full_lineage
+        briefs = [
+            AlarmBrief.from_payload({**plan, "lineage": full(tuple(plan["lineage"]))}) for plan in plans
+        ]
+        await self.switchboard.open_for_alarms(briefs)
 
     async def _on_accepted(self, alarm_id: str, worker_id: str, name: str, eta_s: float | None) -> None:
         worker = Actor(sub=worker_id, name=name, role=Role.WORKER)
@@ -633,7 +645,6 @@ class Gateway:
         self.events.publish(
             "worker",
             worker_json(view),
-            action=Action.WORKER_LIST,
             resource=self.catalog.worker_resource(view.id),
             keep=False,
         )
@@ -658,7 +669,7 @@ class Gateway:
             view, resource = self.cameras.view(camera_id), self.cameras.resource(camera_id)
         except NotFound:
             return  # a reload took it away in this moment
-        self.events.publish("camera", view, action=Action.CAMERA_LIST, resource=resource, keep=False)
+        self.events.publish("camera", view, resource=resource, keep=False)
 
     def _on_session_closed(self, session_id: str, reason: str) -> None:
         if self.media_edge is not None:
@@ -678,21 +689,6 @@ class Gateway:
         """The keyframe is fetched from the camera's worker first, unless the one we have still is the newest."""
         await self.media.fetch_keyframe(camera_id)
         return await self.snapshots.jpeg(camera_id)
-
-    async def _viewed(self, principal: Principal, camera_id: str) -> None:
-        """Every view of a camera is on record. The viewer does not wait for the disk."""
-        self._background(self._record(principal, "camera.view", f"camera/{camera_id}", {}), "audit-view")
-
-    def _join_limit(self, principal: Principal) -> int:
-        access = self.settings.access
-        match principal.role:
-            case Role.STB:
-                return access.joins_stb
-            case Role.WORKER:
-                return access.joins_worker
-            case Role.OPERATOR | Role.DESK | Role.LEADER:
-                return access.joins_staff
-        return 0
 
     def _ice_servers(self, owner: str) -> list[IceServer]:
         """`owner` asks; the servers' credentials are by name from secrets.yaml."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from gateway.alarms import announce, records
+from gateway.alarms import announce, follow_up, records
 from gateway.alarms.dispatch import DispatchSettings, WorkerChoice, rank_workers
 from gateway.alarms.roster import Roster
 from gateway.catalog import Catalog
@@ -51,9 +51,8 @@ class Callout:
         where = _position(position) or (catalog.district.centroid(grid) if grid else None)
         if where is None:
             return []
-        return rank_workers(
+        return self._roster.crowd.rank(
             self._settings,
-            self._roster.states(),
             where,
             grid=grid or catalog.world.area_at(where).grid,
             now_ms=self._now_ms(),
@@ -70,7 +69,7 @@ class Callout:
             return None
         ranked = rank_workers(
             self._settings,
-            [state for state in self._roster.states() if state.id == worker_id],
+            [self._roster.state(worker_id)],
             where,
             grid=site.grid,
             now_ms=self._now_ms(),
@@ -112,13 +111,6 @@ class Callout:
         kind, _, sid = str(row["source"]).partition("/")
         return sid if kind == "stb" and row["verified"] else None
 
-    async def participants(self, alarm_id: str) -> frozenset[str]:
-        """Who may see the household card: the acknowledging operator and the claiming gridworker, until it closes."""
-        row = await self._row(alarm_id)
-        if row["closed_at"] is not None:
-            return frozenset()
-        return frozenset(sub for sub in (row["acknowledged_sub"], row["worker_id"]) if sub)
-
     async def last_ack(self, sid: str) -> dict[str, Any] | None:
         """The stage of the box's open alarm, for a page that was reloaded."""
         table = records.alarm_table
@@ -139,6 +131,10 @@ class Callout:
             "message": announce.words(stage, dict(row)),
             "silent": bool(row["silent"]),
         }
+
+    async def asked_of(self, sid: str) -> dict[str, Any] | None:
+        """Whether this box is asked for its 回访 now: {incident, pid, alarm}."""
+        return await self._store.read(lambda connection: follow_up.asked_of(connection, f"stb/{sid}"))
 
     async def _row(self, alarm_id: str) -> records.Row:
         return await self._store.read(lambda connection: records.load(connection, alarm_id))

@@ -65,6 +65,13 @@ class _Cut:
 def edit_cameras(text: str, changes: Sequence[Put | Update | Remove]) -> str:
     """The file after all changes, in their order. Raises NotFound, Conflict (it is there already; or the file is past
     editing by program), ConfigError (an entry without id). Whether the result is a valid configuration is for its reader to say."""
+    try:
+        return _edit(text, changes)
+    except RecursionError:
+        raise ConfigError(["a camera's value is nested too deeply"]) from None
+
+
+def _edit(text: str, changes: Sequence[Put | Update | Remove]) -> str:
     file = _File(text)
     before = file.entries()
     wanted = _apply(before, changes)
@@ -133,17 +140,20 @@ def _render(value: object) -> str:
     if isinstance(value, str):
         if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
             return value
-        # JSON leaves alone what YAML does not print: DEL, C1 controls, line separators.
-        quoted = json.dumps(value, ensure_ascii=False)
-        return re.sub(
-            "[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]",
-            lambda one: f"\\u{ord(one[0]):04x}",
-            quoted,
-        )
-    written = json.dumps(value, ensure_ascii=False)
+        return _printable(json.dumps(value, ensure_ascii=False))
+    written = _printable(json.dumps(value, ensure_ascii=False))
     if isinstance(value, float) and "." not in written:
         written = written.replace("e", ".0e")  # YAML 1.1 wants a point in what has an exponent
     return written
+
+
+def _printable(written: str) -> str:
+    """JSON leaves alone what YAML does not print: DEL, C1 controls, line separators. They only stand in its strings."""
+    return re.sub(
+        "[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]",
+        lambda one: f"\\u{ord(one[0]):04x}",
+        written,
+    )
 
 
 class _File:

@@ -1,4 +1,4 @@
-"""The console script `gateway`: serve, check, token, link, audit verify, evidence verify.
+"""The console script `gateway`: serve, check, token, link, passwd, drill, audit verify, evidence verify.
 
 Exit codes: 0 done, 1 it couldn't be done (the reason is on standard error), 2 wrong usage.
 """
@@ -6,11 +6,15 @@ Exit codes: 0 done, 1 it couldn't be done (the reason is on standard error), 2 w
 from __future__ import annotations
 
 import argparse
+import asyncio
 import errno
+import getpass
+import json
 import logging
 import os
 import socket
 import sqlite3
+import ssl
 import sys
 import time
 from collections.abc import Sequence
@@ -21,16 +25,19 @@ from gateway import __version__
 from gateway.access import Action, Principal, Resource, Role, authorize
 from gateway.alarms.broker import end_left_behind
 from gateway.audit import verify_audit
+from gateway.certificates import certificate_problems
 from gateway.config import Files, ServeOptions, load_configuration
 from gateway.data_dir import DataDir
 from gateway.errors import ConfigError, GatewayError
 from gateway.evidence.bundle import verify_bundle
-from gateway.identity import Keyring, TokenKind
+from gateway.identity import Keyring, TokenKind, hash_password
+from gateway.secrets_file import set_user
 from gateway.settings import MqttMode, Settings
 
 __all__ = ["main", "taken_ports"]
 
 SIGNING_KEY = "signing.key"
+MIN_PASSWORD = 8
 _PAGES = {
     "wall": Action.PAGE_WALL,
     "desk": Action.PAGE_DESK,
@@ -91,6 +98,25 @@ def _parser() -> argparse.ArgumentParser:
         "--ttl", type=_at_least_1, default=600, metavar="S", help="seconds it is valid (default 600)"
     )
     link.set_defaults(run=_link)
+
+    drill = commands.add_parser("drill", help="press synthetically on both paths and time each step")
+    _add_files(drill)
+    _add_data(drill)
+    drill.add_argument(
+        "--box", action="append", required=True, metavar="SID", dest="boxes",
+        help="a box set apart for drills (a real one with this id would be disconnected); may be repeated",
+    )  # fmt: skip
+    drill.add_argument("--presses", type=_at_least_1, default=10, help="of each box (default 10)")
+    drill.add_argument("--base", metavar="URL", help="address of the gateway (default: by gateway.yaml)")
+    drill.add_argument("--mqtt", metavar="HOST:PORT", help="the broker (default: by gateway.yaml)")
+    drill.add_argument("--ca", type=Path, metavar="F", help="certificate authority of the gateway's HTTPS")
+    drill.add_argument("--people", action="store_true", help="operators answer, not the drill")
+    drill.add_argument("--json", action="store_true", help="print JSON")
+    drill.set_defaults(run=_drill)
+    passwd = commands.add_parser("passwd", help="set a user's password in secrets.yaml (as an argon2 hash)")
+    passwd.add_argument("--sub", type=_filled, required=True, metavar="ID", help="id in users.yaml")
+    _add_files(passwd)
+    passwd.set_defaults(run=_passwd)
 
     trail = commands.add_parser("audit", help="the audit trail").add_subparsers(required=True, metavar="WHAT")
     verify = trail.add_parser("verify", help="walk the hash chain, offline; exit 1 where it is broken")
@@ -174,8 +200,11 @@ def _serve(options: argparse.Namespace) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # A traceback for each garbled request would let anybody fill the disk; our own errors are logged by the edge.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    os.umask(0o077)  # database, photos and recordings are nobody else's
     files = _files(options)
     configuration = load_configuration(files)
+    if unusable := certificate_problems(configuration.settings):
+        raise ConfigError(unusable)
     with DataDir.open(options.data) as data:
         if configuration.settings.mqtt.mode is MqttMode.SUPERVISED:
             # A gateway that was killed leaves its broker behind, which would hold the port.
@@ -194,6 +223,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     configuration = load_configuration(_files(options))
+    if unusable := certificate_problems(configuration.settings):
+        raise ConfigError(unusable)
     district = configuration.district
     counts = f"{len(configuration.cameras)} cameras, {len(district.areas)} areas, {len(district.boxes)} boxes"
     print(f"{counts}: no mistakes")
@@ -215,6 +246,45 @@ def _issue(options: argparse.Namespace, kind: TokenKind) -> str:
 def _token(options: argparse.Namespace) -> int:
     print(_issue(options, TokenKind.ACCESS))
     return 0
+
+
+def _passwd(options: argparse.Namespace) -> int:
+    from gateway.reload import write_whole
+
+    files = _files(options)
+    if files.secrets is None:
+        raise GatewayError("there is no place for secrets.yaml: name a cameras file")
+    if options.sub not in load_configuration(files).district.users:
+        raise GatewayError(
+            f"no user {options.sub!r} in users.yaml of the district: add who it is there first"
+        )
+    password = _ask_password()
+    try:
+        # Made private before anything is in it.
+        os.close(os.open(files.secrets, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        before = files.secrets.read_bytes()
+        edited = set_user(before.decode(), options.sub, hash_password(password))
+    except OSError as error:
+        raise GatewayError(f"{files.secrets} can't be written: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise GatewayError(f"{files.secrets} is no UTF-8") from None
+    write_whole(files.secrets, edited.encode(), expected=before)
+    print(f"{files.secrets}: password of {options.sub} is set. A running gateway takes it after SIGHUP or")
+    print("POST /api/v1/admin/reload, which also ends the sessions that began with the old one.")
+    return 0
+
+
+def _ask_password() -> str:
+    """Twice without echo; from a pipe, its first line."""
+    if sys.stdin.isatty():
+        password = getpass.getpass("New password: ")
+        if getpass.getpass("Once more: ") != password:
+            raise GatewayError("the two are not the same; nothing is changed")
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if len(password) < MIN_PASSWORD:
+        raise GatewayError(f"a password has at least {MIN_PASSWORD} characters; nothing is changed")
+    return password
 
 
 def _anchor(text: str) -> tuple[int, str]:
@@ -239,6 +309,46 @@ def _verify_audit(options: argparse.Namespace) -> int:
     raise GatewayError(
         f"the audit trail is broken at entry {report.broken_at}: {report.reason}; sound up to {head}"
     )
+
+
+def _drill(options: argparse.Namespace) -> int:
+    """Exit code 1 when a press got lost on its way or a path is down; missed goals of people are only reported."""
+    from gateway import drill
+
+    configuration = load_configuration(_files(options))
+    http, mqtt = configuration.settings.http, configuration.settings.mqtt
+    boxes = []
+    for sid in options.boxes:
+        if (key := configuration.secrets.boxes.get(sid)) is None:
+            raise GatewayError(f"box {sid!r} has no key in secrets.yaml")
+        boxes.append(drill.Box(sid=sid, key=key))
+    broker = urlsplit(f"//{options.mqtt}" if options.mqtt else "")
+    if mqtt.mode is MqttMode.EXTERNAL and options.mqtt is None:
+        broker = urlsplit(mqtt.url)
+    elif mqtt.mode is MqttMode.SUPERVISED and options.mqtt is None:
+        broker = urlsplit(f"//{mqtt.host}:{mqtt.port}")
+    token = Principal(sub="drill", role=Role.OPERATOR, name="演练")
+    key = DataDir.open(options.data, lock=False).secret(SIGNING_KEY)
+    lasts_s = 600 + len(boxes) * options.presses * 90
+    report = asyncio.run(
+        drill.run_drill(
+            drill.DrillOptions(
+                base=options.base or f"{'https' if http.tls_cert else 'http'}://{http.host}:{http.port}",
+                token=Keyring(key).issue(token, TokenKind.ACCESS, now_s=time.time(), ttl_s=lasts_s),
+                boxes=boxes,
+                presses=options.presses,
+                mqtt=(str(broker.hostname), broker.port or 8883) if broker.hostname else None,
+                root=mqtt.root,
+                tls=ssl.create_default_context(cafile=options.ca) if options.ca else None,
+                mqtt_tls=ssl.create_default_context(cafile=mqtt.tls_ca or None)
+                if broker.scheme == "mqtts"
+                else None,
+                people=options.people,
+            )
+        )
+    )
+    print(json.dumps(report.json(), ensure_ascii=False, indent=2) if options.json else drill.table(report))
+    return 0 if report.ok else 1
 
 
 def _verify_evidence(options: argparse.Namespace) -> int:
@@ -279,6 +389,9 @@ def taken_ports(settings: Settings, workers: int = 1) -> list[str]:
                 wanted.append(("media", "media.udp_port", address, port, socket.SOCK_STREAM))
     if settings.mqtt.mode is MqttMode.SUPERVISED:
         wanted.append(("MQTT", "mqtt.port", settings.mqtt.host, settings.mqtt.port, socket.SOCK_STREAM))
+        if settings.mqtt.tls_cert:
+            tls = settings.mqtt
+            wanted.append(("MQTT", "mqtt.tls_port", tls.tls_host, tls.tls_port, socket.SOCK_STREAM))
     return [
         f"{name} {'UDP' if kind is socket.SOCK_DGRAM else 'TCP'} {problem} (setting {key})"
         for name, key, host, port, kind in wanted

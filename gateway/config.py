@@ -22,6 +22,7 @@ from gateway.district import District, Level
 from gateway.errors import ConfigError
 from gateway.geo import Position
 from gateway.settings import MqttMode, Settings
+from gateway.webhooks import complaints
 from gateway.yaml_check import Document, Mistake, Section, nearest, read_id, read_position, report_twins
 
 __all__ = [
@@ -208,17 +209,13 @@ def _read_all(
     mistakes: list[Mistake] = []
     settings, read_secrets, read_district = Settings(), Secrets(), District.empty()
     read_cameras: tuple[CameraConfig, ...] = ()
-    main_file: Document | None = None
-    if files.config is not None:
-        main_file = Document(files.config)
-        settings = _read_settings(main_file, files.config)
-        mistakes += main_file.mistakes
+    config = None if files.config is None else Document(files.config)
+    if files.config is not None and config is not None:
+        settings = _read_settings(config, files.config)
     if files.secrets is not None and files.secrets.exists():
         document = Document(files.secrets, secret=True)
         read_secrets = _read_secrets(document, files.secrets)
         mistakes += document.mistakes
-    if main_file is not None:
-        mistakes += _missing_secrets(main_file, settings, read_secrets)
     if files.district is not None:
         read_district, found = District.read(files.district)
         mistakes += found
@@ -227,6 +224,10 @@ def _read_all(
         networks = Networks(only_from, settings.ingest.camera_networks)
         read_cameras = _read_cameras(document, read_secrets, read_district, networks)
         mistakes += document.mistakes
+    if config is not None:
+        _check_webhooks(config, settings, read_secrets, read_district)
+        _check_named_secrets(config, settings, read_secrets)
+        mistakes += config.mistakes
     loaded = Configuration(
         settings=settings, cameras=read_cameras, secrets=read_secrets, district=read_district
     )
@@ -250,8 +251,12 @@ def _read_settings(document: Document, path: Path) -> Settings:
         )
     if mqtt.mode is MqttMode.SUPERVISED and not mqtt.allow_plain and not _is_loopback(mqtt.host):
         root.section("mqtt").wrong(
-            "the supervised broker has no TLS: leave it on loopback (pages use /mqtt), or allow_plain: true",
+            "this listener has no TLS: leave it on loopback and set tls_cert and tls_key for another, or allow_plain: true",
             "host",
+        )
+    if bool(mqtt.tls_cert) != bool(mqtt.tls_key):
+        root.section("mqtt").wrong(
+            "tls_cert and tls_key stand together", "tls_cert" if mqtt.tls_cert else "tls_key"
         )
     if mqtt.mode is MqttMode.EXTERNAL and not mqtt.url:
         root.section("mqtt").wrong("mode external needs a url", "mode")
@@ -270,15 +275,33 @@ def _read_settings(document: Document, path: Path) -> Settings:
     base = path.parent
     return replace(
         settings,
-        http=replace(http, tls_cert=_beside(base, http.tls_cert), tls_key=_beside(base, http.tls_key)),
-        mqtt=replace(mqtt, tls_ca=_beside(base, mqtt.tls_ca)),
+        http=replace(
+            http,
+            tls_cert=_beside(base, http.tls_cert),
+            tls_key=_beside(base, http.tls_key),
+            tls_ca=_beside(base, http.tls_ca),
+        ),
+        ingest=replace(ingest, tls_ca=_beside(base, ingest.tls_ca)),
+        mqtt=replace(
+            mqtt,
+            tls_ca=_beside(base, mqtt.tls_ca),
+            tls_cert=_beside(base, mqtt.tls_cert),
+            tls_key=_beside(base, mqtt.tls_key),
+        ),
     )
 
 
-def _missing_secrets(document: Document, settings: Settings, secrets: Secrets) -> list[Mistake]:
+def _check_webhooks(document: Document, settings: Settings, secrets: Secrets, district: District) -> None:
+    """What of them can only be judged when the other files are known, too."""
+    passwords = {name: credential.password for name, credential in secrets.credentials.items()}
+    sections = document.root().sections("webhooks") if settings.webhooks else []
+    for at, key, message in complaints(settings.webhooks, passwords, district.areas):
+        sections[at].wrong(message, key)
+
+
+def _check_named_secrets(document: Document, settings: Settings, secrets: Secrets) -> None:
     """What gateway.yaml names and secrets.yaml lacks."""
     turn, notify = settings.media.turn, settings.notify
-    before = len(document.mistakes)
     for path, needed, name in (
         ("media.turn.secret", bool(turn.urls), turn.secret),
         ("notify.secret", bool(notify.url), notify.secret),
@@ -291,7 +314,6 @@ def _missing_secrets(document: Document, settings: Settings, secrets: Secrets) -
     unknown = set(notify.channels) - {"push", "sms", "voice"}
     if unknown:
         document.add(0, "notify.channels", f"should be of push, sms, voice, not {', '.join(sorted(unknown))}")
-    return document.mistakes[before:]
 
 
 def _beside(base: Path, name: str) -> str:
@@ -327,10 +349,17 @@ def _complaint(what: str, text: str, base: Path) -> str | None:
             return None
         case "origin":
             return _url_complaint(text, ("http", "https"), bare=True)
+        case "name":
+            return None if re.fullmatch(r"[a-z0-9-]{1,32}", text) else f"{text!r} should be of a-z, 0-9 and -"
         case "webhook":
             return _url_complaint(text, ("http", "https"))
         case "mqtt":
             return _url_complaint(text, ("mqtt", "mqtts"), bare=True)
+        case "tiles":
+            missing = [part for part in ("{z}", "{x}", "{y}") if part not in text]
+            if missing:
+                return f"{text!r} lacks {', '.join(missing)}"
+            return _url_complaint(text, ("http", "https"))
         case "ice":
             matched = re.fullmatch(r"(stuns?|turns?):[^\s@/]+(\?transport=(udp|tcp))?", text)
             return None if matched else f"{text!r} is no stun: or turn: URL (RFC 7064, 7065)"

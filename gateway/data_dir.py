@@ -71,6 +71,11 @@ class DataDir:
             os.close(self._lock_fd)
             self._lock_fd = None
 
+    def free_bytes(self) -> int:
+        """Left on its file system for us."""
+        there = os.statvfs(self.path)
+        return there.f_bavail * there.f_frsize
+
     def secret(self, name: str, *, size: int = 32) -> bytes:
         """The random secret of that name, made when asked for the first time. Two processes agree on one."""
         file = self.path / name

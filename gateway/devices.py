@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.alarms.broker import GATEWAY_USER, Broker, BrokerSettings
+from gateway.alarms.broker import GATEWAY_USER, Broker, BrokerSettings, BrokerTls
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
-from gateway.alarms.mqtt import Incoming, MqttClient, MqttSettings
+from gateway.alarms.mqtt import Incoming, MqttClient, MqttSettings, Publication
 from gateway.alarms.roster import Roster, parse_location
 from gateway.config import Secrets
 from gateway.data_dir import DataDir
@@ -106,11 +106,15 @@ class Devices:
 
     async def publish(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
         """Returns when the broker has it (QoS 1). Raises Unavailable to be tried again."""
+        await self.publish_all([(topic, payload, qos, retain)])
+
+    async def publish_all(self, publications: Sequence[Publication]) -> None:
+        """As publish(), for many at once."""
         if self.is_off:
             return  # nobody could be listening; the box polls its HTTP answer
         if self.client is None:
             raise Unavailable("no connection to the broker yet", retry_after_s=1)
-        await self.client.publish(topic, payload, qos, retain)
+        await self.client.publish_all(publications)
 
     async def ring(self, worker_id: str, message: dict[str, Any]) -> None:
         """`w/{wid}/call`: a phone rings, or stops ringing."""
@@ -134,7 +138,14 @@ class Devices:
             return None
         return Broker(
             self._data.path / "broker",
-            BrokerSettings(host=configured.host, port=configured.port, root=configured.root),
+            BrokerSettings(
+                host=configured.host,
+                port=configured.port,
+                root=configured.root,
+                tls=_broker_tls(configured),
+                # The packet is its payload, its topic and some bytes of header.
+                max_packet_bytes=configured.payload_limit_bytes + 512,
+            ),
             passwords=self._passwords(),
             gateway_password=self._own_password(),
             on_denied=on_denied,
@@ -218,6 +229,17 @@ def _decode(payload: bytes) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise ProtocolError("malformed", detail="an object is expected")
     return said
+
+
+def _broker_tls(configured: Configured) -> BrokerTls | None:
+    if not configured.tls_cert:
+        return None
+    return BrokerTls(
+        host=configured.tls_host,
+        port=configured.tls_port,
+        certificate=configured.tls_cert,
+        key=configured.tls_key,
+    )
 
 
 def _broker_url(configured: Configured) -> tuple[str, int, ssl.SSLContext | None]:

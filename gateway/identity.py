@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -26,11 +25,11 @@ __all__ = [
     "JoinLimits",
     "Keyring",
     "LoginThrottle",
-    "OnceOnly",
     "Revocations",
     "Token",
     "TokenKind",
     "device_password",
+    "hash_password",
     "verify_password",
 ]
 
@@ -38,6 +37,7 @@ _ALGORITHM = "HS256"
 _ISSUER = "gateway"
 MAX_TOKEN_CHARS = 4_096
 """Ours have some 400. Longer ones are not decoded at all."""
+MAX_TOKENS_READ = 2_048
 
 
 class TokenKind(StrEnum):
@@ -72,6 +72,7 @@ class Keyring:
         if len(key) < 32:
             raise ValueError("HS256 needs a key of at least 32 bytes (RFC 7518 section 3.2)")
         self._key, self._leeway_s, self._new_id = key, leeway_s, new_id
+        self._read: dict[str, Token] = {}
 
     @property
     def leeway_s(self) -> float:
@@ -108,10 +109,22 @@ class Keyring:
 
     def verify(self, text: str, *, now_s: float, kinds: frozenset[TokenKind] | None = None) -> Token:
         """The token's content. Raises NotAllowed (401). `kinds`: access and session unless said otherwise."""
+        token = self._read.get(text) or self._decode(text)
+        if token.kind not in (kinds or {TokenKind.ACCESS, TokenKind.SESSION}):
+            raise NotAllowed(f"a token of kind {token.kind} is of no use here", authenticated=False)
+        if now_s >= token.expires_at_s + self._leeway_s:
+            raise NotAllowed("the token has expired: log in again", authenticated=False)
+        # A second more than the leeway: a log-in right after a revocation is dated into the next second.
+        if now_s < token.issued_at_s - self._leeway_s - 1:
+            raise NotAllowed("the token is of the future: check the clock", authenticated=False)
+        return token
+
+    def _decode(self, text: str) -> Token:
+        """Form and signature of a token, which stay what they are: remembered, since the same one comes with each request."""
         if len(text) > MAX_TOKEN_CHARS:
             raise NotAllowed("the token isn't valid: too long", authenticated=False)
         try:
-            # Times are checked below against `now_s`, not against this machine's clock.
+            # Times are checked by `verify` against its `now_s`, not against this machine's clock.
             claims = jwt.decode(
                 text,
                 self._key,
@@ -135,21 +148,10 @@ class Keyring:
             RecursionError,
         ) as error:
             raise NotAllowed("the token isn't valid: log in again", authenticated=False) from error
-        if token.kind not in (kinds or {TokenKind.ACCESS, TokenKind.SESSION}):
-            raise NotAllowed(f"a token of kind {token.kind} is of no use here", authenticated=False)
-        if now_s >= token.expires_at_s + self._leeway_s:
-            raise NotAllowed("the token has expired: log in again", authenticated=False)
-        # A second more than the leeway: a log-in right after a revocation is dated into the next second.
-        if now_s < token.issued_at_s - self._leeway_s - 1:
-            raise NotAllowed("the token is of the future: check the clock", authenticated=False)
+        if len(self._read) >= MAX_TOKENS_READ:
+            del self._read[next(iter(self._read))]
+        self._read[text] = token
         return token
-
-    def redeem(self, code: str, *, now_s: float, mark_used: Callable[[str, float], bool]) -> Principal:
-        """Whom a one-time code lets in. `mark_used(jti, until_s)` is False if it was used before."""
-        token = self.verify(code, now_s=now_s, kinds=frozenset({TokenKind.CODE}))
-        if not mark_used(token.jti, token.expires_at_s + self._leeway_s):
-            raise NotAllowed("this link was used before: ask for a new one", authenticated=False)
-        return token.principal
 
 
 def _token(claims: Mapping[str, Any]) -> Token:
@@ -182,25 +184,6 @@ def _token(claims: Mapping[str, Any]) -> Token:
         issued_at_s=float(claims["iat"]),
         expires_at_s=float(claims["exp"]),
     )
-
-
-class OnceOnly:
-    """Which one-time codes were used, until they expire. When full it refuses rather than forget one."""
-
-    def __init__(self, limit: int = 100_000) -> None:
-        self._used: dict[str, float] = {}
-        self._limit = limit
-
-    def mark(self, jti: str, until_s: float, *, now_s: float) -> bool:
-        """True the first time. Bind `now_s` to pass it as `mark_used`."""
-        if jti in self._used:
-            return False
-        if len(self._used) >= self._limit:
-            self._used = {one: until for one, until in self._used.items() if until > now_s}
-            if len(self._used) >= self._limit:
-                return False
-        self._used[jti] = until_s
-        return True
 
 
 class Revocations:
@@ -249,6 +232,11 @@ def verify_password(stored: str | None, given: str) -> bool:
         _matches(_NOBODY, given)
         return bool(stored) and hmac.compare_digest(stored.encode(), given.encode("utf-8", "surrogatepass"))
     return _matches(stored or _NOBODY, given) and stored is not None
+
+
+def hash_password(password: str) -> str:
+    """As it stands in secrets.yaml (argon2id). Takes as long as a verification."""
+    return _HASHER.hash(password.encode("utf-8", "surrogatepass"))
 
 
 def _matches(hashed: str, given: str) -> bool:
@@ -327,28 +315,62 @@ class LoginThrottle:
         self._seen.pop(key, None)
 
 
+@dataclass(slots=True)
+class _Joined:
+    """Of one principal: streams that are open, and what is left of its burst at `seen_s`."""
+
+    count: int
+    tokens: float
+    seen_s: float
+
+
 class JoinLimits:
-    """How many streams a principal may watch at one time, by role. A role without a limit may watch none."""
+    """How many streams a principal may watch at one time, and how many joins a second it may ask for.
 
-    def __init__(self, limits: Mapping[Role, int]) -> None:
-        self._limits = dict(limits)
-        self._joined: Counter[tuple[Role, str]] = Counter()
+    most(principal): streams at one time, by its role; 0: none. Joins are a token bucket (RFC 2697 without colours): `rate`
+    a second, and a burst of as many as it may watch, so that a whole wall opens at once but a page that loops doesn't keep
+    the gateway busy with handshakes. Principals are told apart by role and sub. `now_s` is any monotonic clock.
+    """
 
-    def join(self, principal: Principal) -> None:
-        """Count one in. Raises TooMany."""
-        key, limit = (principal.role, principal.sub), self._limits.get(principal.role, 0)
-        if self._joined[key] >= limit:
-            raise TooMany(f"role {principal.role} may watch {limit} streams at a time", retry_after_s=5.0)
-        self._joined[key] += 1
+    def __init__(self, most: Callable[[Principal], int], *, rate: float) -> None:
+        self._most, self._rate = most, rate
+        self._joined: dict[tuple[Role, str], _Joined] = {}
+
+    def join(self, principal: Principal, *, now_s: float) -> None:
+        """Count one in, before anything is allocated for it. Raises TooMany, which says when to try again."""
+        most = self._most(principal)
+        burst = max(float(most), 1.0)
+        key = (principal.role, principal.sub)
+        held = self._joined.get(key)
+        if held is None:
+            self._forget(now_s)
+            held = self._joined[key] = _Joined(0, burst, now_s)
+        held.tokens = min(burst, held.tokens + (now_s - held.seen_s) * self._rate)
+        held.seen_s = now_s
+        if held.tokens < 1:
+            wait_s = (1 - held.tokens) / self._rate
+            raise TooMany(f"more than {self._rate:g} joins a second: wait", retry_after_s=wait_s)
+        held.tokens -= 1
+        if held.count >= most:
+            raise TooMany(
+                f"role {principal.role} may watch {most} streams at a time; close one", retry_after_s=2
+            )
+        held.count += 1
 
     def leave(self, principal: Principal) -> None:
         """Count one out; must match a `join`."""
-        key = (principal.role, principal.sub)
-        if self._joined[key] <= 0:
+        held = self._joined.get((principal.role, principal.sub))
+        if held is None or held.count <= 0:
             raise ValueError(f"{principal.sub} left more streams than it joined")
-        self._joined[key] -= 1
-        if not self._joined[key]:
-            del self._joined[key]
+        held.count -= 1
 
     def joined(self, principal: Principal) -> int:
-        return self._joined.get((principal.role, principal.sub), 0)
+        held = self._joined.get((principal.role, principal.sub))
+        return 0 if held is None else held.count
+
+    def _forget(self, now_s: float) -> None:
+        """Those who watch nothing and have been quiet for a minute are as good as new, whatever they asked for before."""
+        if len(self._joined) >= 1_024:
+            self._joined = {
+                key: held for key, held in self._joined.items() if held.count or now_s - held.seen_s < 60
+            }

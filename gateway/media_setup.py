@@ -32,6 +32,7 @@ def make_media(options: ServeOptions, callbacks: MediaCallbacks) -> MediaService
         plane=PlaneLimits(sessions=media.sessions),
         dial=_dial_limits(settings),
         pictures=_picture_spec(settings),
+        camera_ca=settings.ingest.tls_ca,
         recording=recording_spec(settings.evidence, options.data.path),
     )
     credentials = credentials_of(configuration.secrets)

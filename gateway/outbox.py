@@ -5,6 +5,9 @@ delivered: the commit hands it to the `Courier` in memory, the courier deletes i
 two. A crash in between, or a memory that is full, is healed by the rows, which are read again. One lane for each
 kind, so a broker that is down doesn't delay the events of the pages; keys go side by side. A message that fails is
 tried again with exponential back-off for ever and holds back only its own key: an announcement of an alarm never drops.
+
+A kind whose messages are cheaper together (one write, one confirmation) is delivered in batches: all that waits, in
+order, one batch after the other. If a batch fails, each of its messages is tried again by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,6 +49,8 @@ MAX_IN_MEMORY = 10_000
 """Messages of a kind in memory. More stay on the disk until there is room."""
 AT_ONCE = 512
 """Messages of a kind that are being delivered at one time, unless the courier is told otherwise."""
+BATCH_AT_ONCE = 128
+"""Messages in one batch of a kind that is delivered in batches."""
 MARK_AFTER_S = 0.1
 """How long delivered rows wait to be deleted together. A crash meanwhile delivers them again."""
 BACK_OFF_S = 0.25
@@ -64,13 +69,17 @@ _DELIVERED = Prepared(delete(outbox_table).where(_id.between(param("low"), param
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One announcement on its way. `id` is unique for ever and fits as a message id that receivers drop
-    repeats by.
+    repeats by. `raw`: the JSON that was added.
     """
 
     id: int
     kind: str
     key: str
-    payload: Any
+    raw: bytes
+
+    @property
+    def payload(self) -> Any:
+        return msgspec.json.decode(self.raw)
 
 
 def add(connection: Connection, kind: str, key: str, payload: object) -> None:
@@ -93,21 +102,33 @@ def pending(connection: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
+Deliver = Callable[[Message], Awaitable[None]]
+DeliverAll = Callable[[Sequence[Message]], Awaitable[None]]
+
+
 class _Lane:
     """What is in memory of one kind. taken: every row up to this id has been taken into memory once.
 
-    behind: newer rows are on disk only; missed: some were committed since the disk was read last.
+    behind: newer rows are on disk only; missed: some were committed since the disk was read last. waiting: for
+    the next batch; keys: messages that are delivered one after the other, by key.
     """
 
-    __slots__ = ("behind", "deliver", "keys", "kind", "missed", "room", "size", "slots", "taken")
+    __slots__ = (
+        "at_once", "behind", "deliver", "deliver_all", "keys", "kind", "missed", "ready", "room", "size", "slots", "taken",
+        "waiting",
+    )  # fmt: skip
 
-    def __init__(self, kind: str, deliver: Callable[[Message], Awaitable[None]], at_once: int) -> None:
+    def __init__(self, kind: str, deliver: Deliver, deliver_all: DeliverAll | None, at_once: int) -> None:
         self.kind = kind
         self.deliver = deliver
+        self.deliver_all = deliver_all
+        self.waiting: deque[Message] = deque()
+        self.ready = asyncio.Event()
         self.keys: dict[str, deque[Message]] = {}
         self.size = 0
         self.taken = 0
         self.behind = self.missed = True
+        self.at_once = at_once
         self.slots = asyncio.Semaphore(at_once)
         self.room = asyncio.Event()
         self.room.set()
@@ -123,16 +144,23 @@ class Courier:
     def __init__(
         self,
         store: Store,
-        deliver: Mapping[str, Callable[[Message], Awaitable[None]]],
+        deliver: Mapping[str, Deliver],
         *,
+        batched: Mapping[str, DeliverAll] | None = None,
         at_once: Mapping[str, int] | None = None,
     ) -> None:
-        """at_once: by kind, how many messages are being delivered at one time where it is not AT_ONCE."""
+        """batched: by kind, what delivers many at once; it is given one message as well when a batch has failed.
+
+        at_once: by kind, how many messages are being delivered at one time (AT_ONCE) or in one batch
+        (BATCH_AT_ONCE) where it is not the usual.
+        """
         self._store = store
         bounds = at_once or {}
         self._lanes = {
-            kind: _Lane(kind, receiver, bounds.get(kind, AT_ONCE)) for kind, receiver in deliver.items()
+            kind: _Lane(kind, receiver, None, bounds.get(kind, AT_ONCE)) for kind, receiver in deliver.items()
         }
+        for kind, many in (batched or {}).items():
+            self._lanes[kind] = _Lane(kind, partial(_alone, many), many, bounds.get(kind, BATCH_AT_ONCE))
         self._group: asyncio.TaskGroup | None = None
         self._delivered: list[int] = []
         self._mark = asyncio.Event()
@@ -147,6 +175,9 @@ class Courier:
                     lane.behind = True
                     lane.room.set()
                     group.create_task(self._catch_up(lane), name=f"outbox-{lane.kind}")
+                    if lane.deliver_all is not None:
+                        batches = self._run_batches(lane, lane.deliver_all)
+                        group.create_task(batches, name=f"outbox-batches-{lane.kind}")
                 group.create_task(self._run_marks(), name="outbox-delivered")
                 await asyncio.Event().wait()
             finally:
@@ -169,14 +200,22 @@ class Courier:
         if id <= lane.taken or self._group is None:
             return
         lane.taken = id
-        message = Message(id=id, kind=lane.kind, key=key, payload=msgspec.json.decode(payload))
+        message = Message(id=id, kind=lane.kind, key=key, raw=payload)
         lane.size += 1
-        queue = lane.keys.get(key)
+        if lane.deliver_all is not None and key not in lane.keys:
+            lane.waiting.append(message)
+            lane.ready.set()
+        else:
+            self._put_behind(self._group, lane, message)
+
+    def _put_behind(self, group: asyncio.TaskGroup, lane: _Lane, message: Message) -> None:
+        """To the messages of its key that are delivered one after the other."""
+        queue = lane.keys.get(message.key)
         if queue is not None:
             queue.append(message)
             return
-        queue = lane.keys[key] = deque((message,))
-        self._group.create_task(self._run_key(lane, key, queue), name="outbox-key")
+        queue = lane.keys[message.key] = deque((message,))
+        group.create_task(self._run_key(lane, message.key, queue), name="outbox-key")
 
     async def _catch_up(self, lane: _Lane) -> None:
         """Reads what is on disk only, whenever there is room in memory."""
@@ -197,6 +236,43 @@ class Courier:
             if not lane.behind or lane.size >= MAX_IN_MEMORY // 2:
                 lane.room.clear()
 
+    async def _run_batches(self, lane: _Lane, deliver_all: DeliverAll) -> None:
+        """What waits, in its order, a batch after the other."""
+        while True:
+            await lane.ready.wait()
+            batch = [lane.waiting.popleft() for _ in range(min(len(lane.waiting), lane.at_once))]
+            if not lane.waiting:
+                lane.ready.clear()
+            try:
+                await deliver_all(batch)
+            except Exception as exc:  # a lane supervises whatever the receiver does
+                logger.warning(
+                    "outbox %s: a batch of %d is not delivered yet: %s", lane.kind, len(batch), exc
+                )
+                self._one_by_one(lane, batch)
+                continue
+            self._done(lane, batch)
+
+    def _one_by_one(self, lane: _Lane, batch: list[Message]) -> None:
+        """The failed batch, and behind it what waits with a key of it."""
+        if self._group is None:
+            return
+        for message in batch:
+            self._put_behind(self._group, lane, message)
+        waiting, lane.waiting = lane.waiting, deque()
+        for message in waiting:
+            if message.key in lane.keys:
+                self._put_behind(self._group, lane, message)
+            else:
+                lane.waiting.append(message)
+
+    def _done(self, lane: _Lane, messages: Sequence[Message]) -> None:
+        lane.size -= len(messages)
+        self._delivered += [message.id for message in messages]
+        self._mark.set()
+        if lane.behind and lane.size < MAX_IN_MEMORY // 2:
+            lane.room.set()
+
     async def _run_key(self, lane: _Lane, key: str, queue: deque[Message]) -> None:
         """The messages of one key, one after the other."""
         attempts = 0
@@ -214,11 +290,7 @@ class Courier:
                 continue
             attempts = 0
             queue.popleft()
-            lane.size -= 1
-            self._delivered.append(message.id)
-            self._mark.set()
-            if lane.behind and lane.size < MAX_IN_MEMORY // 2:
-                lane.room.set()
+            self._done(lane, [message])
         del lane.keys[key]
 
     async def _run_marks(self) -> None:
@@ -234,6 +306,10 @@ class Courier:
                 self._delivered += done
                 self._mark.set()
                 await asyncio.sleep(exc.retry_after_s)
+
+
+async def _alone(deliver_all: DeliverAll, message: Message) -> None:
+    await deliver_all((message,))
 
 
 def _ranges(ids: list[int]) -> list[tuple[int, int]]:

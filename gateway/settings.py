@@ -20,6 +20,8 @@ __all__ = [
     "HttpSettings",
     "IceServer",
     "IngestSettings",
+    "MapDatum",
+    "MapSettings",
     "MediaSettings",
     "MqttMode",
     "MqttSettings",
@@ -28,6 +30,7 @@ __all__ = [
     "Settings",
     "StorageSettings",
     "TurnSettings",
+    "WebhookSettings",
 ]
 
 
@@ -122,10 +125,7 @@ class MediaSettings:
     ice_servers: tuple[IceServer, ...] = ()
     turn: TurnSettings = field(default_factory=TurnSettings)
     sessions: int = ranged(5_000, 1, 100_000)  # in all
-    history_packets: int = ranged(2_048, 64, 65_536)  # a stream, for retransmission
-    nack_window_s: float = ranged(1.0, 0.1, 10)
     ice_timeout_s: float = ranged(30.0, 5, 300)  # consent lost (RFC 7675)
-    gop_limit_bytes: int = ranged(8_388_608, 65_536, 268_435_456)  # cached keyframe and what follows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +140,9 @@ class IngestSettings:
     backoff_max_s: float = ranged(8.0, 0.1, 600)
     idle_grace_s: float = ranged(15.0, 0, 600)  # an on-demand camera stays this long after its last viewer
     first_keyframe_s: float = ranged(10.0, 1, 60)  # how long a viewer's join waits for a cold camera
+    tls_ca: str = checked(
+        "", "file"
+    )  # certificates that rtsps:// cameras are checked against; none: the system's
     camera_networks: tuple[str, ...] = checked(
         (), "network"
     )  # where cameras added by API may lie; none: this machine
@@ -161,15 +164,16 @@ class MqttSettings:
     mode: MqttMode = MqttMode.SUPERVISED
     host: str = checked("127.0.0.1", "host")
     port: int = ranged(1883, 0, 65_535)  # 0: any free one
-    allow_plain: bool = (
-        False  # beyond loopback the supervised broker speaks without TLS: only in a network of its own
-    )
+    allow_plain: bool = False  # this listener beyond loopback, without TLS: only in a network of its own
+    tls_host: str = checked("127.0.0.1", "host")  # of a second listener, with TLS
+    tls_port: int = ranged(8883, 0, 65_535)
+    tls_cert: str = checked("", "file")  # none: no such listener
+    tls_key: str = checked("", "file")
     url: str = checked("", "mqtt")
     credentials: str = ""
     tls_ca: str = checked("", "file")
-    program: str = "mosquitto"
     root: str = "pd/v1"
-    payload_limit_bytes: int = ranged(4_096, 256, 1_048_576)
+    payload_limit_bytes: int = ranged(8_192, 256, 1_048_576)
     websocket_limit: int = ranged(4_096, 1, 100_000)  # pipes to the broker
 
 
@@ -184,12 +188,13 @@ class AlarmSettings:
     street_s: float = ranged(15.0, 0, 3_600)
     district_s: float = ranged(30.0, 0, 3_600)
     leader_s: float = ranged(60.0, 0, 3_600)
+    realert_s: float = ranged(60.0, 1, 3_600)  # once everybody was told and nobody has acknowledged
+    task_offer_s: float = ranged(120.0, 5, 86_400)  # an offered task that nobody answers expires
     volunteer_radius_m: float = ranged(500.0, 0, 10_000)
     group_radius_m: float = ranged(150.0, 0, 5_000)
     group_window_s: float = ranged(120.0, 0, 3_600)
     press_rate_per_s: float = ranged(5.0, 0.1, 1_000)  # a box; beyond it presses are counted and slowed
     press_burst: int = ranged(20, 1, 1_000)
-    resident_text_s: float = ranged(15.0, 1, 120)  # without `persisted` the box says 110
     duties: tuple[str, ...] = (  # what a gridworker may report (上报)
         "治安防范",
         "矛盾纠纷",
@@ -220,7 +225,6 @@ class DispatchSettings:
     travel_m_per_s: float = ranged(4.0, 0.5, 30)  # for the estimated time of arrival (electric bicycle)
     camera_count: int = ranged(4, 1, 25)
     camera_radius_m: float = ranged(500.0, 10, 10_000)
-    worker_count: int = ranged(5, 1, 50)
     track_days: int = ranged(30, 0, 3_650)
 
 
@@ -245,23 +249,58 @@ class AccessSettings:
     """Sessions, log-in and joins. A join is one watched stream; by principal."""
 
     session_s: float = ranged(43_200.0, 60, 2_592_000)
-    code_s: float = ranged(600.0, 10, 86_400)
     leeway_s: float = ranged(30.0, 0, 300)
     login_failures: int = ranged(5, 1, 100)
     login_lockout_s: float = ranged(60.0, 1, 86_400)
     joins_stb: int = ranged(12, 0, 10_000)
     joins_worker: int = ranged(16, 0, 10_000)
     joins_staff: int = ranged(100, 0, 10_000)  # operator, desk, leader
+    joins_per_s: float = ranged(
+        20.0, 0.1, 10_000
+    )  # of one principal, after a burst of as many as it may watch
+
+    def joins_of(self, role: str) -> int:
+        """Media sessions that one principal of the role may have at once."""
+        staff = dict.fromkeys(("operator", "desk", "leader"), self.joins_staff)
+        return {"stb": self.joins_stb, "worker": self.joins_worker, **staff}.get(role, 0)
+
+
+class MapDatum(StrEnum):
+    """What the tiles of a base map are drawn in."""
+
+    WGS84 = "wgs84"  # 天地图 (CGCS2000, which differs by centimetres), OpenStreetMap
+    GCJ02 = "gcj02"  # Amap, Tencent: everything drawn over them is shifted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapSettings:
+    """An online base map under the district's own polygons; none: the map needs no network. Pages may load pictures
+    from these hosts and no others, and a key in the URL is known to every page.
+    """
+
+    tile_urls: tuple[str, ...] = checked((), "tiles")  # https://host/{z}/{x}/{y}; several share the load
+    datum: MapDatum = MapDatum.WGS84
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """The database in the data directory."""
 
-    commit_queue: int = ranged(10_000, 10, 1_000_000)  # beyond it a press is "cannot process"
-    commit_batch: int = ranged(256, 1, 10_000)
     busy_s: float = ranged(30.0, 1, 600)
     reserve_bytes: int = ranged(67_108_864, 0, 1_099_511_627_776)  # free disk below which health is red
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSettings:
+    """A platform that is told of alarms and incidents (police, urban management, environment, IoT). Empty lists mean all."""
+
+    name: str = checked("", "name")
+    url: str = checked("", "webhook")
+    secret: str = ""  # NAME under credentials in secrets.yaml, whose password signs
+    areas: tuple[str, ...] = ()  # codes of streets, communities, grids
+    kinds: tuple[str, ...] = ()  # of alarms (theft ...) and types of incidents (消防隐患 ...)
+    events: tuple[str, ...] = ()  # alarm.new, alarm.closed, incident.transferred ...; alarm.* for all of them
+    networks: tuple[str, ...] = checked((), "network")  # private ones that its host may lie in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +331,8 @@ class Settings:
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     calls: CallSettings = field(default_factory=CallSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
+    map: MapSettings = field(default_factory=MapSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
+    webhooks: tuple[WebhookSettings, ...] = ()
     evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)

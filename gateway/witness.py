@@ -109,6 +109,10 @@ class Witness:
         if self._settings.enabled:
             self.desk.on_tracks(source_id, tracks)
 
+    def wants(self, alarm_id: str, incident_id: str | None) -> bool:
+        """Whether such an event would tell something new: most don't."""
+        return (alarm_id, None) not in self._seen or (alarm_id, incident_id) not in self._seen
+
     def alarm_changed(self, alarm: Json) -> None:
         """An alarm's event: its first begins the recording, later ones may name its incident."""
         alarm_id, incident_id = str(alarm["id"]), alarm["incident_id"]

@@ -127,6 +127,13 @@ async def screens(studio: Studio) -> None:
     wall = await studio.open("wall", "operator", "op01", 1920, 1080)
     await settled(wall)
     await studio.take(wall, "wall-idle")
+    await wall.click("[data-act=layouts]")
+    await studio.take(wall, "wall-layouts")
+    await wall.keyboard.press("Escape")
+    await wall.click("[data-view=health]")
+    await wall.click("[data-filter=all]")
+    await studio.take(wall, "wall-health")
+    await wall.click("[data-view=health]")
 
     # A box that has no open alarm: another press of the same box would only be counted as a repeat.
     busy = await wall.evaluate(
@@ -165,7 +172,7 @@ async def screens(studio: Studio) -> None:
     await studio.take(phone, "worker-call")
     await studio.take(stb, "stb-dispatched")
     leader = await studio.open("wall", "leader", "leader01", 390, 844)
-    await leader.wait_for_selector("[data-alarm]")
+    await leader.wait_for_selector("[data-alarm]", state="attached")
     await leader.click("nav.tabs button")
     await asyncio.sleep(1)
     await studio.take(leader, "leader-phone")
@@ -180,6 +187,10 @@ async def screens(studio: Studio) -> None:
     await studio.take(phone, "worker-task")
     await settled(wall)
     await studio.take(wall, "wall-incident")
+    await wall.keyboard.press("s")
+    await wall.wait_for_selector("[data-page-view=statistics] table")
+    await studio.take(wall, "wall-statistics")
+    await wall.keyboard.press("s")
     for page in (wall, phone, stb):
         await page.context.close()
 
@@ -194,6 +205,18 @@ async def screens(studio: Studio) -> None:
     await volunteer.wait_for_selector(".box")
     await asyncio.sleep(1)
     await studio.take(volunteer, "volunteer")
+
+    offline = await studio.open("worker", "worker", worker, 390, 844)
+    await offline.wait_for_selector("[data-act=duty]:not([disabled])")
+    await offline.evaluate("navigator.serviceWorker.ready.then(() => null)")
+    await offline.context.set_offline(True)
+    await offline.reload()
+    await offline.wait_for_selector(".banner")
+    await offline.click("[data-act=open-report]")
+    await offline.fill(".sheet textarea", "井盖缺失")
+    await offline.click(".sheet [data-act=report]")
+    await offline.wait_for_selector(".waiting")
+    await studio.take(offline, "worker-offline")
 
 
 async def main() -> None:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -20,10 +21,14 @@ from simulators.source import CLOCK, Picture, packed
 
 __all__ = ["LiveSource"]
 
+SENT_KEPT = 4096
+
 
 class LiveSource:
     """One live stream: a thread that draws and encodes while somebody plays, and hands pictures to the
     loop.
+
+    sent_ms: of the last pictures, when each was sent, by the time that stands in it (both milliseconds since 1970).
     """
 
     def __init__(self, recipe: clips.Recipe, stream: str, deliver: Callable[[Any, Picture], None]) -> None:
@@ -38,6 +43,7 @@ class LiveSource:
         self._loop = asyncio.get_running_loop()
         self._description: tuple[str, str] | None = None
         self._at = 0  # 90 kHz, goes on over pauses
+        self.sent_ms: OrderedDict[int, float] = OrderedDict()
 
     def description(self) -> tuple[str, str]:
         """and parameter sets; they are the same for each run of the encoder."""
@@ -97,7 +103,7 @@ class LiveSource:
             for unit in h264.access_units(data):
                 at = self._at + count * CLOCK // self._recipe.fps
                 with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-                    self._loop.call_soon_threadsafe(self._publish, stop, packed(unit, at))
+                    self._loop.call_soon_threadsafe(self._publish, stop, packed(unit, at), now_ms)
             count += 1
         self._at += count * CLOCK // self._recipe.fps
 
@@ -114,8 +120,11 @@ class LiveSource:
         timecode.write(luma, now_ms)
         return picture
 
-    def _publish(self, stop: threading.Event, picture: Picture) -> None:
+    def _publish(self, stop: threading.Event, picture: Picture, drawn_ms: int) -> None:
         if stop.is_set():
             return
+        self.sent_ms[drawn_ms] = time.time_ns() / 1e6
+        if len(self.sent_ms) > SENT_KEPT:
+            self.sent_ms.popitem(last=False)
         for player in tuple(self._players):
             self._deliver(player, picture)

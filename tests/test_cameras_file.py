@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.cameras_file import Put, Remove, Update, edit_cameras
-from gateway.errors import Conflict, NotFound
+from gateway.errors import ConfigError, Conflict, NotFound
 
 BLOCK = """\
 # Our street.
@@ -187,3 +188,21 @@ def test_the_example_changes_in_one_place() -> None:
     before, after = text.splitlines(), edited.splitlines()
     assert len(after) == len(before) - 2
     assert len(set(after) - set(before)) == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["\x97", ["\x97"], {"a": ["\u2028", {"\x85": "\ufeff"}]}, [[["x"] * 3] * 3], [1.5, None]]
+)
+def test_whatever_stands_for_a_value_is_written_so_that_it_is_read(value: object) -> None:
+    """Found by schemathesis: a control character within a list was a server error."""
+    edited = edit_cameras("cameras: []\n", [Put(entry={"id": "c1", "main": value})])
+    [camera] = yaml.safe_load(edited)["cameras"]
+    assert camera["main"] == value
+
+
+def test_a_value_nested_without_end_is_refused_or_written_but_ends_nothing() -> None:
+    value: object = "x"
+    for _ in range(900):
+        value = [value]
+    with contextlib.suppress(ConfigError, Conflict):  # anything else would be a server error
+        edit_cameras("cameras: []\n", [Put(entry={"id": "c1", "main": value})])

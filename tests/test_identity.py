@@ -13,10 +13,10 @@ from argon2 import PasswordHasher
 from gateway.access import Principal, Role
 from gateway.errors import NotAllowed, TooMany
 from gateway.identity import (
+    MAX_TOKENS_READ,
     JoinLimits,
     Keyring,
     LoginThrottle,
-    OnceOnly,
     Revocations,
     TokenKind,
     device_password,
@@ -46,22 +46,25 @@ def test_valid_from_issue_to_expiry_with_leeway() -> None:
             keyring.verify(text, now_s=now_s)
 
 
-def test_a_code_works_once_and_only_as_a_code() -> None:
-    used = OnceOnly()
+def test_a_token_read_before_still_expires_and_is_forgotten_in_the_end() -> None:
+    keyring = Keyring(KEY, leeway_s=0)
+    text = keyring.issue(DESK, TokenKind.ACCESS, now_s=1000, ttl_s=60)
+    first = keyring.verify(text, now_s=1000)
+    assert keyring.verify(text, now_s=1059) is first
+    with pytest.raises(NotAllowed, match="expired"):
+        keyring.verify(text, now_s=1060)
+    with pytest.raises(NotAllowed, match="kind"):
+        keyring.verify(text, now_s=1000, kinds=frozenset({TokenKind.CODE}))
+    for _ in range(MAX_TOKENS_READ):
+        keyring.verify(keyring.issue(DESK, TokenKind.ACCESS, now_s=1000, ttl_s=60), now_s=1000)
+    assert keyring.verify(text, now_s=1000) is not first
+
+
+def test_a_code_works_only_as_a_code() -> None:
     code = keyring.issue(DESK, TokenKind.CODE, now_s=NOW, ttl_s=60)
-
-    def redeem(text: str) -> Principal:
-        return keyring.redeem(
-            text, now_s=NOW, mark_used=lambda jti, until_s: used.mark(jti, until_s, now_s=NOW)
-        )
-
-    assert redeem(code) == DESK
-    with pytest.raises(NotAllowed):
-        redeem(code)
+    assert keyring.verify(code, now_s=NOW, kinds=frozenset({TokenKind.CODE})).principal == DESK
     with pytest.raises(NotAllowed):
         keyring.verify(code, now_s=NOW)
-    with pytest.raises(NotAllowed):
-        redeem(keyring.issue(DESK, TokenKind.ACCESS, now_s=NOW, ttl_s=60))
 
 
 def claims(**change: Any) -> dict[str, Any]:
@@ -138,15 +141,6 @@ def test_revocation_of_one_session_and_of_all() -> None:
     assert revoked.is_revoked(one.principal)  # by revoke_all still
 
 
-def test_once_only_is_bounded_and_forgets_none_too_early() -> None:
-    used = OnceOnly(limit=2)
-    assert used.mark("a", 10, now_s=0)
-    assert used.mark("b", 20, now_s=0)
-    assert not used.mark("c", 20, now_s=5)
-    assert used.mark("c", 20, now_s=11)
-    assert not used.mark("b", 20, now_s=11)
-
-
 def test_passwords_plain_hashed_and_missing() -> None:
     hashed = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("秘密")
     assert verify_password(hashed, "秘密")
@@ -198,21 +192,46 @@ def test_throttle_is_bounded() -> None:
 
 
 def test_join_limits_by_role_and_principal() -> None:
-    limits = JoinLimits({Role.STB: 2})
+    limits = JoinLimits(lambda who: {Role.STB: 2}.get(who.role, 0), rate=1000)
     box, other = Principal(sub="s1", role=Role.STB), Principal(sub="s2", role=Role.STB)
-    limits.join(box)
-    limits.join(box)
+    limits.join(box, now_s=0)
+    limits.join(box, now_s=0)
     with pytest.raises(TooMany):
-        limits.join(box)
-    limits.join(other)
+        limits.join(box, now_s=1)
+    limits.join(other, now_s=1)
     limits.leave(box)
-    limits.join(box)
+    limits.join(box, now_s=2)
     assert (limits.joined(box), limits.joined(other)) == (2, 1)
     with pytest.raises(TooMany):
-        limits.join(Principal(sub="x", role=Role.SERVICE))
+        limits.join(Principal(sub="x", role=Role.SERVICE), now_s=2)
     limits.leave(other)
     with pytest.raises(ValueError):
         limits.leave(other)
+
+
+def test_joins_a_second_are_limited_after_a_burst_and_say_when_to_come_back() -> None:
+    limits = JoinLimits(lambda who: 3, rate=2)
+    page, other = Principal(sub="s1", role=Role.STB), Principal(sub="s2", role=Role.STB)
+    for _ in range(3):
+        limits.join(page, now_s=10)
+        limits.leave(page)
+    with pytest.raises(TooMany) as refused:
+        limits.join(page, now_s=10.1)
+    assert refused.value.retry_after_s == pytest.approx(0.4)
+    limits.join(other, now_s=10.1)  # nobody else waits for it
+    limits.join(page, now_s=10.5)
+    with pytest.raises(TooMany):
+        limits.join(page, now_s=10.5)
+
+
+def test_join_limits_hold_no_more_than_who_is_there() -> None:
+    limits = JoinLimits(lambda who: 3, rate=2)
+    for number in range(5_000):
+        limits.join(Principal(sub=f"s{number}", role=Role.STB), now_s=number / 10)
+        if number != 7:
+            limits.leave(Principal(sub=f"s{number}", role=Role.STB))
+    assert len(limits._joined) <= 1_024 + 600 + 1
+    assert limits.joined(Principal(sub="s7", role=Role.STB)) == 1
 
 
 def test_a_token_of_json_bombs_or_of_megabytes_is_refused_not_decoded() -> None:

@@ -1,7 +1,7 @@
 """What a transaction of the alarm path announces: rows of the outbox, and the words for the resident.
 
 ack        {topic, payload, qos, retain}; payload null empties a retained message. Ordered per box.
-event      {type, data, lineage}. Ordered per alarm.
+event      News. Ordered per alarm.
 ring_plan  the brief that opens the alarm's call. The same alarm again means: only what it says may have
 changed.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
 from gateway import outbox
@@ -24,14 +25,18 @@ __all__ = [
     "KIND_EVENT",
     "KIND_RING",
     "MQTT_ROOT",
+    "News",
     "Stage",
     "ack",
     "announce_alarm",
+    "announce_event",
     "announce_ring",
     "announce_stage",
+    "announce_state",
     "audience_brief",
     "refusal",
     "stage_of",
+    "state_of",
 ]
 
 MQTT_ROOT = "pd/v1"
@@ -40,6 +45,24 @@ KIND_EVENT = "event"
 KIND_RING = "ring_plan"
 
 Json = dict[str, Any]
+
+
+class News(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of the page channel on its way through the outbox. data: JSON, encoded once for all pages; participants:
+    who takes part in an alarm, as `Participants` would say; incident: that of an alarm."""
+
+    type: str
+    id: str
+    lineage: tuple[str, ...]
+    data: msgspec.Raw
+    owner: str | None = None
+    over: bool = False
+    participants: tuple[str, ...] = ()
+    incident: str | None = None
+
+    def values(self) -> Json:
+        values: Json = msgspec.json.decode(self.data)
+        return values
 
 
 class Stage(StrEnum):
@@ -115,23 +138,56 @@ def announce_stage(
         more = {"who": row["acknowledged_name"]}
     payload = ack(pid or row["press_id"], row["id"], stage, now_ms, **more)
     announce_ack(connection, sid, payload)
-    state = {"alarm": row["id"], "stage": stage, "message": words(stage, row)}
-    if row["silent"]:
-        state["silent"] = True
-    retained = {
-        "topic": f"{MQTT_ROOT}/stb/{sid}/state",
-        "payload": None if stage is Stage.CLOSED else state,
-        "qos": 1,
-        "retain": True,
-    }
-    outbox.add(connection, KIND_ACK, f"stb/{sid}", retained)
+    announce_state(connection, row, None if stage is Stage.CLOSED else state_of(row, stage))
     return payload
+
+
+def state_of(row: Row, stage: Stage | None = None) -> Json:
+    """What a rebooted box resumes from; by default the furthest stage that is true."""
+    stage = stage or stage_of(row)
+    return {"alarm": row["id"], "stage": stage, "message": words(stage, row)}
+
+
+def announce_state(connection: Connection, row: Row, state: Json | None) -> None:
+    """The retained state of the box that raised the alarm. None: there is nothing to show."""
+    sid = str(row["source"]).partition("/")[2]
+    if state is not None and row["silent"]:
+        state = {**state, "silent": True}
+    retained = {"topic": f"{MQTT_ROOT}/stb/{sid}/state", "payload": state, "qos": 1, "retain": True}
+    outbox.add(connection, KIND_ACK, f"stb/{sid}", retained)
 
 
 def announce_alarm(connection: Connection, row: Row, deadlines: Mapping[DeadlineKind, int]) -> None:
     """The alarm as it is now, to every page that may see it."""
-    event = {"type": "alarm", "data": alarm_view(row, deadlines), "lineage": lineage_of(row)}
-    outbox.add(connection, KIND_EVENT, f"alarm/{row['id']}", event)
+    over = row["closed_at"] is not None or row["cleared_at"] is not None
+    taking_part = tuple(sub for sub in (row["acknowledged_sub"], row["worker_id"]) if sub)
+    view = alarm_view(row, deadlines)
+    announce_event(connection, "alarm", view, lineage_of(row), over=over, participants=taking_part)
+
+
+def announce_event(
+    connection: Connection,
+    type: str,
+    data: Json,
+    lineage: tuple[str, ...],
+    *,
+    owner: str | None = None,
+    over: bool = False,
+    participants: tuple[str, ...] = (),
+) -> None:
+    """owner: whose it is besides the area's; over: an alarm for which no phone may ring any more; participants: see News."""
+    encoded = msgspec.Raw(msgspec.json.encode(data))
+    news = News(
+        type=type,
+        id=data["id"],
+        lineage=lineage,
+        owner=owner,
+        over=over,
+        participants=participants,
+        incident=data.get("incident_id"),
+        data=encoded,
+    )
+    outbox.add(connection, KIND_EVENT, f"{type}/{data['id']}", news)
 
 
 def audience_brief(row: Row) -> Json:

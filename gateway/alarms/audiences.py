@@ -15,29 +15,44 @@ alarm is announced again with an entry `nobody_reached` in its timeline.
 from __future__ import annotations
 
 import datetime
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Index, Integer, Table, Text, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    Table,
+    Text,
+    bindparam,
+    insert,
+    select,
+    update,
+)
 
 from gateway import outbox
 from gateway.alarms.escalation import Effect, Level
 from gateway.district import Volunteer
-from gateway.geo import Position, distance_m
-from gateway.store import defer, flush, metadata
+from gateway.geo import EARTH_RADIUS_M, Position, distance_m
+from gateway.store import Prepared, defer, flush, metadata
 
 __all__ = [
     "KIND_AUDIENCE",
     "Audience",
     "Reach",
+    "Volunteers",
     "added_by",
     "call_on",
+    "call_on_everybody",
     "deliveries_of",
     "delivery_table",
     "note_first",
     "reached",
-    "volunteers_near",
 ]
 
 KIND_AUDIENCE = "audience"
@@ -78,6 +93,18 @@ delivery_table = Table(
 Index("ix_alarm_delivery_subject", delivery_table.c.subject, delivery_table.c.id)
 
 
+_CALL_ON = Prepared(
+    insert(delivery_table).values(
+        {name: bindparam(name) for name in ("subject", "audience", "channel", "at")}
+    )
+)
+_REACHED = Prepared(
+    update(delivery_table)
+    .where(delivery_table.c.id == bindparam("of_delivery"), delivery_table.c.delivered_at.is_(None))
+    .values(delivered_at=bindparam("delivered_at"), reached=bindparam("reached"))
+)
+
+
 def added_by(added: Iterable[Level], effects: Iterable[Effect]) -> list[Audience]:
     """The audiences that a step of the escalation adds."""
     found = [audience for level in added for audience in _OF_LEVEL[level]]
@@ -86,6 +113,19 @@ def added_by(added: Iterable[Level], effects: Iterable[Effect]) -> list[Audience
     if Effect.PROMPT_POLICE in effects:
         found.append(Audience.POLICE)
     return found
+
+
+def call_on_everybody(
+    connection: Connection, subject: str, payload: Json, now_ms: int, *, told: Level | None, peaceful: bool
+) -> None:
+    """Severity 4: all who have not been told yet. told: the highest level that was; peaceful: volunteers, too."""
+    levels = tuple(Level)
+    left = levels if told is None else levels[levels.index(told) + 1 :]
+    effects = [Effect.PROMPT_POLICE] if Level.LEADER in left else []
+    if peaceful and Level.STREET in left:
+        effects.append(Effect.OFFER_VOLUNTEERS)
+    for audience in added_by(left, effects):
+        call_on(connection, subject, audience, now_ms, payload)
 
 
 def note_first(connection: Connection, alarm_id: str, level: Level, now_ms: int) -> None:
@@ -105,19 +145,15 @@ def call_on(connection: Connection, subject: str, audience: Audience, now_ms: in
     """Records the delivery that is due and announces it."""
     channel = "prompt" if audience is Audience.POLICE else "event"
     row = {"subject": subject, "audience": audience, "channel": channel, "at": now_ms}
-    number = connection.execute(insert(delivery_table), row).lastrowid
+    number = _CALL_ON.run(connection, row).lastrowid
     message = {**payload, "delivery": number, "audience": audience, "channel": channel}
     outbox.add(connection, KIND_AUDIENCE, subject, message)
 
 
 def reached(connection: Connection, number: int, count: int, now_ms: int) -> bool:
     """Takes down how many were reached. False: it was known already."""
-    changed = connection.execute(
-        update(delivery_table)
-        .where(delivery_table.c.id == number, delivery_table.c.delivered_at.is_(None))
-        .values(delivered_at=now_ms, reached=count)
-    )
-    return changed.rowcount == 1
+    values = {"of_delivery": number, "delivered_at": now_ms, "reached": count}
+    return _REACHED.run(connection, values).rowcount == 1
 
 
 def deliveries_of(connection: Connection, subject: str) -> list[Json]:
@@ -132,15 +168,23 @@ def deliveries_of(connection: Connection, subject: str) -> list[Json]:
     return [dict(row) for row in rows.mappings()]
 
 
-def volunteers_near(
-    volunteers: Iterable[Volunteer], place: Position, *, radius_m: float, now_ms: int
-) -> list[str]:
-    """Ids of those within the radius who opted in for this hour, nearest first."""
-    clock = datetime.datetime.fromtimestamp(now_ms / 1000, CHINA)
-    minute = clock.hour * 60 + clock.minute
-    near = [
-        (distance_m(one.position, place), one.id)
-        for one in volunteers
-        if one.position is not None and one.available_at(minute)
-    ]
-    return [id for metres, id in sorted(near) if metres <= radius_m]
+class Volunteers:
+    """Those of a district, by latitude: thousands of them, and each escalation asks for the few around its place."""
+
+    def __init__(self, volunteers: Iterable[Volunteer]) -> None:
+        sited = [(one.position.lat, one.id, one) for one in volunteers if one.position is not None]
+        self._ordered = [one for _, _, one in sorted(sited, key=lambda item: item[:2])]
+        self._lats = [one.position.lat for one in self._ordered if one.position is not None]
+
+    def near(self, place: Position, *, radius_m: float, now_ms: int) -> list[str]:
+        """Ids of those within the radius who opted in for this hour, nearest first."""
+        clock = datetime.datetime.fromtimestamp(now_ms / 1000, CHINA)
+        minute = clock.hour * 60 + clock.minute
+        reach = math.degrees(1.01 * radius_m / EARTH_RADIUS_M)
+        low, high = bisect_left(self._lats, place.lat - reach), bisect_right(self._lats, place.lat + reach)
+        found = [
+            (distance_m(one.position, place), one.id)
+            for one in self._ordered[low:high]
+            if one.position is not None and one.available_at(minute)
+        ]
+        return [id for metres, id in sorted(found) if metres <= radius_m]

@@ -27,12 +27,20 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.errors import Unavailable
 
-__all__ = ["Broker", "BrokerSettings", "acl_text", "config_text", "end_left_behind", "password_line"]
+__all__ = [
+    "Broker",
+    "BrokerSettings",
+    "BrokerTls",
+    "acl_text",
+    "config_text",
+    "end_left_behind",
+    "password_line",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +54,25 @@ _DENIED = re.compile(rb"Denied PUBLISH from (\S+) \(.*?'([^']*)'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerTls:
+    """A second listener, with TLS 1.2 or newer, for devices outside. certificate and key: PEM files. port 0: any free one."""
+
+    host: str
+    port: int
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSettings:
     """port 0: any free one. max_packet_bytes: of a whole MQTT packet; presses and acks are far smaller."""
 
     host: str = "127.0.0.1"
     port: int = 1883
     root: str = "pd/v1"
+    program: str = "mosquitto"
     max_packet_bytes: int = 8192
+    tls: BrokerTls | None = None
     max_inflight: int = 1000
     max_queued: int = 10_000
     max_queued_bytes: int = 16 * 1024 * 1024
@@ -107,10 +127,22 @@ def config_text(settings: BrokerSettings, port: int, directory: Path) -> str:
             "log_type notice",
             "log_type debug",  # the only type under which a denied PUBLISH is told
             f"listener {port} {settings.host}",
+            *_tls_listener(settings.tls),
             "use_username_as_clientid true",
             "",
         ]
     )
+
+
+def _tls_listener(tls: BrokerTls | None) -> list[str]:
+    if tls is None:
+        return []
+    return [
+        f"listener {tls.port} {tls.host}",
+        f"certfile {tls.certificate}",
+        f"keyfile {tls.key}",
+        "tls_version tlsv1.2",  # or newer
+    ]
 
 
 class Broker:
@@ -144,6 +176,11 @@ class Broker:
         self._last_words: list[str] = []
 
     @property
+    def tls_address(self) -> tuple[str, int] | None:
+        """Of the listener with TLS, if there is one."""
+        return None if self._settings.tls is None else (self._settings.tls.host, self._settings.tls.port)
+
+    @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
@@ -152,14 +189,13 @@ class Broker:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        if program is None:
-            raise Unavailable(
-                "no mosquitto on this machine: install it (apt install mosquitto) or set mqtt: off"
-            )
+        program = self._program()
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         await self._end_predecessor()
         self.port = _free_port(self.host, self._settings.port)
+        if (tls := self._settings.tls) is not None:
+            tls = replace(tls, port=_free_port(tls.host, tls.port))
+            self._settings = replace(self._settings, tls=tls)
         await asyncio.to_thread(self._write_files)
         await self._spawn(program)
 
@@ -176,13 +212,20 @@ class Broker:
             self.restarts += 1
             await asyncio.sleep(RESTART_S[min(failures, len(RESTART_S) - 1)])
             try:
-                await self._spawn(
-                    shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin") or "mosquitto"
-                )
+                await self._spawn(self._program())
                 failures = 0
             except Unavailable as exc:
                 failures += 1
                 logger.error("mosquitto doesn't come up: %s", exc)
+
+    def _program(self) -> str:
+        name = self._settings.program
+        program = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        if program is None:
+            raise Unavailable(
+                f"no {name} on this machine: install it (apt install mosquitto) or set mqtt: off"
+            )
+        return program
 
     async def update_passwords(self, passwords: Mapping[str, str]) -> None:
         """New credentials without a restart; who is connected stays."""

@@ -15,11 +15,10 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, func, select, update
 
-from gateway import outbox
-from gateway.alarms import records
+from gateway.alarms import follow_up, records
 from gateway.alarms.alarm import Event, Handling, change_handling
-from gateway.alarms.announce import KIND_EVENT, Json, Stage, announce_alarm, announce_stage
-from gateway.alarms.audiences import Audience, call_on, deliveries_of
+from gateway.alarms.announce import Json, Stage, announce_alarm, announce_event, announce_stage
+from gateway.alarms.audiences import Audience, call_on, call_on_everybody, deliveries_of
 from gateway.alarms.incident import (
     ENDS,
     TRANSITIONS,
@@ -40,9 +39,11 @@ __all__ = ["CaseDesk", "announce_incident", "incident_view", "open_incident"]
 
 CHINA = datetime.timezone(datetime.timedelta(hours=8))
 HAND_OVER = ("110", "12345")
+NUMBER_LIMIT = 64
 MERGE_M, MERGE_MS = 150.0, 7_200_000
 _AT_WORK = (IncidentState.REPORTED, IncidentState.DISPATCHED, IncidentState.HANDLING)
 _OPEN_TASKS = frozenset({TaskState.OFFERED, TaskState.ACCEPTED, TaskState.EN_ROUTE, TaskState.ON_SCENE})
+_COMES_BACK = (Transition.TAKE_BACK, Transition.SUBMIT, Transition.CANCEL)
 _HANDLING_STEPS = ("incident.dispatch", "incident.handle", "incident.submit")
 
 
@@ -120,8 +121,13 @@ def open_incident(
 
 
 def announce_incident(connection: Connection, row: Row) -> None:
-    event = {"type": "incident", "data": incident_view(row), "lineage": records.lineage_of(row)}
-    outbox.add(connection, KIND_EVENT, f"incident/{row['id']}", event)
+    announce_event(connection, "incident", incident_view(row), records.lineage_of(row))
+
+
+def _brief(row: Row) -> Json:
+    """What an audience is told at once; its pages fetch the rest."""
+    named = {key: row[key] for key in ("number", "place_label")}
+    return {"incident_id": row["id"], **named, "lineage": records.lineage_of(row)}
 
 
 def incident_view(row: Row) -> Json:
@@ -173,8 +179,9 @@ class CaseDesk:
         """An incident without an alarm: a gridworker's 上报 or a click on the operator's map."""
         now_ms = self._clock()
         incident_id = self._new_id(now_ms)
-        row = await self._store.write(
-            lambda c: open_incident(
+
+        def step(c: Connection) -> Row:
+            row = open_incident(
                 c,
                 incident_id,
                 by,
@@ -191,17 +198,21 @@ class CaseDesk:
                 note=note,
                 action_ms=self._action_ms,
             )
-        )
-        return incident_view(row)
+            if severity == 4:
+                brief = {**_brief(row), "position": incident_view(row)["position"]}
+                call_on_everybody(c, f"incident/{incident_id}", brief, now_ms, told=None, peaceful=True)
+            return row
+
+        return incident_view(await self._store.write(step))
 
     async def list(
         self,
         *,
         state: IncidentState | None = None,
         limit: int = 100,
-        visible: Callable[[tuple[str, ...]], bool] = lambda lineage: True,
+        visible: Callable[[tuple[str, ...], str], bool] = lambda lineage, incident_id: True,
     ) -> list[Json]:
-        """Newest first."""
+        """Newest first. `visible(lineage, incident_id)` says whether the caller may see it."""
 
         def query(c: Connection) -> list[Json]:
             statement = select(incident_table).order_by(
@@ -211,7 +222,7 @@ class CaseDesk:
                 statement = statement.where(incident_table.c.state == state)
             found: list[Json] = []
             for row in c.execute(statement).mappings():
-                if visible(records.lineage_of(dict(row))):
+                if visible(records.lineage_of(dict(row)), row["id"]):
                     found.append(incident_view(dict(row)))
                     if len(found) >= limit:
                         break
@@ -230,7 +241,7 @@ class CaseDesk:
         return alarm_id
 
     async def get(self, incident_id: str) -> Json:
-        """With `timeline` from the audit trail, and `deliveries`. Raises NotFound."""
+        """With `timeline` and `hand_overs` from the audit trail, and `deliveries`. Raises NotFound."""
 
         def query(c: Connection) -> Json:
             view = incident_view(records.load_incident(c, incident_id))
@@ -244,6 +255,7 @@ class CaseDesk:
                 {"at": at, "event": action.partition(".")[2], "by": who, "detail": records.decode(detail)}
                 for at, action, who, detail in rows
             ]
+            view["hand_overs"] = _hand_overs(view["timeline"])
             view["deliveries"] = deliveries_of(c, f"incident/{incident_id}")
             return view
 
@@ -303,16 +315,11 @@ class CaseDesk:
 
         def step(c: Connection) -> Json:
             row = records.load_incident(c, incident_id)
-            if row["state"] not in (IncidentState.VERIFYING, IncidentState.RATED):
+            if row["state"] not in follow_up.ANSWERABLE:
                 raise Conflict("只有待核查的事件可以回访", state=row["state"])
-            if source is not None:
-                concerned = select(alarm_table.c.id).where(
-                    alarm_table.c.incident_id == incident_id,
-                    alarm_table.c.source == source,
-                    alarm_table.c.verified,
-                )
-                if c.execute(concerned).first() is None:
-                    raise NotAllowed("this box did not raise the incident's alarm")
+            asked = {alarm["source"] for alarm in follow_up.residents(c, incident_id)}
+            if source is not None and source not in asked:
+                raise NotAllowed("this box did not raise the incident's alarm")
             values = {"satisfied": satisfied, "follow_up_at": now_ms, "changed_at": now_ms}
             c.execute(update(incident_table).where(incident_table.c.id == incident_id).values(**values))
             audit(
@@ -325,6 +332,7 @@ class CaseDesk:
             )
             row = {**row, **values}
             announce_incident(c, row)
+            follow_up.settle(c, incident_id)
             return incident_view(row)
 
         return await self._store.write(step)
@@ -376,13 +384,7 @@ class CaseDesk:
                     .values(action_by=now_ms + self._action_ms)
                 )
                 audit(c, who="system", action="incident.overdue", subject=subject, detail={}, now_ms=now_ms)
-                brief = {
-                    "incident_id": incident_id,
-                    "number": row["number"],
-                    "place_label": row["place_label"],
-                    "lineage": records.lineage_of(row),
-                }
-                call_on(c, subject, Audience.SUPERVISOR, now_ms, brief)
+                call_on(c, subject, Audience.SUPERVISOR, now_ms, _brief(row))
             return len(overdue)
 
         try:
@@ -416,20 +418,25 @@ class CaseDesk:
         if transition is Transition.TRANSFER:
             if said.get("to") not in HAND_OVER:
                 raise ProtocolError(f"detail.to must be one of {', '.join(HAND_OVER)}")
+            number = said.get("number", "")
+            if not isinstance(number, str) or len(number) > NUMBER_LIMIT:
+                raise ProtocolError(f"detail.number is theirs of the case, at most {NUMBER_LIMIT} characters")
             values["transferred_to"] = said["to"]
         elif transition is Transition.DISPATCH and row["dispatched_at"] is None:
             values["dispatched_at"] = now_ms
         elif transition is Transition.SUBMIT:
             values["submitted_at"] = now_ms
         elif transition is Transition.REOPEN:
-            values["reopened"] = row["reopened"] + 1
+            # The answer was about the handling that was not good enough; the trail keeps it.
+            values |= {"reopened": row["reopened"] + 1, "follow_up_at": None, "satisfied": None}
         elif transition is Transition.RATE:
             score = said.get("score")
             if score is not None and (not isinstance(score, int) or not 1 <= score <= 5):
                 raise ProtocolError("detail.score must be 1..5")
             values["score"] = score
-            if isinstance(said.get("satisfied"), bool):
-                values["satisfied"] = said["satisfied"]
+            answered, implied = follow_up.before_rating(c, row, said, now_ms)
+            values |= answered
+            said = {**said, **implied}
         elif transition is Transition.MERGE:
             into = records.load_incident(c, str(said.get("into")))
             if into["id"] == incident_id or IncidentState(into["state"]) in ENDS:
@@ -447,6 +454,10 @@ class CaseDesk:
             now_ms=now_ms,
         )
         announce_incident(c, row)
+        if after is IncidentState.VERIFYING:
+            follow_up.ask(c, row)
+        elif before is IncidentState.VERIFYING:
+            follow_up.settle(c, incident_id)
         if transition is Transition.RATE:
             settle_tasks(c, row, TaskEvent.VERIFY, by, now_ms, only=frozenset({TaskState.DONE}))
         elif transition is Transition.REOPEN:
@@ -456,6 +467,19 @@ class CaseDesk:
         if after in ENDS:
             _close_alarms(c, incident_id, now_ms)
         return row
+
+
+def _hand_overs(timeline: list[Json]) -> list[Json]:
+    """To 110 and 12345, oldest first: when, by whom, their number of the case, and when it came back."""
+    found: list[Json] = []
+    for entry in timeline:
+        detail = entry["detail"]
+        if entry["event"] == Transition.TRANSFER:
+            said = {key: detail.get(key, "") for key in ("to", "number", "name", "note")}
+            found.append({"at": entry["at"], "by": entry["by"], **said, "back_at": None})
+        elif found and found[-1]["back_at"] is None and entry["event"] in _COMES_BACK:
+            found[-1]["back_at"] = entry["at"]
+    return found
 
 
 def _handlers(connection: Connection, incident_id: str) -> frozenset[str]:

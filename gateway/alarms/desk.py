@@ -7,20 +7,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, func, select
 from ulid import ULID
 
-from gateway import outbox
 from gateway.alarms import announce, audiences, escalation, intake, records
 from gateway.alarms.alarm import Event, Handling, Outcome, change_handling
 from gateway.alarms.announce import (
-    KIND_ACK,
-    KIND_EVENT,
-    KIND_RING,
     Json,
     Stage,
     ack_message,
@@ -29,13 +25,15 @@ from gateway.alarms.announce import (
     refusal,
 )
 from gateway.alarms.casework import open_incident
-from gateway.alarms.dispatch import CameraChoice, WorkerChoice, rank_cameras, rank_workers
+from gateway.alarms.deliveries import Publication, PublishEvents, PublishMqtt, Ring, courier_of
+from gateway.alarms.dispatch import CameraChoice, WorkerChoice, rank_cameras
 from gateway.alarms.escalation import DeadlineKind, Effect, Level
 from gateway.alarms.gate import Gate
 from gateway.alarms.incident import ENDS, IncidentState
 from gateway.alarms.policy import Actor, AlarmSettings
 from gateway.alarms.press import (
     MAX_BYTES,
+    Kind,
     PlaceKind,
     Refusal,
     parse_cancel,
@@ -45,30 +43,15 @@ from gateway.alarms.press import (
 )
 from gateway.alarms.records import Row, alarm_table, deadline_table, incident_table
 from gateway.alarms.roster import Roster
-from gateway.alarms.tasks import KIND_TASK
 from gateway.alarms.world import World
 from gateway.audit import audit
 from gateway.errors import Conflict, ProtocolError, Unavailable
 from gateway.geo import Position
 from gateway.store import Store
 
-__all__ = ["AlarmDesk", "PublishEvent", "PublishMqtt", "Ring"]
+__all__ = ["AlarmDesk"]
 
 logger = logging.getLogger(__name__)
-
-
-class PublishMqtt(Protocol):
-    """Returns when the broker has confirmed the message (QoS 1). Raises to be tried again. payload b""
-    empties a retained topic.
-    """
-
-    async def __call__(self, topic: str, payload: bytes, qos: int, retain: bool) -> None: ...
-
-
-PublishEvent = Callable[[str, Json, tuple[str, ...]], Awaitable[None]]
-"""(type, data, lineage: codes of the areas around it)."""
-Ring = Callable[[Json], Awaitable[None]]
-"""Takes the alarm's brief (announce.announce_ring). The same alarm may come again."""
 
 
 # AlarmDesk has a method `list`, which hides the type within the class.
@@ -91,31 +74,25 @@ class AlarmDesk:
         roster: Roster,
         camera_health: Callable[[str], bool],
         publish_mqtt: PublishMqtt,
-        publish_event: PublishEvent,
+        publish_events: PublishEvents,
         ring: Ring,
         reach: audiences.Reach,
         clock: Callable[[], int],
     ) -> None:
-        self._reach = reach
         self._store = store
         self._world = world
         self._settings = settings
         self._roster = roster
         self._camera_health = camera_health
         self._publish_mqtt = publish_mqtt
-        self._publish_event = publish_event
-        self._ring = ring
         self._clock = clock
-        self._courier = outbox.Courier(
+        self._courier = courier_of(
             store,
-            {
-                KIND_ACK: self._deliver_ack,
-                KIND_EVENT: self._deliver_event,
-                KIND_RING: self._deliver_ring,
-                audiences.KIND_AUDIENCE: self._deliver_audience,
-                KIND_TASK: self._deliver_task,
-            },
-            at_once={KIND_RING: 8},  # each opens a call: a storm of them must not hold up the acks
+            publish_mqtt=self._publish,
+            publish_events=publish_events,
+            ring=ring,
+            reach=reach,
+            clock=clock,
         )
         self._gate = Gate(store, settings)
         self._deadlines_changed = asyncio.Event()
@@ -284,6 +261,8 @@ class AlarmDesk:
                 "police": police,
             }
             if outcome is Outcome.INCIDENT:
+                if row["kind"] == Kind.TEST:
+                    raise Conflict("测试或演练的报警不能立为事件", kind=row["kind"])
                 values["incident_id"] = incident_id
                 open_incident(
                     c,
@@ -312,6 +291,13 @@ class AlarmDesk:
             self._log(
                 c, row, "triaged", by, now_ms, outcome=outcome, note=note, severity=severity, police=police
             )
+            if outcome is Outcome.INCIDENT and severity == 4:
+                peaceful = not row["silent"] and row["kind"] not in self._settings.escalation.violence
+                brief, told = announce.audience_brief(row), Level(row["level"])
+                audiences.call_on_everybody(
+                    c, f"alarm/{row['id']}", brief, now_ms, told=told, peaceful=peaceful
+                )
+                row = records.update_alarm(c, row, level=Level.LEADER)
             return self._progress(c, row, handling, now_ms)
 
         return await self._step(alarm_id, step)
@@ -393,9 +379,9 @@ class AlarmDesk:
         handling: Handling | None = None,
         open_only: bool = False,
         limit: int = 100,
-        visible: Callable[[tuple[str, ...]], bool] = lambda lineage: True,
+        visible: Callable[[tuple[str, ...], str], bool] = lambda lineage, alarm_id: True,
     ) -> Alarms:
-        """Newest first, in list form. `visible(lineage)` says whether the caller may see it."""
+        """Newest first, in list form. `visible(lineage, alarm_id)` says whether the caller may see it."""
 
         def query(c: Connection) -> Alarms:
             statement = select(alarm_table).order_by(
@@ -408,7 +394,7 @@ class AlarmDesk:
             found: Alarms = []
             for mapping in c.execute(statement).mappings():
                 row = dict(mapping)
-                if visible(records.lineage_of(row)):
+                if visible(records.lineage_of(row), row["id"]):
                     found.append(records.alarm_view(row, records.load_deadlines(c, row["id"])))
                     if len(found) >= limit:
                         break
@@ -461,6 +447,12 @@ class AlarmDesk:
             watched=watched,
         )
 
+    def cameras_of(self, alarm: Mapping[str, Any]) -> Sequence[str]:
+        """Ids of the cameras around an alarm in its JSON form, best first."""
+        place = alarm["place"]
+        where, watched = place["position"], place["ref"] if place["kind"] == PlaceKind.CAMERA else None
+        return [] if where is None else [c.id for c in self.cameras_at(Position(**where), watched=watched)]
+
     def workers_at(
         self,
         position: Position,
@@ -471,9 +463,8 @@ class AlarmDesk:
         now_ms: int | None = None,
     ) -> Workers:
         """Best first. `grid` None: the grid that the position lies in."""
-        return rank_workers(
+        return self._roster.crowd.rank(
             self._settings.dispatch,
-            self._roster.states(),
             position,
             grid=grid or self._world.area_at(position).grid,
             now_ms=self._clock() if now_ms is None else now_ms,
@@ -653,44 +644,11 @@ class AlarmDesk:
         """An answer that changed nothing is not worth a transaction: it is published at once."""
         if via == "mqtt":
             message = ack_message(sid, payload)
-            await self._publish_mqtt(message["topic"], msgspec.json.encode(payload), 1, False)
+            await self._publish_mqtt([(message["topic"], msgspec.json.encode(payload), 1, False)])
         return payload
 
-    async def _deliver_ack(self, message: outbox.Message) -> None:
-        row: Mapping[str, Any] = message.payload
-        payload = b"" if row["payload"] is None else msgspec.json.encode(row["payload"])
-        await self._publish_mqtt(row["topic"], payload, row["qos"], row["retain"])
-
-    async def _deliver_event(self, message: outbox.Message) -> None:
-        row: Mapping[str, Any] = message.payload
-        await self._publish_event(row["type"], row["data"], tuple(row["lineage"]))
-
-    async def _deliver_audience(self, message: outbox.Message) -> None:
-        """Reaches for them and takes down how many there were; that there was nobody is told to the desk at once."""
-        payload: Json = message.payload
-        count = await self._reach(payload)
-        now_ms = self._clock()
-
-        def note(c: Connection) -> None:
-            if not audiences.reached(c, payload["delivery"], count, now_ms) or count:
-                return
-            kind, _, id = message.key.partition("/")
-            if kind == "alarm":
-                row = records.load(c, id)
-                records.add_timeline(
-                    c, id, at=now_ms, event="nobody_reached", by="system", audience=payload["audience"]
-                )
-                announce_alarm(c, row, records.load_deadlines(c, id))
-
-        await self._store.write(note)
-
-    async def _deliver_task(self, message: outbox.Message) -> None:
-        task = message.payload
-        topic = f"{announce.MQTT_ROOT}/w/{task['worker']}/task"
-        await self._publish_mqtt(topic, msgspec.json.encode(task["message"]), 1, False)
-
-    async def _deliver_ring(self, message: outbox.Message) -> None:
-        await self._ring(message.payload)
+    async def _publish(self, publications: Sequence[Publication]) -> None:
+        await self._publish_mqtt(publications)
 
 
 _NOT_ACKNOWLEDGED: dict[str, None] = {

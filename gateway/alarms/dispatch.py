@@ -23,7 +23,7 @@ GPS fix. Brute force over 589 workers or 768 cameras takes tens of microseconds;
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,6 +35,7 @@ from gateway.geo import EARTH_RADIUS_M, Position
 
 __all__ = [
     "CameraChoice",
+    "Crowd",
     "DispatchSettings",
     "Duty",
     "Freshness",
@@ -142,6 +143,102 @@ def freshness(settings: DispatchSettings, fix_at: int | None, now_ms: int) -> Fr
     return Freshness.LAST_RESORT if age <= settings.last_resort_ms else Freshness.CENTROID
 
 
+class Crowd:
+    """Workers as arrays, ranked again and again: what does not change with the place is laid out once."""
+
+    def __init__(self, workers: Iterable[WorkerState] = ()) -> None:
+        self._states = list(workers)
+        count = len(self._states)
+        self._index = {worker.id: i for i, worker in enumerate(self._states)}
+        self._lat, self._lon = np.full(count, np.nan), np.full(count, np.nan)
+        self._home_lat, self._home_lon = np.full(count, np.nan), np.full(count, np.nan)
+        self._fix_at = np.full(count, np.nan)
+        self._accuracy, self._speed = np.zeros(count), np.zeros(count)
+        self._duty = np.zeros(count, dtype=np.int8)
+        self._grids: dict[str | None, int] = {None: 0}
+        self._grid = np.zeros(count, dtype=np.int32)
+        self._by_id = np.zeros(count, dtype=np.int32)  # the id as a number that sorts alike
+        for number, i in enumerate(sorted(range(count), key=lambda i: self._states[i].id)):
+            self._by_id[i] = number
+        for worker in self._states:
+            self.put(worker)
+
+    def put(self, worker: WorkerState) -> None:
+        """What is known now of one of them."""
+        i = self._index[worker.id]
+        self._states[i] = worker
+        fixed = worker.position is not None and worker.fix_at is not None
+        self._lat[i], self._lon[i] = _degrees(worker.position)
+        self._home_lat[i], self._home_lon[i] = _degrees(worker.centroid)
+        self._fix_at[i] = worker.fix_at if fixed else np.nan
+        self._accuracy[i], self._speed[i] = worker.accuracy_m, worker.speed_mps
+        self._duty[i] = {Duty.ON: 1, Duty.BUSY: 2}.get(worker.duty, 0)
+        self._grid[i] = self._grids.setdefault(worker.grid, len(self._grids))
+
+    def rank(
+        self,
+        settings: DispatchSettings,
+        place: Position,
+        *,
+        grid: str | None,
+        now_ms: int,
+        exclude: Collection[str] = frozenset(),
+        busy_too: bool = False,
+        limit: int = 10,
+    ) -> list[WorkerChoice]:
+        """Best first. Workers without any position (no fix, no centroid) are left out, unless the place lies
+        in their grid.
+        """
+        wanted = self._duty > 0 if busy_too else self._duty == 1
+        for worker_id in exclude:
+            if (excluded := self._index.get(worker_id)) is not None:
+                wanted[excluded] = False
+        pool = np.flatnonzero(wanted)
+        if not len(pool):
+            return []
+        age_ms = now_ms - self._fix_at[pool]  # NaN without a fix: not within any limit below
+        within = [
+            age_ms <= limit_ms
+            for limit_ms in (settings.fresh_ms, settings.usable_ms, settings.last_resort_ms)
+        ]
+        grades = np.select(within, [0, 1, 2], default=3)
+        lost = grades == 3
+        lat = np.where(lost, self._home_lat[pool], self._lat[pool])
+        lon = np.where(lost, self._home_lon[pool], self._lon[pool])
+        east, north = _offset(place, lat, lon)
+        distance = np.hypot(east, north)
+        known = ~np.isnan(distance)
+        distance = np.where(known, distance, np.inf)
+        # A fresh fix counts as it is; an older one may have moved on since.
+        moved = np.where(grades == 0, 0.0, self._speed[pool] * np.nan_to_num(age_ms) / 1000)
+        radius = self._accuracy[pool] + moved
+        own = self._grid[pool] == self._grids.get(grid, -1) if grid is not None else np.zeros(len(pool), bool)
+        busy = self._duty[pool] == 2
+        far_edge = np.where(lost, distance, distance + radius)
+        tier = np.maximum(grades, 1)  # fresh and usable compete by their circle
+        # Lexicographic, the last key is the first one looked at; the id makes ties stable.
+        sequence = np.lexsort((self._by_id[pool], far_edge, tier, busy))
+        sequence = sequence[(known | own)[sequence]]
+        order: list[int] = sequence.tolist()
+        last = settings.own_grid_within - 1
+        for at in np.flatnonzero((own & ~busy)[sequence]).tolist():
+            if at > last:
+                order.insert(last, order.pop(at))
+        return [
+            _choice(
+                settings,
+                self._states[pool[i]],
+                _FRESHNESS[grades[i]],
+                metres=float(distance[i]) if known[i] else 0.0,
+                age_s=float(age_ms[i]) / 1000,
+                radius=float(radius[i]),
+                own=bool(own[i]),
+                busy=bool(busy[i]),
+            )
+            for i in order[:limit]
+        ]
+
+
 def rank_workers(
     settings: DispatchSettings,
     workers: Iterable[WorkerState],
@@ -149,63 +246,44 @@ def rank_workers(
     *,
     grid: str | None,
     now_ms: int,
-    exclude: frozenset[str] = frozenset(),
+    exclude: Collection[str] = frozenset(),
     busy_too: bool = False,
     limit: int = 10,
 ) -> list[WorkerChoice]:
-    """Best first. Workers without any position (no fix, no centroid) are left out, unless the place lies
-    in their grid.
-    """
-    wanted = (Duty.ON, Duty.BUSY) if busy_too else (Duty.ON,)
-    pool = [w for w in workers if w.duty in wanted and w.id not in exclude]
-    if not pool:
-        return []
-    grades = np.array(
-        [_FRESHNESS.index(freshness(settings, w.fix_at if w.position else None, now_ms)) for w in pool]
+    """Crowd.rank() of workers that are ranked only once."""
+    return Crowd(workers).rank(
+        settings, place, grid=grid, now_ms=now_ms, exclude=exclude, busy_too=busy_too, limit=limit
     )
-    where = [w.centroid if grade == 3 else w.position for w, grade in zip(pool, grades, strict=True)]
-    known = np.array([point is not None for point in where])
-    lat = np.array([place.lat if point is None else point.lat for point in where])
-    lon = np.array([place.lon if point is None else point.lon for point in where])
-    east, north = _offset(place, lat, lon)
-    distance = np.where(known, np.hypot(east, north), np.inf)
-    age_s = np.array([0.0 if w.fix_at is None else (now_ms - w.fix_at) / 1000 for w in pool])
-    radius = np.array([w.accuracy_m for w in pool])
-    # A fresh fix counts as it is; an older one may have moved on since.
-    radius = radius + np.where(grades == 0, 0.0, np.array([w.speed_mps for w in pool]) * age_s)
-    own = np.array([grid is not None and w.grid == grid for w in pool])
-    far_edge = np.where(grades == 3, distance, distance + radius)
-    tier = np.maximum(grades, 1)  # fresh and usable compete by their circle
-    busy = np.array([w.duty is Duty.BUSY for w in pool])
-    # Lexicographic, the last key is the first one looked at; the id makes ties stable.
-    order = [int(i) for i in np.lexsort((np.array([w.id for w in pool]), far_edge, tier, busy))]
-    order = [i for i in order if known[i] or own[i]]
-    for i in [i for i in order if own[i] and not busy[i]]:
-        at = order.index(i)
-        last = settings.own_grid_within - 1
-        if at > last:
-            order.insert(last, order.pop(at))
-    choices = []
-    for i in order[:limit]:
-        worker, grade = pool[i], _FRESHNESS[grades[i]]
-        metres = float(distance[i]) if known[i] else 0.0
-        choices.append(
-            WorkerChoice(
-                id=worker.id,
-                name=worker.name,
-                grid=worker.grid,
-                distance_m=round(metres, 1),
-                eta_s=round(settings.set_out_s + metres * settings.detour / settings.speed_mps),
-                freshness=grade,
-                fix_age_s=None if worker.fix_at is None else round(float(age_s[i]), 1),
-                accuracy_m=None if grade is Freshness.CENTROID else round(float(radius[i]), 1),
-                own_grid=bool(own[i]),
-                reason=_why_worker(
-                    grade, metres, float(age_s[i]), float(radius[i]), own=bool(own[i]), busy=bool(busy[i])
-                ),
-            )
-        )
-    return choices
+
+
+def _degrees(point: Position | None) -> tuple[float, float]:
+    return (np.nan, np.nan) if point is None else (point.lat, point.lon)
+
+
+def _choice(
+    settings: DispatchSettings,
+    worker: WorkerState,
+    grade: Freshness,
+    *,
+    metres: float,
+    age_s: float,
+    radius: float,
+    own: bool,
+    busy: bool,
+) -> WorkerChoice:
+    lost = grade is Freshness.CENTROID
+    return WorkerChoice(
+        id=worker.id,
+        name=worker.name,
+        grid=worker.grid,
+        distance_m=round(metres, 1),
+        eta_s=round(settings.set_out_s + metres * settings.detour / settings.speed_mps),
+        freshness=grade,
+        fix_age_s=None if math.isnan(age_s) else round(age_s, 1),
+        accuracy_m=None if lost else round(radius, 1),
+        own_grid=own,
+        reason=_why_worker(grade, metres, age_s, radius, own=own, busy=busy),
+    )
 
 
 def rank_cameras(

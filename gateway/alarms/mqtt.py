@@ -1,4 +1,4 @@
-"""The gateway's MQTT client: a thin shell over paho on its own thread, bridged to the loop.
+"""The gateway's MQTT client: a thin shell over paho on the loop's own thread.
 
 Fixed client id, persistent session and `manual_ack`: a PUBLISH is acknowledged after its handler has
 returned, which for a press means after the commit. A handler that raises leaves it unacknowledged, and it
@@ -8,6 +8,10 @@ seconds away).
 
 `publish` returns once the broker has confirmed (QoS 1). While disconnected it raises Unavailable at once: the
 outbox tries again.
+
+paho runs without its thread: the loop tells it when its socket is readable (`loop_read`) or there is something to
+write (`loop_write`), and only the blocking dial (DNS, TCP, TLS) is on another thread. With paho's thread, each
+packet had to win the interpreter's lock twice, against the database's thread as well.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +32,19 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from gateway.errors import GatewayError, Unavailable
 
-__all__ = ["Incoming", "MqttClient", "MqttSettings"]
+__all__ = ["Incoming", "MqttClient", "MqttSettings", "Publication"]
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[["Incoming"], Awaitable[None]]
+Publication = tuple[str, bytes, int, bool]
+"""(topic, payload, qos, retain)."""
 MAX_HANDLING = 900
 PUBLISH_TIMEOUT_S = 10.0
-RECONNECT_S = (1, 8)
+DIAL_TIMEOUT_S = 5.0
+RECONNECT_S = 0.5
+RECONNECT_CAP_S = 8.0
+READ_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +74,83 @@ class Incoming:
     retain: bool
 
 
+class _Client(paho.Client):
+    """paho reads a packet byte by byte and writes each on its own: a handful of system calls for one press, each of
+    which gives the interpreter's lock away. This one reads what there is and writes what has gathered.
+    """
+
+    def __init__(self, client_id: str, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        self._ahead = b""
+        self._at = 0
+        self._gathered = bytearray()
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=False,
+            protocol=paho.MQTTv311,
+            manual_ack=True,
+        )
+
+    def forget(self) -> None:
+        """Before a new connection: nothing of the old one is read or written any more."""
+        self._ahead, self._at = b"", 0
+        self._gathered.clear()
+
+    @property
+    def has_more(self) -> bool:
+        """Bytes that no selector knows of: read already, or decrypted already."""
+        if self._at < len(self._ahead):
+            return True
+        connected = self.socket()
+        return isinstance(connected, ssl.SSLSocket) and connected.pending() > 0
+
+    def flush(self, sock: Any) -> bool:
+        """Sends what has gathered. False if some is left for when the socket is writable."""
+        try:
+            while self._gathered:
+                del self._gathered[: sock.send(self._gathered)]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError:  # the reader learns of it from the same socket, and paho from the reader
+            self._gathered.clear()
+        return True
+
+    def _create_socket(self) -> Any:
+        """paho's own leaves the socket of a failed handshake open."""
+        plain = socket.create_connection((self.host, self.port), timeout=DIAL_TIMEOUT_S)
+        if self._tls is None:
+            return plain
+        secured = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+        try:
+            secured.do_handshake()
+        except BaseException:
+            secured.close()
+            raise
+        return secured
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if self._at >= len(self._ahead):
+            self._ahead, self._at = super()._sock_recv(READ_BYTES), 0
+        part = self._ahead[self._at : self._at + bufsize]
+        self._at += len(part)
+        return part
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        self._gathered += buf
+        return len(buf)
+
+
+class _Unconfirmed:
+    """Publications whose confirmation somebody waits for together."""
+
+    __slots__ = ("done", "left")
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self.done = done
+        self.left = 0
+
+
 class MqttClient:
     """handlers: by topic below the root with `+` for the device id (`stb/+/press`). Run `run()` in a
     TaskGroup.
@@ -81,28 +168,25 @@ class MqttClient:
         self._on_connected = on_connected
         self._loop = asyncio.get_running_loop()
         self._up = asyncio.Event()
+        self._lost = asyncio.Event()
         self._handling: set[asyncio.Task[None]] = set()
-        self._confirmations: dict[int, asyncio.Future[None]] = {}
+        self._unconfirmed: dict[int, _Unconfirmed] = {}
+        self._connection = 0
+        self._attached: Any = None
         self.counters = {"received": 0, "dropped": 0, "failed": 0, "published": 0}
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=settings.client_id,
-            clean_session=False,
-            protocol=paho.MQTTv311,
-            manual_ack=True,
-        )
+        client = _Client(settings.client_id, settings.tls)
         client.username_pw_set(settings.username, settings.password)
-        if settings.tls is not None:
-            client.tls_set_context(settings.tls)
         client.max_inflight_messages_set(1000)
         client.max_queued_messages_set(10_000)
-        client.reconnect_delay_set(*RECONNECT_S)
         client.will_set(f"{settings.root}/gw/health", msgspec.json.encode({"up": False}), qos=1, retain=True)
         client.on_socket_open = self._on_socket_open
+        client.on_socket_close = self._on_socket_close
+        client.on_socket_register_write = self._on_something_to_write
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
+        client.connect_async(settings.host, settings.port, keepalive=settings.keepalive_s)
         self._client = client
 
     @property
@@ -111,13 +195,33 @@ class MqttClient:
 
     async def run(self) -> None:
         """Connects and stays connected until cancelled; then says so at the broker and leaves."""
-        s = self._settings
-        self._client.connect_async(s.host, s.port, keepalive=s.keepalive_s)
-        self._client.loop_start()
+        attempts = 0
+        dial: asyncio.Future[object] | None = None
         try:
-            await asyncio.Event().wait()
+            while True:
+                self._lost.clear()
+                self._client.forget()
+                dial = self._loop.run_in_executor(None, self._client.reconnect)
+                try:
+                    await asyncio.shield(dial)
+                except (OSError, ValueError) as error:  # ValueError: a name that is no host
+                    if attempts in (0, 5):
+                        logger.warning("the MQTT broker can't be reached: %s", error)
+                else:
+                    self._attach()
+                    if await self._until_lost():
+                        attempts = 0
+                wait_s = min(RECONNECT_CAP_S, RECONNECT_S * 2 ** min(attempts, 6))
+                attempts += 1
+                await asyncio.sleep(random.uniform(0.2, 1.0) * wait_s)
         finally:
-            await asyncio.to_thread(self._leave)
+            if (
+                dial is not None and not dial.done()
+            ):  # its thread can't be stopped, what it opens must be closed
+                with contextlib.suppress(OSError, ValueError):
+                    await dial
+                    self._attach()
+            self._leave()
             for task in self._handling:
                 task.cancel()
             await asyncio.gather(*self._handling, return_exceptions=True)
@@ -128,38 +232,108 @@ class MqttClient:
 
     async def publish(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
         """Returns once the broker has confirmed (QoS 1) or it is handed over (QoS 0). Raises Unavailable."""
+        await self.publish_all([(topic, payload, qos, retain)])
+
+    async def publish_all(self, publications: Iterable[Publication]) -> None:
+        """In this order; returns once the broker has confirmed all. Raises Unavailable if one was not: any may have
+        arrived then.
+        """
         if not self._up.is_set():
             raise Unavailable("the MQTT broker is not connected", retry_after_s=1.0)
-        info = self._client.publish(topic, payload, qos=qos, retain=retain)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise Unavailable(
-                f"the MQTT client refuses to publish: {paho.error_string(info.rc)}", retry_after_s=1.0
-            )
-        self.counters["published"] += 1
-        if qos == 0:
-            return
-        # No race: the confirmation comes through the loop, which is ours until the await below.
-        confirmed: asyncio.Future[None] = self._loop.create_future()
-        self._confirmations[info.mid] = confirmed
+        waiting = _Unconfirmed(self._loop.create_future())
+        mids: list[int] = []
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                await confirmed
+            for topic, payload, qos, retain in publications:
+                info = self._client.publish(topic, payload, qos=qos, retain=retain)
+                if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    raise Unavailable(
+                        f"the MQTT client refuses to publish: {paho.error_string(info.rc)}", retry_after_s=1.0
+                    )
+                self.counters["published"] += 1
+                if qos:
+                    # No race: the confirmation comes on this thread, which is ours until the await below.
+                    mids.append(info.mid)
+                    self._unconfirmed[info.mid] = waiting
+                    waiting.left += 1
+            if waiting.left:
+                async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                    await waiting.done
         except TimeoutError:
             raise Unavailable("the MQTT broker doesn't confirm", retry_after_s=1.0) from None
         finally:
-            self._confirmations.pop(info.mid, None)
+            for mid in mids:
+                if self._unconfirmed.get(mid) is waiting:
+                    del self._unconfirmed[mid]
 
     async def publish_health(self, *, db: bool, lag_ms: int) -> None:
         """`gw/health`, retained; the will says `up: false` when we are gone."""
         payload = msgspec.json.encode({"up": True, "db": db, "lag_ms": lag_ms})
         await self.publish(f"{self._settings.root}/gw/health", payload, 1, True)
 
-    # ---- on paho's thread --------------------------------------------------------------------------------
+    # ---- the socket ------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        """The dial is over: from now on everything of paho happens on the loop."""
+        self._attached = self._client.socket()
+        if self._attached is None:
+            self._lost.set()
+            return
+        self._loop.add_reader(self._attached, self._read)
+        self._write()
+
+    async def _until_lost(self) -> bool:
+        """Keeps the connection alive; True if it was up in between."""
+        before = self._connection
+        while not self._lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.keepalive_s / 4):
+                    await self._lost.wait()
+            self._client.loop_misc()
+        return self._connection != before
+
+    def _read(self) -> None:
+        self._client.loop_read()
+        while self._client.has_more:
+            self._client.loop_read()
+
+    def _write(self) -> None:
+        """All that gathered since the loop last came by goes into one segment."""
+        self._client.loop_write()
+        sock = self._attached
+        if sock is None:
+            return
+        if self._client.flush(sock):
+            self._loop.remove_writer(sock)
+        else:
+            self._loop.add_writer(sock, self._write)
+
+    def _on_something_to_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        if self._attached is not None:
+            self._loop.call_soon(self._write)
 
     def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        """On the dialling thread."""
         # Nagle's algorithm and delayed ACKs would hold each small packet back for 40 ms.
         with contextlib.suppress(OSError, AttributeError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _on_socket_close(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        if self._attached is None:
+            return
+        self._loop.remove_reader(sock)
+        self._loop.remove_writer(sock)
+        self._attached = None
+        self._client.flush(sock)  # a DISCONNECT closes at once what it was written to
+
+    def _leave(self) -> None:
+        if self._attached is None:
+            return
+        gone = msgspec.json.encode({"up": False})
+        self._client.publish(f"{self._settings.root}/gw/health", gone, qos=1, retain=True)
+        self._client.disconnect()
+        self._write()
+
+    # ---- what paho tells -------------------------------------------------------------------------------
 
     def _on_connect(
         self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
@@ -169,30 +343,24 @@ class MqttClient:
             return
         # Again after each reconnect: a broker that lost its state doesn't know the session.
         client.subscribe([(f"{self._settings.root}/{topic}", 1) for topic in self._handlers])
-        self._call(self._set_up, True)
+        self._connection += 1
+        self._set_up(True)
 
     def _on_disconnect(
         self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
-        self._call(self._set_up, False)
+        self._set_up(False)
+        self._lost.set()
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        self._call(
-            self._take, message.topic, bytes(message.payload), message.qos, message.retain, message.mid
-        )
+        self._take(message.topic, bytes(message.payload), message.qos, message.retain, message.mid)
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
-        self._call(self._confirm, mid)
-
-    def _call(self, callback: Callable[..., None], *args: object) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(callback, *args)
-
-    def _leave(self) -> None:
-        gone = msgspec.json.encode({"up": False})
-        self._client.publish(f"{self._settings.root}/gw/health", gone, qos=1, retain=True)
-        self._client.disconnect()
-        self._client.loop_stop()
+        waiting = self._unconfirmed.pop(mid, None)
+        if waiting is not None:
+            waiting.left -= 1
+            if not waiting.left and not waiting.done.done():
+                waiting.done.set_result(None)
 
     # ---- on the loop -------------------------------------------------------------------------------------
 
@@ -205,22 +373,17 @@ class MqttClient:
         else:
             self._up.clear()
             logger.warning("the MQTT broker is gone, connecting again")
-            for confirmed in self._confirmations.values():
-                if not confirmed.done():
-                    confirmed.set_exception(Unavailable("the MQTT connection was lost", retry_after_s=1.0))
+            for waiting in set(self._unconfirmed.values()):
+                if not waiting.done.done():
+                    waiting.done.set_exception(Unavailable("the MQTT connection was lost", retry_after_s=1.0))
         self._on_connected(up)
-
-    def _confirm(self, mid: int) -> None:
-        confirmed = self._confirmations.get(mid)
-        if confirmed is not None and not confirmed.done():
-            confirmed.set_result(None)
 
     def _take(self, topic: str, payload: bytes, qos: int, retain: bool, mid: int) -> None:
         self.counters["received"] += 1
         if qos == 0 and len(self._handling) >= MAX_HANDLING:
             self.counters["dropped"] += 1
             return
-        task = self._loop.create_task(self._handle(topic, payload, qos, retain, mid), name=f"mqtt-{mid}")
+        task = self._loop.create_task(self._handle(topic, payload, qos, retain, mid), name="mqtt-message")
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)
 
@@ -229,6 +392,7 @@ class MqttClient:
         first, _, rest = below.partition("/")
         device, _, name = rest.partition("/")
         handler = self._handlers.get(f"{first}/+/{name}")
+        connection = self._connection
         try:
             if handler is not None:
                 await handler(Incoming(topic=topic, device=device, payload=payload, qos=qos, retain=retain))
@@ -242,5 +406,6 @@ class MqttClient:
         except Exception:  # one message must not end the others
             self.counters["failed"] += 1
             logger.exception("%s can't be handled", topic)
-        if qos:
+        # Over a new connection the broker sends it again, and this id may by then be another message's.
+        if qos and connection == self._connection and self._up.is_set():
             self._client.ack(mid, qos)

@@ -59,6 +59,7 @@ class AlarmSettings:
                 district_ms=round(alarms.district_s * 1000),
                 leader_ms=round(alarms.leader_s * 1000),
                 triage_ms=round(alarms.triage_s * 1000),
+                realert_ms=round(alarms.realert_s * 1000),
             ),
             dispatch=DispatchSettings(
                 fresh_ms=round(where.fresh_s * 1000),
@@ -74,6 +75,7 @@ class AlarmSettings:
             press_rate=alarms.press_rate_per_s,
             press_burst=float(alarms.press_burst),
             action_ms=round(alarms.action_s * 1000),
+            task_offer_ms=round(alarms.task_offer_s * 1000),
             volunteer_radius_m=alarms.volunteer_radius_m,
             keep_track_ms=where.track_days * 86_400_000,
         )

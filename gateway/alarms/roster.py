@@ -19,7 +19,7 @@ from sqlalchemy import BigInteger, Column, Connection, Float, Index, Integer, Ta
 from sqlalchemy.dialects.sqlite import insert
 
 from gateway.alarms.datum import Confusion, DatumWatch
-from gateway.alarms.dispatch import DispatchSettings, Duty, Freshness, WorkerState, freshness
+from gateway.alarms.dispatch import Crowd, DispatchSettings, Duty, Freshness, WorkerState, freshness
 from gateway.alarms.world import WorkerSite
 from gateway.audit import audit
 from gateway.errors import NotFound, ProtocolError
@@ -125,6 +125,7 @@ class Roster:
         self._settings = settings
         self._on_change = on_change or (lambda view: None)
         self._entries: dict[str, _Entry] = {}
+        self.crowd = Crowd()
         self._dirty: dict[str, _Entry] = {}
         self._datum = None if inside is None else DatumWatch(inside)
         self._suspects: dict[str, Confusion] = {}  # to be audited with the next flush
@@ -158,9 +159,11 @@ class Roster:
             # The phone may have restarted its counter while we were away: seq is not taken from the row.
             entries[site.id] = _Entry(state)
         self._entries = entries
+        self.crowd = Crowd(entry.state for entry in entries.values())
 
-    def states(self) -> list[WorkerState]:
-        return [entry.state for entry in self._entries.values()]
+    def state(self, worker_id: str) -> WorkerState:
+        """Raises NotFound."""
+        return self._entry(worker_id).state
 
     def view(self, worker_id: str, now_ms: int) -> WorkerView:
         """Raises NotFound."""
@@ -190,9 +193,10 @@ class Roster:
                 )
 
             await self._store.write(change)
-            entry.state = replace(entry.state, duty=duty)
+            self._know(entry, replace(entry.state, duty=duty))
             if duty is Duty.OFF:
-                entry.state = replace(entry.state, position=None, fix_at=None, accuracy_m=0.0, speed_mps=0.0)
+                gone = replace(entry.state, position=None, fix_at=None, accuracy_m=0.0, speed_mps=0.0)
+                self._know(entry, gone)
                 self._dirty[worker_id] = entry
                 if self._datum is not None:
                     self._datum.forget(worker_id)
@@ -204,7 +208,7 @@ class Roster:
         """Presence of the phone (a connection, a page). Unknown ids are ignored."""
         entry = self._entries.get(worker_id)
         if entry is not None and entry.state.online is not online:
-            entry.state = replace(entry.state, online=online)
+            self._know(entry, replace(entry.state, online=online))
             self._on_change(self._view(entry.state, now_ms))
 
     def locate(self, worker_id: str, fix: Fix, *, now_ms: int) -> bool:
@@ -221,7 +225,7 @@ class Roster:
             self.jumps_ignored += 1
             return False
         entry.seq = fix.seq
-        entry.state = replace(
+        here = replace(
             state,
             position=fix.position,
             fix_at=now_ms,
@@ -229,6 +233,7 @@ class Roster:
             speed_mps=fix.speed_mps,
             online=True,
         )
+        self._know(entry, here)
         self._dirty[worker_id] = entry
         if self._datum is not None and state.grid is not None:
             suspected = self._datum.see(worker_id, state.grid, fix.position, now_ms)
@@ -295,6 +300,10 @@ class Roster:
             self._dirty = {**dirty, **self._dirty}
             self._suspects = {**suspects, **self._suspects}
             raise
+
+    def _know(self, entry: _Entry, state: WorkerState) -> None:
+        entry.state = state
+        self.crowd.put(state)
 
     def _entry(self, worker_id: str) -> _Entry:
         try:

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from gateway import outbox
 from gateway.alarms import records
-from gateway.alarms.announce import KIND_EVENT, Json, Stage, announce_alarm, announce_stage
+from gateway.alarms.announce import Json, Stage, announce_alarm, announce_event, announce_stage
 from gateway.alarms.policy import Actor
 from gateway.alarms.records import Row
 from gateway.alarms.task import TASK_ENDS, TaskEvent, TaskState, change_task
@@ -39,7 +39,20 @@ from gateway.audit import audit
 from gateway.errors import NotAllowed, NotFound, ProtocolError, Unavailable
 from gateway.store import Store, metadata
 
-__all__ = ["KIND_TASK", "TaskDesk", "offer_task", "photo_table", "settle_tasks", "task_table", "task_view"]
+__all__ = [
+    "KIND_TASK",
+    "MAX_PHOTOS",
+    "MAX_PHOTO_BYTES",
+    "TaskDesk",
+    "keep_photo",
+    "offer_task",
+    "photo_path",
+    "photo_table",
+    "photo_type",
+    "settle_tasks",
+    "task_table",
+    "task_view",
+]
 
 KIND_TASK = "task"
 MAX_PHOTO_BYTES = 4 * 1024 * 1024
@@ -233,25 +246,13 @@ class TaskDesk:
         row, incident = await self._store.read(lambda c: _load(c, task_id))
         return records.lineage_of(incident), row["assignee"]
 
-    async def helpers(self, incident_id: str) -> frozenset[str]:
-        """Subs that take part in an incident by a task that was not declined."""
-        gone = [TaskState.DECLINED, TaskState.EXPIRED, TaskState.REVOKED]
-        query = select(task_table.c.assignee).where(
-            task_table.c.incident_id == incident_id, task_table.c.state.not_in(gone)
-        )
-        return frozenset(await self._store.read(lambda c: c.execute(query).scalars().all()))
-
     async def add_photo(self, task_id: str, data: bytes, by: Actor) -> Json:
         """Stores a JPEG, PNG or WebP. Raises ProtocolError, NotFound; Unavailable when the disk is full."""
-        media_type = next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
-        if media_type is None:
-            raise ProtocolError("a photo must be JPEG, PNG or WebP")
-        if len(data) > MAX_PHOTO_BYTES:
-            raise ProtocolError("too_long", MAX_PHOTO_BYTES)
+        media_type = photo_type(data)
         digest = hashlib.sha256(data).hexdigest()
         now_ms = self._clock()
         try:
-            await asyncio.to_thread(_keep, self._photos, digest, data)
+            await asyncio.to_thread(keep_photo, self._photos, digest, data)
         except OSError as exc:
             raise Unavailable(f"cannot store the photo: {exc.strerror}") from exc
 
@@ -281,7 +282,7 @@ class TaskDesk:
         found = next((photo for photo in held if photo["sha256"] == digest), None)
         if found is None:
             raise NotFound(f"no photo {digest} of task {task_id}")
-        return _path(self._photos, digest), found["media_type"]
+        return photo_path(self._photos, digest), found["media_type"]
 
     async def run(self) -> None:
         """Until cancelled: tasks that nobody answers expire."""
@@ -363,13 +364,7 @@ def _log(c: Connection, row: Row, event: str, by: str, now_ms: int, **detail: ob
 
 def _announce(c: Connection, row: Row, incident: Row, act: str) -> None:
     view = _view(c, row, incident)
-    event = {
-        "type": "task",
-        "data": view,
-        "lineage": records.lineage_of(incident),
-        "participants": [row["assignee"]],
-    }
-    outbox.add(c, KIND_EVENT, f"task/{row['id']}", event)
+    announce_event(c, "task", view, records.lineage_of(incident), owner=row["assignee"])
     if row["role"] == "worker" and act in ("offer", TaskEvent.REVOKE, TaskEvent.REDO, TaskEvent.EXPIRE):
         message = {
             "mid": f"{row['id']}-{act}-{row['changed_at']}",
@@ -406,13 +401,23 @@ def _tell_resident(c: Connection, alarm_id: str, row: Row, now_ms: int) -> None:
     announce_alarm(c, alarm, records.load_deadlines(c, alarm_id))
 
 
-def _path(directory: Path, digest: str) -> Path:
+def photo_type(data: bytes) -> str:
+    """Media type of a photo that may be kept. Raises ProtocolError."""
+    media_type = next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
+    if media_type is None:
+        raise ProtocolError("a photo must be JPEG, PNG or WebP")
+    if len(data) > MAX_PHOTO_BYTES:
+        raise ProtocolError("too_long", MAX_PHOTO_BYTES)
+    return media_type
+
+
+def photo_path(directory: Path, digest: str) -> Path:
     return directory / digest[:2] / digest
 
 
-def _keep(directory: Path, digest: str, data: bytes) -> None:
+def keep_photo(directory: Path, digest: str, data: bytes) -> None:
     """Whole or not at all, and on disk before its row is."""
-    path = _path(directory, digest)
+    path = photo_path(directory, digest)
     if path.exists():
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -17,6 +17,7 @@ from gateway.alarms.policy import Actor
 from gateway.errors import ProtocolError
 from gateway.geo import Datum, Position, from_datum
 from gateway.http.routes import Exchange, Handler, Resolver, Route, json_response
+from gateway.participants import Participants
 
 __all__ = ["AlarmsEdge", "actor"]
 
@@ -44,8 +45,8 @@ class Report(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """An incident by hand: from the operator's map, or a gridworker's 上报. The position names its datum."""
 
     type: str
-    lat: float
-    lon: float
+    lat: Annotated[float, msgspec.Meta(ge=-90, le=90)]
+    lon: Annotated[float, msgspec.Meta(ge=-180, le=180)]
     datum: Datum
     severity: Literal[1, 2, 3, 4] = 2
     police: Literal["yes", "no", "undetermined"] = "undetermined"
@@ -82,8 +83,7 @@ def actor(principal: Principal) -> Actor:
 
 class AlarmsEdge:
     """Routes of alarms and incidents. `full_lineage` orders area codes; `locate(position)` gives the lineage of a place;
-    `participants(alarm_id)` are the subs that may see the household: acknowledging operator and claiming gridworker;
-    `helpers(incident_id)` those with a task in it; `duties`: what a gridworker may report."""
+    `participants` of an open alarm may see its household; `duties`: what a gridworker may report."""
 
     def __init__(
         self,
@@ -92,11 +92,9 @@ class AlarmsEdge:
         *,
         full_lineage: Callable[[tuple[str, ...]], tuple[str, ...]],
         locate: Callable[[Position], tuple[str, ...]],
-        participants: Callable[[str], Awaitable[frozenset[str]]],
-        helpers: Callable[[str], Awaitable[frozenset[str]]],
+        participants: Participants,
         duties: tuple[str, ...],
     ) -> None:
-        self._helpers = helpers
         self._duties = duties
         self._desk = desk
         self._cases = cases
@@ -107,17 +105,13 @@ class AlarmsEdge:
     async def resource(self, request: web.Request) -> Resource:
         alarm_id = request.match_info["alarm_id"]
         lineage = self._full_lineage(await self._desk.lineage(alarm_id))
-        return Resource(
-            kind="alarm", id=alarm_id, lineage=lineage, participants=await self._participants(alarm_id)
-        )
+        taking_part = await self._participants.of_alarm(alarm_id)
+        return Resource(kind="alarm", id=alarm_id, lineage=lineage, participants=taking_part)
 
-    async def _incident(self, request: web.Request) -> Resource:
+    async def incident(self, request: web.Request) -> Resource:
         incident_id = request.match_info["incident_id"]
         lineage = self._full_lineage(await self._cases.lineage(incident_id))
-        taking_part = await self._helpers(incident_id)
-        alarm_id = await self._cases.alarm_of(incident_id)
-        if alarm_id is not None:  # who took the alarm's call handles its incident, task or not
-            taking_part |= await self._participants(alarm_id)
+        taking_part = await self._participants.of_incident(incident_id)
         return Resource(kind="incident", id=incident_id, lineage=lineage, participants=taking_part)
 
     def routes(self) -> list[Route]:
@@ -154,9 +148,9 @@ class AlarmsEdge:
             row("GET", incidents, Action.INCIDENT_LIST, self._incidents, fixed("incident"), "Incidents, newest first"),
             row("POST", incidents, Action.SESSION_READ, self._report, lambda request: Resource(kind="session"),
                 "Report an incident by hand", Report, success=201),
-            row("GET", case, Action.INCIDENT_READ, self._case, self._incident, "One incident"),
+            row("GET", case, Action.INCIDENT_READ, self._case, self.incident, "One incident"),
             *(
-                row("POST", f"{case}/{transition.value}", action, self._mover(transition), self._incident,
+                row("POST", f"{case}/{transition.value}", action, self._mover(transition), self.incident,
                     f"The closed loop: {transition.value}", Move)
                 for transition, action in TRANSITION_ACTIONS.items()
             ),
@@ -186,7 +180,7 @@ class AlarmsEdge:
             handling=wanted,
             open_only=exchange.query("open") == "1",
             limit=_limit(exchange),
-            visible=self._sees(who, Action.ALARM_LIST, "alarm"),
+            visible=self._sees(who, Action.ALARM_LIST, await self._participants.alarms_of(who.sub)),
         )
         return json_response({"alarms": found})
 
@@ -225,7 +219,7 @@ class AlarmsEdge:
     # -- incidents ----------------------------------------------------------------------------------------------
 
     async def _incidents(self, exchange: Exchange) -> web.StreamResponse:
-        state = exchange.query("state")
+        who, state = exchange.who, exchange.query("state")
         try:
             wanted = IncidentState(state) if state else None
         except ValueError:
@@ -233,7 +227,7 @@ class AlarmsEdge:
         found = await self._cases.list(
             state=wanted,
             limit=_limit(exchange),
-            visible=self._sees(exchange.who, Action.INCIDENT_LIST, "incident"),
+            visible=self._sees(who, Action.INCIDENT_LIST, await self._participants.incidents_of(who.sub)),
         )
         return json_response({"incidents": found})
 
@@ -270,9 +264,17 @@ class AlarmsEdge:
 
         return move
 
-    def _sees(self, who: Principal, action: Action, kind: str) -> Callable[[tuple[str, ...]], bool]:
-        def visible(lineage: tuple[str, ...]) -> bool:
-            resource = Resource(kind=kind, id="listed", lineage=self._full_lineage(lineage))
+    def _sees(
+        self, who: Principal, action: Action, own: frozenset[str]
+    ) -> Callable[[tuple[str, ...], str], bool]:
+        """own: ids of those in which this principal takes part."""
+
+        def visible(lineage: tuple[str, ...], one: str) -> bool:
+            taking_part = frozenset({who.sub}) if one in own else frozenset()
+            kind = action.partition(".")[0]
+            resource = Resource(
+                kind=kind, id=one, lineage=self._full_lineage(lineage), participants=taking_part
+            )
             return authorize(who, action, resource).allowed
 
         return visible

@@ -17,7 +17,7 @@ from gateway.errors import NotAllowed, ProtocolError
 from gateway.http.alarms import actor
 from gateway.http.routes import Exchange, Handler, Route, json_response
 
-__all__ = ["TASK_REPLIES", "CasesEdge"]
+__all__ = ["TASK_REPLIES", "CasesEdge", "photo_bytes"]
 
 TASK_STEPS: dict[str, tuple[TaskEvent, Action]] = {
     "accept": (TaskEvent.ACCEPT, Action.TASK_ACT),
@@ -164,7 +164,7 @@ class CasesEdge:
         return step
 
     async def _photo_in(self, exchange: Exchange) -> web.StreamResponse:
-        data = await _photo_bytes(exchange.request)
+        data = await photo_bytes(exchange.request)
         photo = await self._tasks.add_photo(exchange.path("task_id"), data, actor(exchange.who))
         return json_response(photo, status=201)
 
@@ -235,7 +235,7 @@ class CasesEdge:
         return json_response({"by": by, "month": month, "entries": entries})
 
 
-async def _photo_bytes(request: web.Request) -> bytes:
+async def photo_bytes(request: web.Request) -> bytes:
     """The picture alone, at most MAX_PHOTO_BYTES. Raises ProtocolError. Never more than that is held."""
     if request.content_type == "multipart/form-data":
         part = await (await request.multipart()).next()

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,23 @@ from aiohttp import WSMsgType, web
 
 from gateway.access import Action, Principal, Resource, authorize
 
-__all__ = ["Event", "EventChannel"]
+__all__ = ["EVENT_ACTIONS", "Event", "EventChannel"]
 
-RING_EVENTS = 4096
+EVENT_ACTIONS: Mapping[str, tuple[Action, ...]] = {
+    "alarm": (Action.ALARM_LIST,),
+    "incident": (Action.INCIDENT_LIST,),
+    "task": (Action.TASK_LIST,),
+    "audience": (Action.ALARM_LIST, Action.TASK_LIST),  # an offer to volunteers, who see no alarms
+    "call": (Action.CALL_LIST,),
+    "ring": (Action.CALL_LIST,),
+    "ring_end": (Action.CALL_LIST,),
+    "camera": (Action.CAMERA_LIST,),
+    "worker": (Action.WORKER_LIST,),
+}
+"""Every type of event, and what its reader must be allowed: the first, unless the publisher names another of the row.
+What isn't here is not published. `hello`, `heartbeat`, `resync` and `revoked` are the channel's own."""
+
 QUEUE_EVENTS = 512
-HEARTBEAT_S = 5.0
 MAX_INCOMING_BYTES = 4096
 
 
@@ -82,15 +94,19 @@ class EventChannel:
         now_ms: Callable[[], int],
         lag_ms: Callable[[], float],
         presence: Callable[[Principal, bool], None] = lambda principal, connected: None,
+        replay: int = 4096,
+        heartbeat_s: float = 5.0,
     ) -> None:
-        """presence(principal, connected): the first page of this principal opened, or the last one closed."""
+        """presence(principal, connected): the first page of this principal opened, or the last one closed. replay: events
+        kept for pages that come back."""
         self.epoch = epoch
         self._presence = presence
         self._now_ms = now_ms
         self._lag_ms = lag_ms
+        self._heartbeat_s = heartbeat_s
         self._seq = 0
         self._forgotten = 0  # the newest kept event that has left the ring
-        self._ring: deque[Event] = deque(maxlen=RING_EVENTS)
+        self._ring: deque[Event] = deque(maxlen=replay)
         self._subscribers: set[_Subscriber] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -111,16 +127,20 @@ class EventChannel:
         type: str,
         data: Any,
         *,
-        action: Action,
         resource: Resource,
+        action: Action | None = None,
         to: Iterable[str] | None = None,
         keep: bool = True,
     ) -> None:
         """Number an event and offer it to every page that may see it. Never blocks.
 
         keep: whether a page that comes back gets it again. Positions and camera states are not kept: a page that
-        was away fetches the present ones, and alarms stay in the ring longer.
+        was away fetches the present ones, and alarms stay in the ring longer. Raises ValueError for a type or action
+        that isn't in EVENT_ACTIONS.
         """
+        allowed = EVENT_ACTIONS.get(type, ())
+        if not allowed or (action is not None and action not in allowed):
+            raise ValueError(f"no event {type} by {action} in EVENT_ACTIONS")
         self._seq += 1
         at_ms = self._now_ms()
         event = Event(
@@ -128,7 +148,7 @@ class EventChannel:
             type=type,
             at_ms=at_ms,
             frame=self._frame(type, data, self._seq, at_ms),
-            action=action,
+            action=action or allowed[0],
             resource=resource,
             to=None if to is None else frozenset(to),
         )
@@ -204,13 +224,13 @@ class EventChannel:
 
     async def _pump(self, socket: web.WebSocketResponse, subscriber: _Subscriber) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time() + HEARTBEAT_S
+        due = loop.time() + self._heartbeat_s
         while not socket.closed:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(due):
                     await subscriber.wake.wait()
             if loop.time() >= due:  # also between other events: the page reads its clock and our lag off them
-                due = loop.time() + HEARTBEAT_S
+                due = loop.time() + self._heartbeat_s
                 beat = {"now": self._now_ms(), "lag_ms": round(self._lag_ms(), 1)}
                 subscriber.offer(self._control("heartbeat", beat))
             subscriber.wake.clear()

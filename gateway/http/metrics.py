@@ -15,7 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
 from gateway.http.routes import Edge
-from gateway.streams.picture_health import Verdict
+from gateway.streams.verdict import Verdict
 
 if TYPE_CHECKING:
     from gateway.http.parts import Parts
@@ -51,6 +51,14 @@ class Metrics:
         health = parts.health()
         yield _gauge("gateway_ready", "Whether presses and viewers are accepted", float(health.ready))
         yield _gauge("gateway_event_loop_lag_seconds", "How late the event loop is", parts.lag_ms / 1000)
+        yield _gauge(
+            "gateway_disk_free_bytes", "Left for the data directory", health.parts["disk_free_bytes"]
+        )
+        yield _gauge(
+            "gateway_clock_ahead_seconds",
+            "How far our clock is ahead of the machine's since that was set back",
+            health.parts["clock_ahead_ms"] / 1000,
+        )
         yield _gauge("gateway_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         yield from self._cameras()
         yield from self._pictures()
@@ -174,6 +182,15 @@ class Metrics:
             yield _gauge("gateway_mqtt_up", "Whether the broker is connected", float(mqtt.is_up))
             for name, count in mqtt.counters.items():
                 yield _counter(f"gateway_mqtt_{name}_total", f"MQTT messages {name}", count)
+        messages = CounterMetricFamily(
+            "gateway_webhook_messages_total",
+            "Attempts to tell a platform by result",
+            labels=["hook", "result"],
+        )
+        for hook, results in parts.sharing.counters.items():
+            for result, count in results.items():
+                messages.add_metric([hook, result], count)
+        yield messages
         yield _gauge("gateway_event_pages", "Pages on the event channel", parts.events.readers())
 
     def _evidence(self) -> Iterator[Metric]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import mimetypes
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
 
@@ -25,22 +27,24 @@ PAGES: Mapping[str, Action] = {
     "stb": Action.PAGE_STB,
     "worker": Action.PAGE_WORKER,
 }
-MQTT_PIPES = 4096
 MQTT_CHUNK_BYTES = 16 * 1024
 IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What /healthz and /readyz tell. `ready` says whether presses can be accepted now; `reasons` why not."""
+    """What /healthz and /readyz tell. `ready` says whether presses can be accepted now; `reasons` why not; `notes`
+    what somebody should look at before it becomes one."""
 
     ready: bool
     reasons: tuple[str, ...]
-    parts: Mapping[str, object]
+    notes: tuple[str, ...]
+    parts: Mapping[str, Any]
 
 
-def security_headers(*, tls: bool, tile_origins: tuple[str, ...] = ()) -> dict[str, str]:
+def security_headers(*, tls: bool, tile_urls: tuple[str, ...] = ()) -> dict[str, str]:
     """Headers on every answer. Pages load nothing from elsewhere but map tiles that are configured (CSP Level 3)."""
+    tile_origins = sorted({f"{url.scheme}://{url.netloc}" for url in map(urlsplit, tile_urls)})
     images = " ".join(("'self'", "data:", "blob:", *tile_origins))
     connect = " ".join(("'self'", *tile_origins))
     headers = {
@@ -66,9 +70,12 @@ def page_routes(
     broker_address: Callable[[], tuple[str, int] | None],
     ca_certificate: Path | None = None,
     dist: Path = DIST,
+    allowed_origins: Container[str] = (),
+    mqtt_pipes: int = 4_096,
 ) -> list[Route]:
-    """Routes of this module. `broker_address` is where the pipe of /mqtt leads, None while MQTT is off."""
-    pages = _Pages(health, metrics, broker_address, ca_certificate, dist)
+    """Routes of this module. `broker_address` is where the pipes of /mqtt lead, None while MQTT is off; pages of
+    `allowed_origins` may open one beside our own, `mqtt_pipes` in all."""
+    pages = _Pages(health, metrics, broker_address, ca_certificate, dist, allowed_origins, mqtt_pipes)
 
     def fixed(kind: str) -> Callable[[web.Request], Resource]:
         return lambda request: Resource(kind=kind, id=request.path)
@@ -86,6 +93,7 @@ def page_routes(
         get(
             "/static/{path:.+}", Action.STATIC_READ, pages.static, "Scripts, styles and pictures of the pages"
         ),
+        get("/sw.js", Action.STATIC_READ, pages.service_worker, "Service worker of the gridworker's page"),
         get("/ca.crt", Action.STATIC_READ, pages.ca, "The local certificate authority of `make demo LAN=1`"),
         get("/healthz", Action.HEALTH_READ, pages.healthz, "Whether the process lives; ignores cameras"),
         get("/readyz", Action.HEALTH_READ, pages.readyz, "Whether it accepts presses and viewers"),
@@ -124,7 +132,10 @@ class _Pages:
         broker_address: Callable[[], tuple[str, int] | None],
         ca_certificate: Path | None,
         dist: Path,
+        allowed_origins: Container[str],
+        mqtt_pipes: int,
     ) -> None:
+        self._allowed_origins, self._mqtt_pipes = allowed_origins, mqtt_pipes
         self._health = health
         self._metrics = metrics
         self._broker_address = broker_address
@@ -142,6 +153,9 @@ class _Pages:
 
     async def static(self, exchange: Exchange) -> web.StreamResponse:
         return self._file("static/" + exchange.path("path"), IMMUTABLE)
+
+    async def service_worker(self, exchange: Exchange) -> web.StreamResponse:
+        return self._file("sw.js", "no-cache")
 
     def _file(self, name: str, cache: str) -> web.StreamResponse:
         path = (self._dist / name).resolve()
@@ -164,7 +178,12 @@ class _Pages:
     async def healthz(self, exchange: Exchange) -> web.StreamResponse:
         health = self._health()
         return json_response(
-            {"status": "ok" if health.ready else "degraded", "reasons": health.reasons, **health.parts}
+            {
+                "status": "ok" if health.ready and not health.notes else "degraded",
+                "reasons": health.reasons,
+                "notes": health.notes,
+                **health.parts,
+            }
         )
 
     async def readyz(self, exchange: Exchange) -> web.StreamResponse:
@@ -180,14 +199,14 @@ class _Pages:
 
     async def mqtt(self, exchange: Exchange) -> web.StreamResponse:
         """The broker itself checks the device's credential; this only carries bytes (MQTT 5.0 section 6)."""
-        if not same_origin(exchange.request):
+        if not same_origin(exchange.request, self._allowed_origins):
             raise NotAllowed("this WebSocket is for pages of this server")
         if not web.WebSocketResponse(protocols=("mqtt",)).can_prepare(exchange.request):
             raise ProtocolError("this is a WebSocket of the subprotocol mqtt")  # before the broker is dialled
         address = self._broker_address()
         if address is None:
             raise Unavailable("MQTT is off; use the signed HTTP press")
-        if self._pipes >= MQTT_PIPES:
+        if self._pipes >= self._mqtt_pipes:
             raise TooMany("too many MQTT connections over WebSocket", retry_after_s=10)
         self._pipes += 1
         try:

@@ -10,6 +10,7 @@ from gateway.http.events import EventChannel
 from gateway.http.pages import Health
 from gateway.intercom.switchboard import Switchboard
 from gateway.notify import Provider
+from gateway.sharing import Sharing
 from gateway.store import Store
 from gateway.streams.media_service import MediaService
 from gateway.witness import Witness
@@ -25,6 +26,7 @@ class Parts(Protocol):
     events: EventChannel
     devices: Devices
     media: MediaService
+    sharing: Sharing
     witness: Witness
     switchboard: Switchboard
     provider: Provider

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,10 +14,12 @@ from gateway.access import Action, Resource, Visibility, authorize
 from gateway.alarms.dispatch import Duty, WorkerChoice
 from gateway.alarms.roster import Roster, WorkerView, parse_location
 from gateway.catalog import Catalog
+from gateway.district import Volunteer
 from gateway.errors import NotFound, ProtocolError
 from gateway.geo import Datum, Position, from_datum
 from gateway.http.routes import Exchange, Route, json_response
 from gateway.identity import device_password
+from gateway.settings import MapSettings
 
 __all__ = ["PeopleEdge", "worker_json"]
 
@@ -41,18 +44,23 @@ class PeopleEdge:
         rank: Callable[[Position, int], Sequence[WorkerChoice]],
         duty_changed: Callable[[str, Duty], Awaitable[None]],
         last_ack: Callable[[str], Awaitable[dict[str, Any] | None]],
+        asked_of: Callable[[str], Awaitable[dict[str, Any] | None]],
         now_ms: Callable[[], int],
         mqtt_on: bool,
+        base_map: MapSettings,
     ) -> None:
         """rank(position, limit): the nearest gridworkers; duty_changed(worker, duty): told after the commit;
-        last_ack(sid): the stage of the box's open alarm, for a page that was reloaded."""
+        last_ack(sid): the stage of the box's open alarm, for a page that was reloaded; asked_of(sid): the incident
+        whose handling the resident is asked about (回访)."""
         self._catalog = catalog
         self._roster = roster
         self._rank = rank
         self._duty_changed = duty_changed
         self._last_ack = last_ack
+        self._asked_of = asked_of
         self._now_ms = now_ms
         self._mqtt_on = mqtt_on
+        self._base_map = base_map
 
     def routes(self) -> list[Route]:
         def collection(kind: str) -> Callable[[web.Request], Resource]:
@@ -76,6 +84,10 @@ class PeopleEdge:
             Route(
                 method="GET", path="/api/v1/workers", action=Action.WORKER_LIST, handler=self._workers,
                 resource=workers_action, summary="Gridworkers; with near=lat,lon&datum= the nearest, with the reason",
+            ),
+            Route(
+                method="GET", path="/api/v1/volunteers", action=Action.VOLUNTEER_LIST, handler=self._volunteers,
+                resource=collection("volunteer"), summary="Volunteers of one's area, and who may be asked at this hour",
             ),
             Route(
                 method="GET", path="/api/v1/workers/me", action=Action.WORKER_SELF, handler=self._me,
@@ -115,7 +127,13 @@ class PeopleEdge:
             for area in self._visible_areas(exchange)
         ]  # fmt: skip
         return json_response(
-            {"code": district.code, "name": district.name, "center": district.center, "areas": areas}
+            {
+                "code": district.code,
+                "name": district.name,
+                "center": district.center,
+                "areas": areas,
+                "map": {"tile_urls": self._base_map.tile_urls, "datum": self._base_map.datum},
+            }
         )
 
     async def _areas(self, exchange: Exchange) -> web.StreamResponse:
@@ -152,6 +170,29 @@ class PeopleEdge:
             if authorize(exchange.who, Action.WORKER_LIST, catalog.worker_resource(view.id)).allowed
         ]
         return json_response({"workers": seen})
+
+    async def _volunteers(self, exchange: Exchange) -> web.StreamResponse:
+        district = self._catalog().district
+        local = time.localtime(self._now_ms() / 1000)
+        minute = local.tm_hour * 60 + local.tm_min
+
+        def visible(one: Volunteer) -> bool:
+            resource = Resource(kind="volunteer", id=one.id, lineage=district.lineage(one.community))
+            return authorize(exchange.who, Action.VOLUNTEER_LIST, resource).allowed
+
+        seen = [
+            {
+                "id": one.id,
+                "name": one.name,
+                "level": one.level,
+                "community": one.community,
+                "position": one.position,
+                "available": one.available_at(minute),
+            }
+            for one in district.volunteers.values()
+            if visible(one)
+        ]
+        return json_response({"volunteers": seen})
 
     async def _me(self, exchange: Exchange) -> web.StreamResponse:
         who = exchange.who
@@ -200,6 +241,7 @@ class PeopleEdge:
                 "cameras": visible,
                 "mqtt": mqtt if self._mqtt_on else None,
                 "alarm": await self._last_ack(sid),
+                "follow_up": await self._asked_of(sid),
                 "now": self._now_ms(),
             }
         )

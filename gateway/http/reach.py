@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.access import Action, Principal, Resource, Role
-from gateway.alarms.audiences import Audience, volunteers_near
+from gateway.alarms.audiences import Audience, Volunteers
 from gateway.catalog import Catalog
 from gateway.geo import Position
 from gateway.http.events import EventChannel
@@ -26,11 +26,13 @@ class AudienceReach:
         self._catalog = catalog
         self._radius_m = radius_m
         self._now_ms = now_ms
+        self._volunteers_of: Catalog | None = None
+        self._known = Volunteers(())
 
     async def tell(self, payload: dict[str, Any]) -> int:
         audience = Audience(payload["audience"])
         lineage = self._catalog().full_lineage(tuple(payload["lineage"]))
-        near = self._volunteers(payload) if audience is Audience.VOLUNTEERS else ()
+        near = self._near(payload) if audience is Audience.VOLUNTEERS else ()
         resource = Resource(
             kind="alarm" if "alarm_id" in payload else "incident",
             id=payload.get("alarm_id") or payload.get("incident_id"),
@@ -39,20 +41,18 @@ class AudienceReach:
         )
         data = {key: value for key, value in payload.items() if key not in ("lineage", "delivery")}
         # Volunteers see no alarms; for them it is an offer, which the desks of the place see as well.
-        action = Action.TASK_LIST if audience is Audience.VOLUNTEERS else Action.ALARM_LIST
-        self._events.publish("audience", data, action=action, resource=resource)
+        action = Action.TASK_LIST if audience is Audience.VOLUNTEERS else None
+        self._events.publish("audience", data, resource=resource, action=action)
         return self._events.readers(lambda principal: _meant(principal, audience, lineage, near))
 
-    def _volunteers(self, payload: dict[str, Any]) -> tuple[str, ...]:
+    def _near(self, payload: dict[str, Any]) -> tuple[str, ...]:
         if payload["position"] is None:
             return ()
+        catalog = self._catalog()
+        if self._volunteers_of is not catalog:
+            self._volunteers_of, self._known = catalog, Volunteers(catalog.district.volunteers.values())
         return tuple(
-            volunteers_near(
-                self._catalog().district.volunteers.values(),
-                Position(**payload["position"]),
-                radius_m=self._radius_m,
-                now_ms=self._now_ms(),
-            )
+            self._known.near(Position(**payload["position"]), radius_m=self._radius_m, now_ms=self._now_ms())
         )
 
 

@@ -24,6 +24,8 @@ from gateway.errors import GatewayError, NotAllowed, ProtocolError, TooMany
 from gateway.http.problems import problem, problem_of
 
 __all__ = [
+    "PAGES",
+    "PAGE_QUERY",
     "SESSION_COOKIE",
     "Edge",
     "Exchange",
@@ -43,6 +45,7 @@ SESSION_COOKIE = "gateway_session"
 CSRF_HEADER, CSRF_VALUE = "X-Requested-With", "gateway"
 PAGE_HEADER, PAGE_QUERY = "X-Gateway-Page", "page"
 PAGES = frozenset({"wall", "desk", "stb", "worker"})
+CORS_ORIGIN = "Access-Control-Allow-Origin"
 STREAM_TIMEOUT_S = 60.0  # a photo over a weak mobile network
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CHANNELS_EACH = 32
@@ -125,7 +128,8 @@ def json_response(data: Any, *, status: int = 200, headers: dict[str, str] | Non
 class Edge:
     """Binds the table to aiohttp. `authenticate` turns a bearer token or cookie into a principal, or raises NotAllowed.
 
-    body_limit_bytes and body_timeout_s bound every body. Long-lived connections are counted by principal.
+    body_limit_bytes and body_timeout_s bound every body. Long-lived connections are counted by principal. allowed_origins:
+    the only foreign ones whose pages may read media answers (CORS); none: any, since they need a bearer token all the same.
     """
 
     def __init__(
@@ -135,11 +139,13 @@ class Edge:
         security_headers: dict[str, str],
         body_limit_bytes: int = 65_536,
         body_timeout_s: float = 15.0,
+        allowed_origins: Container[str] = (),
     ) -> None:
         self._authenticate = authenticate
         self._security_headers = security_headers
         self._body_limit_bytes = body_limit_bytes
         self._body_timeout_s = body_timeout_s
+        self._allowed_origins = allowed_origins
         self._channels: Counter[tuple[str, str]] = Counter()
         self._channel_tasks: dict[asyncio.Task[Any], tuple[str, Principal]] = {}
         self.routes: list[Route] = []
@@ -242,6 +248,17 @@ class Edge:
             task.cancel()
         return len(ended)
 
+    def _limit_cors(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Fetch standard section 3.2: `*` becomes the one origin that asked, or nothing."""
+        if not self._allowed_origins or CORS_ORIGIN not in response.headers:
+            return
+        response.headers.add("Vary", "Origin")
+        origin = request.headers.get("Origin")
+        if origin is not None and same_origin(request, self._allowed_origins):
+            response.headers[CORS_ORIGIN] = origin
+        else:
+            del response.headers[CORS_ORIGIN]
+
     @web.middleware
     async def _frame(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -276,6 +293,7 @@ class Edge:
         if not response.prepared:
             for name, value in (*self._security_headers.items(), *own.items()):
                 response.headers.setdefault(name, value)
+            self._limit_cors(request, response)
         key = (path, response.status)
         self.counts[key] = self.counts.get(key, 0) + 1
         return response

@@ -53,7 +53,8 @@ from gateway.intercom.model import (
     Supersede,
 )
 from gateway.intercom.outgoing import Audience, Outgoing, Receipts
-from gateway.intercom.plan import choose, next_deadline, ring_request, ring_until
+from gateway.intercom.plan import choose, ring_request, ring_until
+from gateway.intercom.timers import Timers
 from gateway.intercom.view import leg_of_source, media_owner, source_id
 from gateway.store import Store
 
@@ -129,6 +130,7 @@ class Switchboard:
         self._clock = clock
         self._new_id = new_id
         self._open: dict[str, Call] = {}
+        self._timers = Timers(settings)
         # Bounded by the legs there are: of each only the newest word of the media plane counts.
         self._media: dict[tuple[str, str], frozenset[str]] = {}
         self._recording: dict[tuple[str, str], bool] = {}
@@ -139,21 +141,25 @@ class Switchboard:
     # -------------------------------------------------------------------------------------------- opening
 
     async def open_for_alarm(self, brief: AlarmBrief) -> Call:
-        """Opens the alarm's call and rings by itself.
+        """As open_for_alarms()."""
+        return (await self.open_for_alarms([brief]))[0]
+
+    async def open_for_alarms(self, briefs: Sequence[AlarmBrief]) -> list[Call]:
+        """Opens the alarms' calls and rings by itself, in one transaction that goes before what waits.
 
         The same alarm again gives the same call, whatever became of it.
         """
         now_ms = self._clock()
-        call = self._new_call(CallKind.ALARM, brief, now_ms)
-        ranked = self._rank(call.position, call.grid, frozenset())
+        new = [self._new_call(CallKind.ALARM, brief, now_ms) for brief in briefs]
+        ranked = [self._rank(call.position, call.grid, frozenset()) for call in new]
 
         def open_once(connection: Connection) -> list[_Moved]:
-            known = tables.opened_for(connection, brief.alarm_id)
-            if known is not None:
-                return [self._relocate(connection, known, brief, ranked, now_ms)]
-            return [self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.alarm_id)]
+            plans = zip(briefs, new, ranked, strict=True)
+            return [self._open_or_relocate(connection, *plan, now_ms) for plan in plans]
 
-        return (await self._write(open_once)).call
+        opened = await self._store.write(open_once, urgent=True)
+        self._apply(opened)
+        return [moved.call for moved in opened]
 
     async def ring_for_alarm(self, brief: AlarmBrief, by: Participant) -> Call:
         """An operator asks for a call about an alarm: joins the one that is open, else rings as the
@@ -473,23 +479,14 @@ class Switchboard:
                 group.create_task(self._tell_media(call_id, leg_id, tracks), name=f"call-media-{call_id}")
             for (call_id, leg_id), on in recording.items():
                 group.create_task(self._tell_recording(call_id, leg_id, on), name=f"call-recording-{call_id}")
-            for call in list(self._open.values()):
-                deadline = self._deadline(call)
-                if deadline is not None and deadline <= now_ms:
-                    self._resting.pop(call.id, None)
-                    group.create_task(self._elapse(call.id), name=f"call-timer-{call.id}")
+            for call_id in self._timers.due(now_ms):
+                group.create_task(self._elapse(call_id), name="call-timer")
 
     def _wait_s(self) -> float | None:
-        now_ms = self._clock()
-        due = [self._deadline(call) for call in self._open.values()]
-        at = min((deadline for deadline in due if deadline is not None), default=None)
-        if now_ms < self._paused_until:
+        at = self._timers.next_deadline()
+        if self._media or self._recording or (at is not None and at < self._paused_until):
             at = self._paused_until
-        return None if at is None else max(0.0, (at - now_ms) / 1000)
-
-    def _deadline(self, call: Call) -> int | None:
-        deadline = next_deadline(call, self._settings)
-        return None if deadline is None else max(deadline, self._resting.get(call.id, 0))
+        return None if at is None else max(0.0, (at - self._clock()) / 1000)
 
     async def _elapse(self, call_id: str) -> None:
         known = self._open[call_id]
@@ -513,6 +510,10 @@ class Switchboard:
             return [rung.following(done)]
 
         await self._supervised(call_id, elapse)
+        still = self._open.get(call_id)
+        if still is not None and still.version == known.version:
+            # Nothing has come of it: again, after a pause if there was trouble.
+            self._timers.set(still, not_before=self._resting.pop(call_id, 0))
 
     async def _tell_media(self, call_id: str, leg_id: str, tracks: frozenset[str]) -> None:
         def tell(connection: Connection) -> list[_Moved]:
@@ -555,7 +556,7 @@ class Switchboard:
             self._resting[call_id] = self._clock() + round(RETRY_S * 1000)
         return True
 
-    # ---------------------------------------------------------- within a transaction (writer thread)
+    # --------------------------------------------------------------- within a transaction (writer thread)
 
     def _new_call(self, kind: CallKind, brief: AlarmBrief | None, now_ms: int) -> Call:
         call = Call(id=self._new_id(), kind=kind, opened_at=now_ms, ring_started_at=now_ms)
@@ -577,15 +578,18 @@ class Switchboard:
             raise NotFound(f"no call {call_id}")
         return call
 
-    def _relocate(
+    def _open_or_relocate(
         self,
         connection: Connection,
-        call_id: str,
         brief: AlarmBrief,
+        call: Call,
         ranked: Sequence[RankedWorker],
         now_ms: int,
     ) -> _Moved:
-        """The plan came again: a repeat changes nothing, a corrected place rings who is near that one."""
+        """If the plan came again: a repeat changes nothing, a corrected place rings who is near that one."""
+        call_id = tables.opened_for(connection, brief.alarm_id)
+        if call_id is None:
+            return self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.alarm_id)
         known = self._load(connection, call_id)
         if known.ended:
             return _Moved(known, ())
@@ -658,6 +662,8 @@ class Switchboard:
                 self._resting.pop(call.id, None)
             elif known is None or known.version <= call.version:
                 self._open[call.id] = call
+            if known is None or known.version < call.version:
+                self._timers.set(call)
             for effect in one.effects:
                 if isinstance(effect, CloseMedia):
                     self._close_media(media_owner(call.id, effect.leg_id))

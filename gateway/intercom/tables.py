@@ -145,6 +145,11 @@ _UPDATE_RING = Prepared(
     .where(call_rings.c.call_id == bindparam("of_call"), call_rings.c.number == bindparam("of_number"))
     .values({name: bindparam(name) for name in _RING_COLUMNS})
 )
+_CALL = Prepared(select(calls).where(calls.c.id == bindparam("of_call")))
+_LEGS = Prepared(select(call_legs).where(call_legs.c.call_id == bindparam("of_call")))
+_RINGS = Prepared(
+    select(call_rings).where(call_rings.c.call_id == bindparam("of_call")).order_by(call_rings.c.number)
+)
 _OPENED_FOR = Prepared(select(calls.c.id).where(calls.c.opened_for == bindparam("of_alarm")))
 _BUSY_WORKERS = Prepared(
     select(call_legs.c.participant_id)
@@ -154,13 +159,12 @@ _BUSY_WORKERS = Prepared(
 
 
 def load(connection: Connection, call_id: str) -> Call | None:
-    row = connection.execute(select(calls).where(calls.c.id == call_id)).mappings().first()
-    if row is None:
+    found = _named(calls, _CALL, connection, call_id)
+    if not found:
         return None
-    legs = connection.execute(select(call_legs).where(call_legs.c.call_id == call_id)).mappings()
-    rings = connection.execute(
-        select(call_rings).where(call_rings.c.call_id == call_id).order_by(call_rings.c.number)
-    ).mappings()
+    row = found[0]
+    legs = _named(call_legs, _LEGS, connection, call_id)
+    rings = _named(call_rings, _RINGS, connection, call_id)
     return Call(
         id=row["id"],
         version=row["version"],
@@ -177,10 +181,10 @@ def load(connection: Connection, call_id: str) -> Call | None:
         rings=Side(row["rings"]),
         picked=msgspec.json.decode(row["picked"], type=tuple[str, ...]),
         cycle=row["cycle"],
-        redial=row["redial"],
+        redial=bool(row["redial"]),
         ring_started_at=row["ring_started_at"],
         ranked_at=row["ranked_at"],
-        told_nobody=row["told_nobody"],
+        told_nobody=bool(row["told_nobody"]),
         answered_by=_participant(row["answered_by"]),
         answered_at=row["answered_at"],
         active_at=row["active_at"],
@@ -378,12 +382,17 @@ def _rung(row: Any) -> Rung:
         reason=row["reason"],
         rung_at=row["rung_at"],
         cycle=row["cycle"],
-        own_grid=row["own_grid"],
-        waiting=row["waiting"],
+        own_grid=bool(row["own_grid"]),
+        waiting=bool(row["waiting"]),
         outcome=Outcome(row["outcome"]),
         outcome_at=row["outcome_at"],
         deliveries=msgspec.json.decode(row["deliveries"], type=tuple[Delivery, ...]),
     )
+
+
+def _named(table: Table, query: Prepared, connection: Connection, call_id: str) -> list[dict[str, Any]]:
+    names = [column.name for column in table.columns]
+    return [dict(zip(names, row, strict=True)) for row in query.run(connection, {"of_call": call_id})]
 
 
 def _participant(text: str | None) -> Participant | None:

@@ -16,17 +16,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
-
-import av
-from av.audio.codeccontext import AudioCodecContext
-from av.audio.resampler import AudioResampler
+from typing import TYPE_CHECKING, cast
 
 from gateway.errors import ProtocolError
 from gateway.streams.h264 import Timeline
 from gateway.streams.media import AudioFrame, Codec
 from gateway.streams.reception import SequenceCounter
 from gateway.streams.rtsp import Track, passes_through
+
+if TYPE_CHECKING:
+    from av.audio.codeccontext import AudioCodecContext
 
 __all__ = ["AacDepacketizer", "OpusEncoder", "Sound", "Transcoder", "aac_config", "output_codec"]
 
@@ -140,9 +139,13 @@ class OpusEncoder:
     """Payloads of one track in, Opus packets of 20 ms out. Blocking; takes some 0.3 ms for 20 ms of sound."""
 
     def __init__(self, track: Track) -> None:
+        import av  # by the first sound that needs it: 17 MB
+        from av.audio.resampler import AudioResampler
+
         aac = aac_config(track) if track.encoding == "MPEG4-GENERIC" else None
+        self._error, self._packet = av.FFmpegError, av.Packet
         self._aac = AacDepacketizer(aac) if aac is not None else None
-        self._decoder = cast(AudioCodecContext, av.CodecContext.create(_DECODERS[track.encoding], "r"))
+        self._decoder = cast("AudioCodecContext", av.CodecContext.create(_DECODERS[track.encoding], "r"))
         if aac is not None:
             self._decoder.extradata = aac.config
         else:
@@ -168,13 +171,13 @@ class OpusEncoder:
         packets: list[bytes] = []
         for unit in units:
             try:
-                for decoded in self._decoder.decode(av.Packet(unit)):
+                for decoded in self._decoder.decode(self._packet(unit)):
                     decoded.pts = None
                     for frame in self._resampler.resample(decoded):
                         frame.pts = self._samples
                         self._samples += frame.samples
                         packets += map(bytes, self._encoder.encode(frame))
-            except av.FFmpegError:
+            except self._error:
                 self.damaged += 1
         return packets
 

@@ -45,6 +45,9 @@ SOCKET_BUFFER = 4 << 20
 RECEIVE_SIZE = 2048
 # Datagrams read before the loop gets its turn again.
 RECEIVE_BURST = 64
+# A process that sleeps between two packets pays several times more for each than one that takes them together: where only
+# reports and consent checks come, a socket is read at multiples of this; the longer time where no media is sent either.
+REST_S, LONG_REST_S = 0.025, 0.1
 TCP_BUFFER = 512 * 1024
 TCP_MAX_FRAME = 4096
 TCP_AUTHENTICATE_S = 10.0
@@ -83,10 +86,14 @@ Path = tuple[Carrier, Address]
 
 
 class CarrierOwner(Protocol):
-    """The port, as carriers see it. counters: faults and drops by name; compiled: use the compiled loop."""
+    """The port, as carriers see it. counters: faults and drops by name; compiled: use the compiled loop; quick_until: until
+    then what comes is answered at once, since somebody joins, publishes or misses packets; media_until: media is being
+    sent until then at least."""
 
     counters: Counter[str]
     compiled: bool
+    quick_until: float
+    media_until: float
 
     def clock(self) -> float: ...
 
@@ -124,6 +131,7 @@ class UdpSocket:
         self.gate = compiled.new_gate(sock.fileno()) if port.compiled else None
         self._pending: tuple[bytes, int, Address] | None = None
         self._loop = asyncio.get_running_loop()
+        self._resting: asyncio.TimerHandle | None = None
         self._loop.add_reader(sock.fileno(), self._readable)
 
     @property
@@ -133,6 +141,8 @@ class UdpSocket:
 
     def close(self) -> None:
         self._set_gate(False)
+        if self._resting is not None:
+            self._resting.cancel()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
@@ -143,13 +153,45 @@ class UdpSocket:
             self.gate.open = usable and self._gso
 
     def _readable(self) -> None:
-        receive, links, now = self._sock.recvfrom, self.links, self._port.clock()
+        now = self._port.clock()
+        self._read(now)
+        if now >= self._port.quick_until and self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._rest()
+
+    def _rest(self) -> None:
+        rest_s = REST_S if self._port.clock() < self._port.media_until else LONG_REST_S
+        ticks = int(self._loop.time() / rest_s) + 1
+        self._resting = self._loop.call_at(ticks * rest_s, self._rested)
+
+    def _rested(self) -> None:
+        """Read what came meanwhile; the loop watches the socket again when it was nothing, or when it must be quick."""
+        self._resting = None
+        now = self._port.clock()
+        came = self._read(now)
+        if self._sock.fileno() < 0:
+            return
+        if came and now >= self._port.quick_until:
+            self._rest()
+        else:
+            self._loop.add_reader(self._sock.fileno(), self._readable)
+
+    def wake(self) -> None:
+        """Somebody is about to join: watch the socket at once."""
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+            self._loop.add_reader(self._sock.fileno(), self._readable)
+
+    def _read(self, now: float) -> bool:
+        """All that came, RECEIVE_BURST datagrams at most. False: there was nothing."""
+        receive, links = self._sock.recvfrom, self.links
         counters = self._port.counters
-        for _ in range(RECEIVE_BURST):
+        for count in range(RECEIVE_BURST):
             try:
                 data, address = receive(RECEIVE_SIZE)
             except (BlockingIOError, InterruptedError):
-                return
+                return count > 0
             except OSError:  # an ICMP error of an earlier send; it says nothing of this socket
                 counters["receive_errors"] += 1
                 continue
@@ -163,6 +205,7 @@ class UdpSocket:
                 counters["unknown_address"] += 1
             else:
                 link.receive(data, self, address, now)
+        return True
 
     def unused(self) -> None:
         """Shared by all: stays."""

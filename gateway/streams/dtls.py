@@ -32,6 +32,7 @@ __all__ = ["FINGERPRINT_HASHES", "MTU", "Certificate", "DtlsServer", "DtlsState"
 
 MTU = 1200
 RECORD_HEADER = 13
+READ_SIZE = 16384
 DTLS1_2_VERSION = 0xFEFD  # RFC 6347 section 4.1; pyOpenSSL has names for TLS alone
 RETRANSMIT_FIRST_S = 0.25
 RETRANSMIT_MAX_S = 4.0
@@ -252,11 +253,9 @@ class DtlsServer:
     def _take(self) -> list[bytes]:
         """Empty the outgoing BIO and cut it at record boundaries into datagrams of at most MTU bytes."""
         data = b""
-        try:
-            while True:
-                data += self._connection.bio_read(65536)
-        except SSL.Error:
-            pass  # WantRead: the BIO is empty
+        with contextlib.suppress(SSL.Error):  # WantRead: the BIO is empty
+            while len(data) % READ_SIZE == 0:
+                data += self._connection.bio_read(READ_SIZE)
         datagrams: list[bytes] = []
         start = offset = 0
         while offset + RECORD_HEADER <= len(data):

@@ -8,6 +8,7 @@ must leave from the address that was asked. ICE-TCP (RFC 6544, passive) listens 
 from __future__ import annotations
 
 import asyncio
+import base64
 import heapq
 import itertools
 import logging
@@ -41,7 +42,9 @@ logger = logging.getLogger(__name__)
 
 MAX_LINKS = 4096
 MAX_TCP_CONNECTIONS = 1024
-ICE_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+SENDER_REPORT, RECEIVER_REPORT = 200, 201  # RFC 3550 section 12.1
+QUICK_S = 1.0
+MEDIA_S = 1.5  # the plane looks at each viewer once a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,10 +185,13 @@ class Link:
                 # RFC 5761 section 4: RTCP packet types 192-223 are payload types 64-95 with the marker.
                 if len(data) > 1 and 64 <= data[1] & 0x7F < 96:
                     compound = receiver.unprotect_rtcp(data)
+                    if data[1] not in (SENDER_REPORT, RECEIVER_REPORT):
+                        self._port.be_quick(now)
                     if self._ice.receive_data((carrier, address)):
                         self.follow_ice()
                     self._handlers.on_rtcp(compound, now)
                 else:
+                    self._port.be_quick(now)
                     self._handlers.on_rtp(receiver.unprotect(data), now)
             except ProtocolError as error:
                 self._port.counters[error.reason] += 1
@@ -265,6 +271,7 @@ class Link:
         return self._ice.ufrags
 
     def _receive_dtls(self, data: bytes, now: float) -> None:
+        self._port.be_quick(now)
         self._send_all(self._dtls.receive(data, now))
         self._check_dtls()
         if not self.connected:
@@ -334,6 +341,7 @@ class MediaPort:
         self.certificate = certificate
         self.counters: Counter[str] = Counter()
         self.clock = clock
+        self.quick_until = self.media_until = 0.0
         self._consent_s = consent_s
         self._announce = tuple(announce)
         self._sockets: list[UdpSocket] = []
@@ -434,6 +442,9 @@ class MediaPort:
             local=new_credentials(), remote_ufrag=remote.ufrag, now=now, consent_s=self._consent_s
         )
         link = Link(self, ice, dtls, handlers)
+        self.be_quick(now)
+        for sock in self._sockets:
+            sock.wake()
         self._links.add(link)
         self._by_ufrag[link.local.ufrag] = link
         self.schedule(link)
@@ -469,7 +480,17 @@ class MediaPort:
         if link is None:
             self.counters["stun_unknown_ufrag"] += 1
         else:
+            if not link.connected:
+                self.be_quick(now)
             link.receive_request(request, carrier, address, now)
+
+    def be_quick(self, now: float) -> None:
+        """What comes next must not wait for its turn: a handshake, media, or a viewer that misses packets."""
+        self.quick_until = now + QUICK_S
+
+    def note_media(self, now: float) -> None:
+        """Somebody was sent media lately: who misses some should not wait long."""
+        self.media_until = now + MEDIA_S
 
     def replace_ufrag(self, old: str | None, new: str | None, link: Link) -> None:
         if old is not None:
@@ -542,7 +563,5 @@ class MediaPort:
 
 def new_credentials() -> IceCredentials:
     """Random ICE credentials: 48 and 144 bits (RFC 8445 section 5.3 asks for 24 and 128)."""
-    return IceCredentials(
-        ufrag="".join(secrets.choice(ICE_CHARS) for _ in range(8)),
-        pwd="".join(secrets.choice(ICE_CHARS) for _ in range(24)),
-    )
+    text = base64.b64encode(secrets.token_bytes(24)).decode()  # its alphabet is that of ice-char
+    return IceCredentials(ufrag=text[:8], pwd=text[8:])

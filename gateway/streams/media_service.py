@@ -8,22 +8,28 @@ once; what changes something is awaited.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import Unavailable
 from gateway.evidence.order import News, RecordingOrder, RecordingSpec
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, CameraSupervisor, Counters, DialLimits
+from gateway.streams.hls import Container, HlsLimits
+from gateway.streams.hls_source import HlsFile, HlsSources, tap_track
 from gateway.streams.ice import CONSENT_S
 from gateway.streams.link import Certificate, MediaPort
 from gateway.streams.media import StreamName
-from gateway.streams.picture_health import HealthCounters, PictureHealth, PictureState
 from gateway.streams.plane import MediaPlane, PlaneLimits, StreamChoice
 from gateway.streams.session import SessionAnswer, SessionInfo
 from gateway.streams.tapes import Tapes
+from gateway.streams.verdict import HealthCounters, PictureState
+
+if TYPE_CHECKING:
+    from gateway.streams.picture_health import PictureHealth
 
 __all__ = [
     "Credentials",
@@ -54,7 +60,8 @@ class MediaSpec:
 
     binds: (host, port), port 0 takes a free one. announce: hosts of further candidates (1:1 NAT). tcp: ICE-TCP on the
     same port number. consent_s: silence of a viewer that ends its session (RFC 7675). use_compiled: the compiled send
-    loop, where it was built. pictures: None, and nobody looks at what cameras show. recording: None, and nothing is recorded.
+    loop, where it was built. pictures: None, and nobody looks at what cameras show. camera_ca: PEM file that certificates of
+    rtsps cameras are checked against; none: those that the system trusts. recording: None, and nothing is recorded.
     """
 
     binds: tuple[tuple[str, int], ...]
@@ -65,6 +72,8 @@ class MediaSpec:
     plane: PlaneLimits = field(default_factory=PlaneLimits)
     dial: DialLimits = field(default_factory=DialLimits)
     pictures: PictureSpec | None = None
+    hls: HlsLimits = field(default_factory=HlsLimits)
+    camera_ca: str = ""
     recording: RecordingSpec | None = None
 
 
@@ -142,6 +151,21 @@ class MediaService(Protocol):
     async def fetch_keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         """NAL units of the newest cached keyframe; the same object as long as it is the same keyframe."""
 
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        """One file of a camera's stream by HLS, which begins with the first playlist and ends when nobody asks any more.
+        Raises NotFound, TooMany, Unavailable."""
+
+    async def warm(self, camera_id: str) -> None:
+        """Pull what a tile would show of the camera; it stays for the grace time after a last viewer. Returns with its first
+        picture."""
+
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         """What `fetch_keyframe` gave last (or newer)."""
 
@@ -194,6 +218,7 @@ class LocalMedia:
         self._parts: tuple[MediaPlane, CameraSupervisor] | None = None
         self._health: PictureHealth | None = None
         self._tapes: Tapes | None = None
+        self._hls: HlsSources | None = None
 
     async def open(self) -> None:
         spec = self._spec
@@ -220,9 +245,21 @@ class LocalMedia:
             limits=spec.dial,
             on_state=self._callbacks.state,
             compiled=spec.use_compiled,
+            tls=ssl.create_default_context(cafile=spec.camera_ca) if spec.camera_ca else None,
         )
         self._parts = plane, supervisor
+        self._hls = HlsSources(
+            acquire=supervisor.acquire,
+            release=supervisor.release,
+            tap=lambda camera_id, name, source, on: tap_track(
+                plane.sink_of(camera_id, name).video, source, on
+            ),
+            limits=spec.hls,
+        )
         if spec.pictures is not None:
+            # OpenCV and PyAV are 35 MB and a frame gap to load: now, and only where pictures are judged.
+            from gateway.streams.picture_health import PictureHealth
+
             self._health = PictureHealth(
                 self.camera_ids,
                 plane.keyframe_to_judge,
@@ -246,6 +283,8 @@ class LocalMedia:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.plane.run(), name="media-plane")
             tasks.create_task(self.supervisor.run(), name="cameras")
+            if self._hls is not None:
+                tasks.create_task(self._hls.run(), name="hls")
             if self._health is not None:
                 tasks.create_task(self._health.run(), name="picture-health")
             if self._tapes is not None:
@@ -315,6 +354,24 @@ class LocalMedia:
     async def fetch_keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         return self.plane.keyframe(camera_id)
 
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        if self._hls is None:
+            raise RuntimeError("LocalMedia.open() comes first")
+        return await self._hls.fetch(camera_id, name, file, container, query)
+
+    async def warm(self, camera_id: str) -> None:
+        has_sub = any(camera.id == camera_id and camera.sub for camera in self._cameras)
+        name = StreamName.SUB if has_sub else StreamName.MAIN
+        await self.supervisor.acquire(camera_id, name)
+        self.supervisor.release(camera_id, name)
+
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         return self.plane.keyframe(camera_id)
 
@@ -341,6 +398,8 @@ class LocalMedia:
         await self.supervisor.apply(cameras, credentials)
         for camera_id in removed:
             self.plane.forget_camera(camera_id)
+            if self._hls is not None:
+                self._hls.forget_camera(camera_id)
         if self._tapes is not None:
             self._tapes.apply(self._cameras)
 

@@ -16,10 +16,10 @@ from gateway.errors import Conflict, GatewayError, NotFound, ProtocolError, TooM
 from gateway.evidence.order import News, RecordingOrder
 from gateway.streams.cameras import CameraState
 from gateway.streams.media_service import MediaSpec
-from gateway.streams.picture_health import PictureState
 from gateway.streams.plane import NotAcceptable
 from gateway.streams.sdp import Fragment
 from gateway.streams.session import SessionAnswer, SessionInfo
+from gateway.streams.verdict import PictureState
 
 __all__ = [
     "Answered",
@@ -31,9 +31,11 @@ __all__ = [
     "Closed",
     "Done",
     "Failure",
+    "FetchHls",
     "FetchKeyframe",
     "FrameReader",
     "FromWorker",
+    "HlsAnswer",
     "Keyframe",
     "PictureChange",
     "Publish",
@@ -50,6 +52,7 @@ __all__ = [
     "SupervisorCounts",
     "ToWorker",
     "Tracks",
+    "Warm",
     "Watch",
     "WireCamera",
     "encode_frame",
@@ -151,6 +154,20 @@ class FetchKeyframe(Request, frozen=True):
     known: int
 
 
+class FetchHls(Request, frozen=True):
+    """One file of a camera's stream by HLS; the fields are those of `MediaService.fetch_hls`."""
+
+    camera_id: str
+    name: str
+    file: str
+    container: str
+    query: list[tuple[str, str]]
+
+
+class Warm(Request, frozen=True):
+    camera_id: str
+
+
 class Record(Request, frozen=True):
     order: RecordingOrder
 
@@ -199,6 +216,14 @@ class Keyframe(_Message, frozen=True):
     id: int
     digest: int
     nal_units: tuple[bytes, ...] | None
+
+
+class HlsAnswer(_Message, frozen=True):
+    """To FetchHls."""
+
+    id: int
+    body: bytes
+    media_type: str
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -310,13 +335,26 @@ ToWorker = (
     | CloseSession
     | CloseOwned
     | FetchKeyframe
+    | FetchHls
+    | Warm
     | Record
     | StopRecording
     | Cancel
     | Stop
 )
 FromWorker = (
-    Ready | Answered | Done | Keyframe | Refused | States | PictureChange | Closed | Tracks | Recorded | Beat
+    Ready
+    | Answered
+    | Done
+    | Keyframe
+    | HlsAnswer
+    | Refused
+    | States
+    | PictureChange
+    | Closed
+    | Tracks
+    | Recorded
+    | Beat
 )
 
 _encoder = msgspec.msgpack.Encoder()

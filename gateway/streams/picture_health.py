@@ -29,7 +29,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Any
 
 import cv2
@@ -39,6 +38,7 @@ from numpy.typing import NDArray
 from gateway.errors import ProtocolError
 from gateway.streams.media import AccessUnit
 from gateway.streams.pictures import NalUnits, Picture, decode_keyframe
+from gateway.streams.verdict import HealthCounters, PictureState, Verdict
 
 __all__ = [
     "HealthCounters",
@@ -66,15 +66,6 @@ _SIZES_KEPT = 4
 _GOLDEN = 0.618034
 _BUSY_PART = 0.8
 """Of the interval; the shortest time between two rounds is a little longer."""
-
-
-class Verdict(StrEnum):
-    OK = "ok"
-    FROZEN = "frozen"
-    BLACK = "black"
-    COVERED = "covered"
-    BLURRED = "blurred"
-    COLOUR_CAST = "colour_cast"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,17 +192,6 @@ class JudgeSettings:
     cast: float = 25.0
     cast_uniformity: float = 1.0
     cast_mean: float = 70.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PictureState:
-    """What is shown of a camera's picture. reason: for people (zh-CN), empty when ok. since_ms: UTC, of the
-    first picture that showed it; checked_at_ms: UTC, of the newest judged picture."""
-
-    verdict: Verdict
-    reason: str
-    since_ms: int
-    checked_at_ms: int
 
 
 class _Usual:
@@ -351,20 +331,6 @@ def round_start(number: int, interval_s: float) -> float:
     offsets follow the golden ratio over half of it: whatever repeats in a picture (an advertisement, a signal, a
     simulator's clip) is met at ever other points and not taken for frozen."""
     return (number + number * _GOLDEN % 1 / 2) * interval_s
-
-
-@dataclass(slots=True, kw_only=True)
-class HealthCounters:
-    """Totals since start. judged: pictures. unchanged: visits that found the keyframe judged before; absent:
-    that found none; undecodable: a damaged one. late: turns put off because pictures took longer or cost more
-    CPU than the budget has. cpu_s: spent on pictures."""
-
-    judged: int = 0
-    unchanged: int = 0
-    absent: int = 0
-    undecodable: int = 0
-    late: int = 0
-    cpu_s: float = 0.0
 
 
 class PictureHealth:

@@ -130,7 +130,8 @@ class MediaPlane:
             async with asyncio.TaskGroup() as self._tasks:
                 tick = 0
                 while True:
-                    await asyncio.sleep(_TICK_S)
+                    # At multiples of a tick, when sockets at rest are read too: one wake for both.
+                    await asyncio.sleep(_TICK_S - time.monotonic() % _TICK_S)
                     tick += 1
                     self._tick(tick, time.monotonic())
         finally:
@@ -536,6 +537,8 @@ class MediaPlane:
                     self.close(session.session_id, reason="connect_timeout")
             elif session.viewer is not None:
                 session.viewer.report(now)
+                if session.has_sent():
+                    self._port.note_media(now)
         for session in list(self._publishers.values()):
             if session.publisher is None or session.link is None or session.state is SessionState.CONNECTING:
                 continue
@@ -581,9 +584,8 @@ class MediaPlane:
         session.viewer.switch(self.sink_of(camera_id, name))
         self._release(*before)
 
-    @staticmethod
     def _payload_types(
-        offer: sdp.Offer, kind: str, codecs: Sequence[Codec], profile: str | None
+        self, offer: sdp.Offer, kind: str, codecs: Sequence[Codec], profile: str | None
     ) -> dict[Codec, PayloadTypes]:
         """The payload types of what is offered and of use, in our order of preference."""
         section = offer.first(kind)
@@ -594,6 +596,8 @@ class MediaPlane:
             if codec is Codec.H264:
                 choice = sdp.choose_h264(section, profile)
                 if choice is not None:
+                    if profile is not None and not choice.exact:
+                        self._port.counters["h264_profile_substituted"] += 1
                     found[codec] = PayloadTypes(media=choice.payload_type, rtx=choice.rtx)
             elif (pair := sdp.choose_codec(section, codec)) is not None:
                 found[codec] = PayloadTypes(media=pair[0], rtx=pair[1])

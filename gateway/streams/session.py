@@ -65,6 +65,7 @@ class Session:
     """One link with what runs over it: a viewer or a publisher. It is the link's handlers."""
 
     __slots__ = (
+        "_sent",
         "connected_at",
         "created_at",
         "etag",
@@ -111,6 +112,7 @@ class Session:
         self.remote: RemoteTransport | None = None
         self.viewer: Viewer | None = None
         self.publisher: Publisher | None = None
+        self._sent = 0
 
     # The link's handlers.
 
@@ -134,6 +136,14 @@ class Session:
 
     def on_closed(self, reason: str) -> None:
         self.on_end(self, reason)
+
+    def has_sent(self) -> bool:
+        """Whether packets have left since this was asked last."""
+        before, self._sent = (
+            self._sent,
+            sum(sender.packets for sender in self.viewer.senders) if self.viewer else 0,
+        )
+        return self._sent != before
 
     def info(self) -> SessionInfo:
         return SessionInfo(

@@ -25,6 +25,8 @@ from gateway.evidence.order import LOST as RECORDING_LOST
 from gateway.evidence.order import Finished, News, RecordingOrder
 from gateway.streams import sdp
 from gateway.streams.cameras import CameraSource, CameraState, Counters, State, StreamState
+from gateway.streams.hls import Container
+from gateway.streams.hls_source import HlsFile
 from gateway.streams.media import StreamName
 from gateway.streams.media_service import Credentials, MediaCallbacks, MediaSpec, PlaneCounts, WorkerView
 from gateway.streams.messages import (
@@ -32,7 +34,9 @@ from gateway.streams.messages import (
     CloseOwned,
     CloseSession,
     Done,
+    FetchHls,
     FetchKeyframe,
+    HlsAnswer,
     Keyframe,
     Publish,
     Record,
@@ -40,13 +44,14 @@ from gateway.streams.messages import (
     StopRecording,
     SupervisorCounts,
     ToWorker,
+    Warm,
     Watch,
     WireCamera,
 )
-from gateway.streams.picture_health import HealthCounters, PictureState
 from gateway.streams.placement import Backoff, place_cameras, share_of, worker_of_call
 from gateway.streams.plane import StreamChoice
 from gateway.streams.session import SessionAnswer, SessionInfo, SessionState
+from gateway.streams.verdict import HealthCounters, PictureState
 from gateway.streams.worker_process import RESTARTING, ShardTimes, WorkerProcess
 
 __all__ = ["ShardTimes", "Shards"]
@@ -288,6 +293,24 @@ class Shards:
         while len(self._keyframes) > KEYFRAMES_KEPT:
             self._keyframes.popitem(last=False)
         return self.keyframe(camera_id)
+
+    async def fetch_hls(
+        self,
+        camera_id: str,
+        name: StreamName,
+        file: str,
+        container: Container,
+        query: Sequence[tuple[str, str]],
+    ) -> HlsFile:
+        worker = self._worker_of(f"camera/{camera_id}")
+        answer = await worker.ask(
+            lambda number: FetchHls(number, camera_id, name, file, container, list(query)), HlsAnswer
+        )
+        return HlsFile(body=answer.body, media_type=answer.media_type)
+
+    async def warm(self, camera_id: str) -> None:
+        """Raises NotFound, Unavailable."""
+        await self._worker_of(f"camera/{camera_id}").ask(lambda number: Warm(number, camera_id), Done)
 
     def keyframe(self, camera_id: str) -> tuple[bytes, ...] | None:
         known = self._keyframes.get(camera_id)

@@ -99,16 +99,29 @@ class SrtpKeys:
         """Session keys from what DTLS exported. Labels 0-2 for RTP, 3-5 for RTCP."""
         auth = 0 if profile is Profile.AEAD_AES_128_GCM else 20
         key, salt = profile.key_length, profile.salt_length
+        lengths = (key, auth, salt, key, auth, salt)
+        # Counter mode by hand: the blocks of all six labels through one cipher, which costs more than they do.
+        padded = master_salt.ljust(14, b"\0")
+        blocks = b"".join(
+            padded[:7] + bytes((padded[7] ^ label,)) + padded[8:] + count.to_bytes(2, "big")
+            for label, length in enumerate(lengths)
+            for count in range(-(-length // 16))
+        )
+        stream = Cipher(algorithms.AES(master_key), modes.ECB()).encryptor().update(blocks)  # noqa: S305
+        derived = []
+        for length in lengths:
+            derived.append(stream[:length])
+            stream = stream[-(-length // 16) * 16 :]
         return cls(
             profile=profile,
             master_key=master_key,
             master_salt=master_salt,
-            rtp_key=derive_key(master_key, master_salt, 0, key),
-            rtp_auth_key=derive_key(master_key, master_salt, 1, auth) if auth else b"",
-            rtp_salt=derive_key(master_key, master_salt, 2, salt),
-            rtcp_key=derive_key(master_key, master_salt, 3, key),
-            rtcp_auth_key=derive_key(master_key, master_salt, 4, auth) if auth else b"",
-            rtcp_salt=derive_key(master_key, master_salt, 5, salt),
+            rtp_key=derived[0],
+            rtp_auth_key=derived[1],
+            rtp_salt=derived[2],
+            rtcp_key=derived[3],
+            rtcp_auth_key=derived[4],
+            rtcp_salt=derived[5],
         )
 
 

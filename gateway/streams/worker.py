@@ -24,6 +24,8 @@ import msgspec
 from gateway.errors import GatewayError, Unavailable
 from gateway.streams.cameras import CameraState
 from gateway.streams.channel import Channel
+from gateway.streams.hls import Container
+from gateway.streams.media import StreamName
 from gateway.streams.media_service import LocalMedia, MediaCallbacks
 from gateway.streams.messages import (
     Answered,
@@ -35,7 +37,9 @@ from gateway.streams.messages import (
     CloseSession,
     Done,
     Failure,
+    FetchHls,
     FetchKeyframe,
+    HlsAnswer,
     Keyframe,
     PictureChange,
     Publish,
@@ -52,6 +56,7 @@ from gateway.streams.messages import (
     SupervisorCounts,
     ToWorker,
     Tracks,
+    Warm,
     Watch,
 )
 
@@ -170,7 +175,7 @@ class Worker:
             log.exception("request failed unexpectedly", extra={"request": type(request).__name__})
             self._send(Refused(request.id, Failure.of(Unavailable("internal error of a media worker"))))
 
-    async def _do(self, media: LocalMedia, request: Request) -> Answered | Done | Keyframe:
+    async def _do(self, media: LocalMedia, request: Request) -> Answered | Done | Keyframe | HlsAnswer:
         match request:
             case Watch():
                 answer = await media.watch(
@@ -189,6 +194,9 @@ class Worker:
                 await media.apply(request.cameras, request.credentials)
                 self._send(States(media.states()))
                 return Done(request.id)
+            case Warm():
+                await media.warm(request.camera_id)
+                return Done(request.id)
             case Record():
                 await media.record(request.order)
                 return Done(request.id)
@@ -199,6 +207,10 @@ class Worker:
                 nal_units = media.keyframe(request.camera_id)
                 digest = 0 if nal_units is None else hash(nal_units)
                 return Keyframe(request.id, digest, None if digest == request.known else nal_units)
+            case FetchHls():
+                name, container = StreamName(request.name), Container(request.container)
+                made = await media.fetch_hls(request.camera_id, name, request.file, container, request.query)
+                return HlsAnswer(request.id, made.body, made.media_type)
             case _:
                 raise Unavailable(f"a media worker can't {type(request).__name__}")
         # No await between here and the frame: the session's other news come after it.

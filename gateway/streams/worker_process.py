@@ -28,6 +28,7 @@ from gateway.streams.messages import (
     Closed,
     Done,
     FromWorker,
+    HlsAnswer,
     Keyframe,
     PictureChange,
     Publish,
@@ -43,9 +44,9 @@ from gateway.streams.messages import (
     Watch,
     WireCamera,
 )
-from gateway.streams.picture_health import PictureState
 from gateway.streams.placement import Heartbeat
 from gateway.streams.session import SessionInfo
+from gateway.streams.verdict import PictureState
 
 __all__ = ["RESTARTING", "ShardTimes", "WorkerProcess"]
 
@@ -56,7 +57,7 @@ MAX_REQUESTS = 1024
 MAX_WAITING_OCTETS = 4 << 20
 """Not taken by a worker yet; beyond it joins are refused."""
 RESTARTING = "media worker is restarting"
-_T = TypeVar("_T", Answered, Done, Keyframe)
+_T = TypeVar("_T", Answered, Done, Keyframe, HlsAnswer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +261,7 @@ class WorkerProcess:
             case PictureChange():
                 self._mirror_picture(message.camera_id, message.picture)
                 self._later(self._owner.picture_changed, message.camera_id)
-            case Answered() | Done() | Keyframe():
+            case Answered() | Done() | Keyframe() | HlsAnswer():
                 if isinstance(message, Answered):
                     self.sessions[message.answer.session_id] = message.info
                 self._resolve(message)
@@ -310,7 +311,7 @@ class WorkerProcess:
         else:
             self.pictures[camera_id] = picture
 
-    def _resolve(self, message: Answered | Done | Keyframe) -> None:
+    def _resolve(self, message: Answered | Done | Keyframe | HlsAnswer) -> None:
         future = self._requests.pop(message.id, None)
         if future is not None and not future.done():
             future.set_result(message)
@@ -319,7 +320,7 @@ class WorkerProcess:
             self._abandoned.discard(message.id)
             self._abandon(message)
 
-    def _abandon(self, message: Answered | Done | Keyframe) -> None:
+    def _abandon(self, message: Answered | Done | Keyframe | HlsAnswer) -> None:
         """Answered, but whoever asked has gone."""
         if isinstance(message, Answered):
             session_id = message.answer.session_id

@@ -105,8 +105,9 @@ const manifest = await hashed(
     name: "网格员值守",
     short_name: "网格员",
     lang: "zh-CN",
+    id: "/worker",
     start_url: "/worker",
-    scope: "/",
+    scope: "/worker",
     display: "standalone",
     orientation: "portrait",
     background_color: "#0a1019",
@@ -135,3 +136,28 @@ await page("worker", {
   ...icons,
 });
 await page("stb", { script: boxScript, style: url(styles, "stb-style", ".css"), ...icons });
+
+// The service worker holds what the gridworker's page needs to open: its entry, every chunk that reaches, style and icons.
+const entry = url(app, "worker", ".js");
+const reached = new Set();
+const reach = (output) => {
+  if (reached.has(output)) return;
+  reached.add(output);
+  for (const one of app.metafile.outputs[output].imports) if (one.path in app.metafile.outputs) reach(one.path);
+};
+reach(Object.keys(app.metafile.outputs).find((output) => path.basename(output) === path.basename(entry)));
+const shell = [
+  ...[...reached].map((output) => `/static/${path.basename(output)}`),
+  url(styles, "worker-style", ".css"),
+  manifest,
+  ...Object.values(icons),
+].sort();
+const template = await readFile(source("sw.js"), "utf8");
+const version = createHash("sha256")
+  .update(template + JSON.stringify(shell))
+  .digest("hex")
+  .slice(0, 12);
+await writeFile(
+  path.join(dist, "sw.js"),
+  template.replace("{{version}}", version).replace('["{{shell}}"]', JSON.stringify(shell)),
+);

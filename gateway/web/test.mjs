@@ -128,6 +128,64 @@ test("stages never run backwards, and only the press's own acks count", async ()
   assert.ok(box.callHelp(bad, 1) && box.over(bad));
 });
 
+test("the box reads a playlist and the codec out of an initialisation", async () => {
+  const hls = await part("3-hls");
+  const text = [
+    "#EXTM3U",
+    "#EXT-X-MEDIA-SEQUENCE:7",
+    '#EXT-X-MAP:URI="init-5.mp4?page=stb"',
+    "#EXTINF:2.000,",
+    "seg-7.m4s?page=stb",
+    "#EXT-X-DISCONTINUITY",
+    '#EXT-X-MAP:URI="init-8.mp4"',
+    "#EXTINF:1.000,",
+    "seg-8.m4s",
+  ].join("\r\n");
+  assert.deepEqual(hls.parse(text), [
+    { number: 7, address: "seg-7.m4s?page=stb", map: "init-5.mp4?page=stb" },
+    { number: 8, address: "seg-8.m4s", map: "init-8.mp4" },
+  ]);
+  assert.deepEqual(hls.parse("<html>no playlist</html>").length, 1); // refused when it is fetched
+  assert.equal(hls.codec(Buffer.from("0000002c61766343014d401effe1", "hex")), "avc1.4d401e");
+  assert.equal(hls.codec(Buffer.from("moov")), "");
+});
+
+test("a reason is said in both languages, the most particular one first", async () => {
+  const { reasonIn } = await load("reasons");
+  assert.equal(reasonIn("zh", "cannot process: too many writes are waiting"), "系统繁忙，暂时不能受理");
+  assert.equal(reasonIn("zh", "cannot process: disk full"), "暂时不能受理：disk full");
+  const named = (v) => ({ CLOSED: "已结束", triage: "定性" })[v] ?? v;
+  assert.equal(
+    reasonIn("zh", "an alarm that is CLOSED can't take triage", named),
+    "报警现在的状态是“已结束”，不能再做“定性”",
+  );
+  assert.equal(reasonIn("en", "log in first"), "log in first");
+  assert.equal(reasonIn("en", "已由李四受理"), "李四 has taken it already");
+  assert.equal(reasonIn("zh", "something new"), "something new");
+});
+
+test("without room on the device nothing is kept, and that is told", async () => {
+  const { Outbox } = await load("outbox");
+  let full = false;
+  const shelf = new Map();
+  const store = {
+    getItem: (k) => shelf.get(k) ?? null,
+    setItem: (k, v) => {
+      if (full) throw new Error("QuotaExceededError");
+      shelf.set(k, v);
+    },
+  };
+  const box = new Outbox(
+    async () => "later",
+    () => store,
+  );
+  box.open("k");
+  box.add({ kind: "report", path: "/r", body: 1 });
+  full = true;
+  assert.throws(() => box.add({ kind: "photo", path: "/p", body: "x" }));
+  assert.equal(box.size.value, 1);
+});
+
 test("the event cursor drops repeats, resumes, and asks anew after a restart", async () => {
   globalThis.document = { addEventListener() {}, baseURI: "http://x/" };
   const { Cursor } = await load("events");

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.alarms.announce import News
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.policy import AlarmSettings
 from gateway.alarms.roster import Roster
@@ -111,18 +112,20 @@ class Receivers:
         self.on_duty = 1
         self.news = asyncio.Event()
 
-    async def publish_mqtt(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
+    async def publish_mqtt(self, publications: Sequence[tuple[str, bytes, int, bool]]) -> None:
         if self.down:
             raise ConnectionError("broker is down")
-        self.mqtt.append((topic, json.loads(payload) if payload else None, retain))
+        self.mqtt += [
+            (topic, json.loads(body) if body else None, keep) for topic, body, _, keep in publications
+        ]
         self.news.set()
 
-    async def publish_event(self, type: str, data: dict[str, Any], lineage: tuple[str, ...]) -> None:
-        self.events.append((type, data))
+    async def publish_events(self, events: Sequence[tuple[int, News]]) -> None:
+        self.events += [(news.type, json.loads(bytes(news.data))) for _, news in events]
         self.news.set()
 
-    async def ring(self, brief: dict[str, Any]) -> None:
-        self.rings.append(brief)
+    async def ring(self, briefs: Sequence[dict[str, Any]]) -> None:
+        self.rings += briefs
         self.news.set()
 
     async def reach(self, payload: dict[str, Any]) -> int:
@@ -152,7 +155,7 @@ class Bench:
             roster=self.roster,
             camera_health=lambda camera_id: True,
             publish_mqtt=self.got.publish_mqtt,
-            publish_event=self.got.publish_event,
+            publish_events=self.got.publish_events,
             ring=self.got.ring,
             reach=self.got.reach,
             clock=clock,

@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,12 @@ async def main(path: str) -> None:
     store = await Store.open(path)
     settings = AlarmSettings()
 
-    async def publish_mqtt(topic: str, payload: bytes, qos: int, retain: bool) -> None:
+    async def nowhere(messages: Sequence[Any]) -> None:
         return None
 
-    async def publish_event(type: str, data: dict[str, Any], lineage: tuple[str, ...]) -> None:
-        return None
-
-    async def ring(brief: dict[str, Any]) -> None:
-        say("ring", brief["alarm_id"])
+    async def ring(briefs: Sequence[dict[str, Any]]) -> None:
+        for brief in briefs:
+            say("ring", brief["alarm_id"])
 
     async def reach(payload: dict[str, Any]) -> int:
         return 1
@@ -49,8 +48,8 @@ async def main(path: str) -> None:
         settings,
         roster=Roster(store, settings.dispatch),
         camera_health=lambda camera_id: True,
-        publish_mqtt=publish_mqtt,
-        publish_event=publish_event,
+        publish_mqtt=nowhere,
+        publish_events=nowhere,
         ring=ring,
         reach=reach,
         clock=lambda: time.time_ns() // 1_000_000,

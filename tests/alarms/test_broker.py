@@ -97,7 +97,7 @@ async def test_press_by_mosquitto_pub_is_persisted_and_acknowledged(bench: Bench
             await bench.desk.press(message.payload, "mqtt", message.device)
 
         async with client_of(broker, {"stb/+/press": on_press}) as client:
-            bench.desk._publish_mqtt = client.publish  # type: ignore[method-assign]
+            bench.desk._publish_mqtt = client.publish_all  # type: ignore[method-assign]
             async with bench.running():
                 # The box's session is persistent, so the ack waits for it while another program presses in
                 # its name.

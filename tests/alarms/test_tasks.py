@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import AREA, CENTER, Bench, north, press_body
 
+from gateway.alarms import follow_up
 from gateway.alarms.alarm import Outcome
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.incident import Transition as T
@@ -144,11 +145,72 @@ async def test_photos_are_kept_once_by_their_content(bench: Bench, cases: CaseDe
 
 async def test_hand_over_takes_110_or_12345_and_comes_back(bench: Bench, cases: CaseDesk) -> None:
     incident = await reported(cases)
-    with pytest.raises(ProtocolError):
-        await cases.move(incident, T.TRANSFER, ZHANG)
-    view = await cases.move(incident, T.TRANSFER, ZHANG, detail={"to": "12345"})
+    for bad in ({}, {"to": "119"}, {"to": "110", "number": "9" * 65}):
+        with pytest.raises(ProtocolError):
+            await cases.move(incident, T.TRANSFER, ZHANG, detail=bad)
+    given = {"to": "12345", "number": "20260131000123"}
+    view = await cases.move(incident, T.TRANSFER, ZHANG, detail=given, note="噪音")
     assert (view["state"], view["transferred_to"], view["action_by"]) == ("TRANSFERRED", "12345", None)
+    handed = bench.clock.now_ms
+    bench.clock.now_ms += 60_000
     assert (await cases.move(incident, T.TAKE_BACK, ZHANG))["state"] == "REPORTED"
+    await cases.move(incident, T.TRANSFER, LI, detail={"to": "110"})
+    first, second = (await cases.get(incident))["hand_overs"]
+    assert first == {
+        "at": handed, "by": "operator/zhang", "name": "张三", "to": "12345", "number": "20260131000123",
+        "note": "噪音", "back_at": handed + 60_000,
+    }  # fmt: skip
+    assert (second["to"], second["by"], second["back_at"]) == ("110", "operator/li", None)
+
+
+async def test_the_box_is_asked_for_its_follow_up_and_the_question_goes(
+    bench: Bench, cases: CaseDesk
+) -> None:
+    async with bench.running():
+        alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+        await bench.desk.acknowledge(alarm, ZHANG)
+        triaged = await bench.desk.triage(alarm, ZHANG, outcome=Outcome.INCIDENT)
+        incident = triaged["incident_id"]
+        await cases.move(incident, T.DISPATCH, ZHANG)
+        await cases.move(incident, T.HANDLE, WANG)
+        assert await bench.store.read(lambda c: follow_up.asked_of(c, "stb/b0")) is None
+        await cases.move(incident, T.SUBMIT, WANG)
+        asked = await bench.store.read(lambda c: follow_up.asked_of(c, "stb/b0"))
+        assert asked == {"incident": incident, "pid": "p1", "alarm": alarm}
+        await cases.follow_up(incident, "stb/b0", satisfied=False, source="stb/b0")
+        assert await bench.store.read(lambda c: follow_up.asked_of(c, "stb/b0")) is None
+        await cases.move(incident, T.REOPEN, LI)
+        await cases.move(incident, T.HANDLE, WANG)
+        await cases.move(incident, T.SUBMIT, WANG)  # asked anew: the answer was about the first handling
+        assert await bench.store.read(lambda c: follow_up.asked_of(c, "stb/b0")) == asked
+        rated = await cases.move(incident, T.RATE, LI, detail={"satisfied": True, "score": 4})
+        assert (rated["satisfied"], rated["follow_up_at"]) == (True, bench.clock.now_ms)
+        await cases.move(incident, T.ARCHIVE, LI)
+        await bench.settle()
+    states = [
+        payload for topic, payload, retain in bench.got.mqtt if topic == "pd/v1/stb/b0/state" and retain
+    ]
+    stages = [None if state is None else state["stage"] for state in states]
+    assert stages == [
+        "persisted", "answered", "follow_up", "answered", "answered", "follow_up", "answered", None
+    ]  # fmt: skip
+    question = states[2]
+    assert (question["alarm"], question["incident"]) == (alarm, incident)
+    assert question["message"].endswith("您满意吗？")
+
+
+async def test_severity_four_calls_on_everybody_at_once(bench: Bench, cases: CaseDesk) -> None:
+    async with bench.running():
+        alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+        await bench.desk.acknowledge(alarm, ZHANG)
+        await bench.desk.triage(alarm, ZHANG, outcome=Outcome.INCIDENT, severity=4)
+        incident = await reported(cases, severity=4)
+        await bench.settle()
+    by_alarm = [told["audience"] for told in bench.got.reached if told.get("alarm_id") == alarm]
+    assert by_alarm == ["street", "district", "supervisor", "leader", "volunteers", "police"]
+    by_hand = [told["audience"] for told in bench.got.reached if told.get("incident_id") == incident]
+    assert by_hand == ["community", *by_alarm]
+    assert (await bench.desk.get(alarm))["level"] == "leader"
 
 
 async def test_nothing_done_on_an_incident_goes_to_the_supervisor(bench: Bench, cases: CaseDesk) -> None:

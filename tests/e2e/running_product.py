@@ -12,10 +12,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from playwright.async_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +135,15 @@ class Product:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
+    def post(self, path: str, token: str, body: object) -> Any:
+        request = urllib.request.Request(
+            self.base + path,
+            data=json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
     def signed_press(self, sid: str, *more: str) -> list[str]:
         """The mosquitto_pub command line that `boxes press --print` gives."""
         line = self.run(
@@ -139,6 +151,41 @@ class Product:
             *("--secrets", f"{self.folder}/secrets.yaml", "--mqtt", f"127.0.0.1:{self.mqtt}"),
         )
         return shlex.split(line)
+
+
+@contextmanager
+def a_product(folder: Path) -> Iterator[Product]:
+    """The whole product with 24 simulated cameras, on free ports, with its data in `folder`."""
+    running = Product(folder, free_port(), free_port(), free_port())
+    rows = yaml.load((ROOT / "config/cameras.yaml").read_text(), yaml.CSafeLoader)["cameras"][:CAMERAS]
+    for row in rows:
+        for name in ("main", "sub"):
+            row[name] = row[name].replace("127.0.0.1:8554", f"127.0.0.1:{running.rtsp}")
+    (folder / "cameras.yaml").write_text(yaml.dump({"cameras": rows}, allow_unicode=True, sort_keys=False))
+    settings = {
+        "http": {"port": running.http},
+        "media": {"udp_port": 0},
+        "mqtt": {"port": running.mqtt},
+    }
+    (folder / "gateway.yaml").write_text(yaml.dump(settings))
+    running.run("simulators", "secrets", "--out", f"{folder}/secrets.yaml")
+    try:
+        running.start(
+            "cameras",
+            *(
+                "simulators",
+                "cameras",
+                "--cameras",
+                f"{folder}/cameras.yaml",
+                "--secrets",
+                f"{folder}/secrets.yaml",
+            ),
+            *("--port", str(running.rtsp), "--live", "0", "--seconds", "4", "--cache", "var/test-clips"),
+        )
+        running.start_gateway()
+        yield running
+    finally:
+        running.stop()
 
 
 async def open_page(browser: Browser, link: str, width: int, height: int) -> tuple[Page, list[str]]:

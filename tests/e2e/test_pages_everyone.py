@@ -62,16 +62,27 @@ async def test_one_switch_speaks_english(product: Product, browser: Browser) -> 
 
 
 async def test_a_lost_gateway_is_said_and_the_session_kept(product: Product, browser: Browser) -> None:
-    """Killed like in a power cut: a banner, no picture that looks live, and everything back without a log-in."""
+    """Killed like in a power cut: a banner, no picture that looks live, and everything back without a log-in. A resident who
+    presses meanwhile is sent to 110, and the press arrives all the same."""
+    stb, stb_errors = await open_page(browser, product.link("stb", "stb", "stb00020"), 1280, 720)
+    await stb.wait_for_selector("body[data-mqtt=up]")
     wall, errors = await open_page(browser, product.link("wall", "operator", "op07"), 1366, 768)
     await wall.wait_for_selector("[data-tile][data-state=live]", timeout=60_000)
     await asyncio.to_thread(product.kill, "gateway")
     try:
+        for _ in range(2):
+            await stb.keyboard.press("r")
         await wall.wait_for_selector("[data-stale]", timeout=60_000)
+        await stb.wait_for_selector("body[data-stage=sent][data-help='1']")
+        said = await stb.inner_text("#panel")
+        assert "请拨打110" in said
+        assert "网格员电话" in said
         await wall.wait_for_selector("[data-tile][data-state=live]", state="detached", timeout=60_000)
     finally:
         await asyncio.to_thread(product.start_gateway)
     await wall.wait_for_selector("[data-stale]", state="detached", timeout=60_000)
     await wall.wait_for_selector("[data-tile][data-state=live]", timeout=60_000)
+    await stb.wait_for_selector("body[data-help='0']:not([data-stage=sent])")
+    assert stb_errors == []
     assert await wall.evaluate("location.pathname") == "/wall"
     assert errors == []

@@ -13,6 +13,9 @@ import contextlib
 import hashlib
 import hmac
 import json
+import re
+import ssl
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,6 +33,7 @@ from gateway.data_dir import DataDir
 from gateway.identity import Keyring, TokenKind
 from gateway.store import Store
 
+ROOT = Path(__file__).parents[2]
 STREET_A, STREET_B = "510117001", "510117002"
 AREAS = {"a1": "510117001001", "a2": "510117001002", "b1": "510117002001"}
 CORNERS = {"a1": (30.80, 103.80), "a2": (30.80, 103.90), "b1": (30.90, 103.80)}
@@ -245,9 +249,13 @@ def sign(key: str, text: str) -> str:
 
 @asynccontextmanager
 async def running_gateway(
-    folder: Path, *, live_url: str = "rtsp://127.0.0.1:9/x", settings: dict[str, Any] | None = None
+    folder: Path,
+    *,
+    live_url: str = "rtsp://127.0.0.1:9/x",
+    settings: dict[str, Any] | None = None,
+    trusting: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Bench]:
-    """The gateway on these files; a second time on the same folder is a restart."""
+    """The gateway on these files; a second time on the same folder is a restart. trusting: for a client over TLS."""
     cameras = folder / "cameras.yaml"
     if not cameras.exists():
         cameras = write_files(folder, live_url=live_url, settings=settings)
@@ -263,7 +271,9 @@ async def running_gateway(
             task = asyncio.create_task(gateway.run(stopping))
             try:
                 await _until_ready(gateway, task)
-                connector = aiohttp.TCPConnector(keepalive_timeout=1)  # less than any gateway's here
+                connector = aiohttp.TCPConnector(
+                    keepalive_timeout=1, ssl=trusting or True
+                )  # less than any gateway's here
                 key = Keyring(data.secret("signing.key"))
                 async with aiohttp.ClientSession(gateway.base_url, connector=connector) as client:
                     yield Bench(gateway, client, key, folder, stopping=stopping)
@@ -282,3 +292,22 @@ async def _until_ready(gateway: Gateway, task: asyncio.Task[None]) -> None:
             await asyncio.sleep(0.02)
     if task.done():
         await task
+
+
+@asynccontextmanager
+async def serving(folder: Path, *options: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """`gateway serve` as a process of its own, and its address."""
+    arguments = ("serve", "--cameras", f"{folder}/cameras.yaml", "--data", f"{folder}/var", *options)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", *arguments, cwd=ROOT, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(60):
+            while not (ready := re.search(rb"ready at (\S+)", line := await process.stderr.readline())):
+                assert line, "the gateway ended"
+        yield process, ready[1].decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()

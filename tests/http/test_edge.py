@@ -188,8 +188,8 @@ def alarm(lineage: tuple[str, ...] = ("510117", "510117001")) -> Resource:
 
 
 @asynccontextmanager
-async def channel() -> AsyncIterator[tuple[EventChannel, aiohttp.ClientSession]]:
-    events = EventChannel(epoch="e1", now_ms=lambda: 1_700_000_000_000, lag_ms=lambda: 0.0)
+async def channel(**more: float) -> AsyncIterator[tuple[EventChannel, aiohttp.ClientSession]]:
+    events = EventChannel(epoch="e1", now_ms=lambda: 1_700_000_000_000, lag_ms=lambda: 0.0, **more)
 
     async def serve(exchange: Exchange) -> web.StreamResponse:
         return await events.serve(exchange.request, exchange.who)
@@ -214,8 +214,8 @@ async def test_a_page_gets_only_what_it_may_see() -> None:
         events.publish(
             "alarm", {"id": "far"}, action=Action.ALARM_LIST, resource=alarm(("510117", "510117002"))
         )
-        events.publish("ring", {"id": "r"}, action=Action.ALARM_LIST, resource=alarm(), to=["somebody-else"])
-        events.publish("alarm", {"id": "near"}, action=Action.ALARM_LIST, resource=alarm())
+        events.publish("ring", {"id": "r"}, resource=alarm(), to=["somebody-else"])
+        events.publish("alarm", {"id": "near"}, resource=alarm())
         [seen] = await frames(socket, 1)
         assert (seen["seq"], seen["data"]) == (3, {"id": "near"})
 
@@ -223,7 +223,7 @@ async def test_a_page_gets_only_what_it_may_see() -> None:
 async def test_a_page_that_comes_back_gets_what_it_missed() -> None:
     async with channel() as (events, client):
         for number in range(5):
-            events.publish("alarm", number, action=Action.ALARM_LIST, resource=alarm())
+            events.publish("alarm", number, resource=alarm())
         async with client.ws_connect("/events?epoch=e1&after=2", headers=bearer("op")) as socket:
             got = await frames(socket, 4)
             assert [f["type"] for f in got] == ["hello", "alarm", "alarm", "alarm"]
@@ -235,7 +235,7 @@ async def test_a_page_that_comes_back_gets_what_it_missed() -> None:
 )
 async def test_a_gap_that_cannot_be_filled_asks_for_a_fresh_start(query: str) -> None:
     async with channel() as (events, client):
-        events.publish("alarm", 1, action=Action.ALARM_LIST, resource=alarm())
+        events.publish("alarm", 1, resource=alarm())
         async with client.ws_connect(f"/events?{query}", headers=bearer("op")) as socket:
             assert [f["type"] for f in await frames(socket, 2)] == ["hello", "resync"]
 
@@ -245,7 +245,7 @@ async def test_a_page_that_does_not_read_is_told_to_start_afresh(monkeypatch: py
     async with channel() as (events, client), client.ws_connect("/events", headers=bearer("op")) as socket:
         await frames(socket, 1)
         for number in range(20):  # all before the sender task has run once
-            events.publish("alarm", number, action=Action.ALARM_LIST, resource=alarm())
+            events.publish("alarm", number, resource=alarm())
         first, *rest = await frames(socket, 1 + 20 % 8)
         assert first["type"] == "resync"
         assert rest[-1]["data"] == 19
@@ -273,8 +273,10 @@ async def test_visibility_is_what_the_page_says() -> None:
         assert events.readers() == 1
 
 
-async def test_silence_is_filled_by_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events_module, "HEARTBEAT_S", 0.01)
-    async with channel() as (_, client), client.ws_connect("/events", headers=bearer("op")) as socket:
+async def test_silence_is_filled_by_heartbeats() -> None:
+    async with (
+        channel(heartbeat_s=0.01) as (_, client),
+        client.ws_connect("/events", headers=bearer("op")) as socket,
+    ):
         beats = await frames(socket, 3)
         assert [f["type"] for f in beats] == ["hello", "heartbeat", "heartbeat"]

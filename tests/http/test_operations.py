@@ -18,7 +18,7 @@ import aiohttp
 import numpy as np
 import yaml
 from aiohttp import WSMsgType
-from running_gateway import Bench, running_gateway, write_files
+from running_gateway import Bench, running_gateway, serving, write_files
 
 sys.path.append(str(Path(__file__).parents[1] / "streams"))
 from rtsp_farm import Farm
@@ -347,25 +347,6 @@ async def test_the_metrics_are_as_prometheus_likes_them(tmp_path: Path) -> None:
         assert families == set(re.findall(r"^# HELP (\S+) \S", text, re.M))
         assert {"gateway_camera_pictures", "gateway_picture_checks_total"} <= families
         assert all(name.startswith("gateway_") for name in families)
-
-
-@asynccontextmanager
-async def serving(folder: Path, *options: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """`gateway serve` as a process of its own, and its address."""
-    arguments = ("serve", "--cameras", f"{folder}/cameras.yaml", "--data", f"{folder}/var", *options)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", *arguments, cwd=ROOT, stderr=asyncio.subprocess.PIPE
-    )
-    assert process.stderr is not None
-    try:
-        async with asyncio.timeout(60):
-            while not (ready := re.search(rb"ready at (\S+)", line := await process.stderr.readline())):
-                assert line, "the gateway ended"
-        yield process, ready[1].decode()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 def admin_token(folder: Path) -> str:

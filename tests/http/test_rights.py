@@ -74,6 +74,9 @@ TABLE = {
     ("POST", "/api/v1/incidents/{incident_id}/merge"):         STAFF,
     ("GET", "/api/v1/incidents/{incident_id}/merge_suggestions"):STAFF,
     ("POST", "/api/v1/incidents/{incident_id}/follow_up"):     PUBLIC,
+    ("GET", "/api/v1/incidents/{incident_id}/photos"):         "401 yes  area area no   no   no  no  no",
+    ("GET", "/api/v1/incidents/{incident_id}/photos/{sha256:[0-9a-f]{64}}"): "401 yes  area area no   no   no  no  no",
+    ("POST", "/api/v1/incidents/{incident_id}/photos"):        STAFF,
     ("POST", "/api/v1/incidents/{incident_id}/cancel"):        STAFF,
     #
     # of a task that does not exist: 404 for whoever may of some task
@@ -117,11 +120,15 @@ TABLE = {
     ("GET", "/api/v1/cameras/{camera_id}"):                    "401 yes  area area home no   shown no yes",
     ("GET", "/api/v1/cameras/{camera_id}/snapshot.jpg"):       "401 yes  area area home no   shown no no",
     ("POST", "/whep/{camera_id}"):                             "401 yes  area area home no   shown no no",
+    ("GET", "/hls/{camera_id}/{file}"):                        "401 yes  area area home no   shown no no",
     ("POST", "/api/v1/cameras"):                               "401 no   no   no   no   no   no  no  yes",
     ("PATCH", "/api/v1/cameras"):                              "401 no   no   no   no   no   no  no  yes",
     ("PUT", "/api/v1/cameras/{camera_id}"):                    "401 no   no   no   no   no   no  no  yes",
     ("DELETE", "/api/v1/cameras/{camera_id}"):                 "401 no   no   no   no   no   no  no  yes",
     ("POST", "/api/v1/admin/reload"):                          "401 no   no   no   no   no   no  no  yes",
+    ("GET", "/api/v1/webhooks"):                               "401 no   no   no   no   no   no  no  yes",
+    ("GET", "/api/v1/webhooks/{name}/messages"):               "401 no   no   no   no   no   no  no  yes",
+    ("POST", "/api/v1/webhooks/{name}/retry"):                 "401 no   no   no   no   no   no  no  yes",
     ("GET", "/api/v1/media/ice-servers"):                      "401 yes  yes  yes  yes  no   yes no  no",
     ("OPTIONS", "/whep/{camera_id}"):                          PUBLIC,
     ("OPTIONS", "/api/v1/calls/{call_id}/legs/{leg_id}/whip"): PUBLIC,
@@ -140,6 +147,9 @@ TABLE = {
     ("GET", "/api/v1/district"):                               "401 yes  yes  yes  yes  yes  no  no  yes",
     ("GET", "/api/v1/district/areas.geojson"):                 "401 yes  yes  yes  yes  yes  no  no  yes",
     ("GET", "/api/v1/workers"):                                "401 yes  yes  yes  no   no   no  no  no",
+    ("GET", "/api/v1/volunteers"):                             "401 yes  yes  yes  no   no   no  no  no",
+    ("GET", "/api/v1/me/layouts"):                             "401 yes  yes  yes  no   no   no  no  no",
+    ("PUT", "/api/v1/me/layouts"):                             "401 yes  yes  yes  no   no   no  no  no",
     ("GET", "/api/v1/workers/me"):                             "401 no   no   no   yes  yes  no  no  no",
     ("POST", "/api/v1/workers/me/duty"):                       "401 no   no   no   yes  yes  no  no  no",
     ("POST", "/api/v1/workers/me/location"):                   "401 no   no   no   yes  yes  no  no  no",
@@ -152,6 +162,7 @@ TABLE = {
     ("GET", "/stb"):                                           "page page page page page page yes page page",
     ("GET", "/worker"):                                        "page page page page yes yes page page page",
     ("GET", "/static/{path:.+}"):                              PUBLIC,
+    ("GET", "/sw.js"):                                         PUBLIC,
     ("GET", "/ca.crt"):                                        PUBLIC,
     ("GET", "/healthz"):                                       PUBLIC,
     ("GET", "/readyz"):                                        PUBLIC,
@@ -204,7 +215,7 @@ async def aim(bench: Bench, method: str, path: str, target: str) -> tuple[str, d
     """The path for this target and what to send."""
     names = {
         "camera_id": target, "sub": "nobody-in-particular", "path": "none", "session_id": "none", "grant_id": "none",
-        "task_id": "none", "clip_id": "none", "sha256": "0" * 64,
+        "task_id": "none", "clip_id": "none", "name": "none", "sha256": "0" * 64, "file": "seg-0.ts",
         **{f"{kind}_id": ids[target] for kind, ids in bench.ids.items() if target in ids},
     }  # fmt: skip
     if (method, path) == ("DELETE", "/api/v1/cameras/{camera_id}"):

@@ -24,6 +24,8 @@ class Farm:
         self,
         *,
         algorithm: str | None = None,
+        user: str = "u",
+        password: str = "p",
         fault: str = "",
         location: str = "",
         port: int = 0,
@@ -48,6 +50,7 @@ class Farm:
         self.sessions = 0
         self.most_sessions = 0
         self._algorithm = algorithm
+        self._account = f"{user}:cam:{password}"
         self._location = location
         self._port = port
         self._server: asyncio.Server | None = None
@@ -126,7 +129,7 @@ class Farm:
             return new(text.encode()).hexdigest()
 
         wanted = digest(
-            f"{digest('u:cam:p')}:n0nce:{part.get('nc')}:{part.get('cnonce')}:auth:{digest(method + ':' + part.get('uri', ''))}"
+            f"{digest(self._account)}:n0nce:{part.get('nc')}:{part.get('cnonce')}:auth:{digest(method + ':' + part.get('uri', ''))}"
         )
         return part.get("response") == wanted
 

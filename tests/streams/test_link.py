@@ -414,6 +414,44 @@ async def test_without_gso_segments_are_sent_one_by_one(port: link.MediaPort, cl
     await media_arrives(client, 1)
 
 
+async def test_reports_of_quiet_viewers_are_read_together_and_a_join_at_once(
+    port: link.MediaPort, client: Client
+) -> None:
+    await client.connect()
+    carrier = client.link._carrier
+    assert isinstance(carrier, UdpSocket)
+    loop, descriptor = asyncio.get_running_loop(), carrier._sock.fileno()
+    report = client.sender.protect_rtcp(bytes.fromhex("80c9000100000007"))
+
+    def is_watched() -> bool:
+        watched = loop.remove_reader(descriptor)
+        if watched:
+            loop.add_reader(descriptor, carrier._readable)
+        return watched
+
+    assert is_watched(), "right after a handshake nothing waits"
+    port.quick_until = 0.0  # that time is over
+    client.sock.send(report)
+    carrier._readable()
+    assert not is_watched()
+    client.sock.send(client.sender.protect_rtcp(bytes.fromhex("80c9000100000007")))
+    await settle(lambda: len(client.handlers.rtcp) == 2)
+    await settle(is_watched)  # nothing came any more
+    client.sock.send(client.sender.protect_rtcp(bytes.fromhex("80c9000100000007")))
+    carrier._readable()
+    assert not is_watched()
+    other = Client(port, udp_socket(port))
+    assert is_watched()
+    await other.connect()
+    port.quick_until = 0.0
+    # A viewer that misses packets (a NACK, RFC 4585) makes it quick for all.
+    client.sock.send(client.sender.protect_rtcp(bytes.fromhex("81cd0003000000070000000500010000")))
+    carrier._readable()
+    assert is_watched()
+    await media_arrives(other, 1)
+    other.sock.close()
+
+
 async def test_a_full_kernel_queue_keeps_one_batch_and_drops_the_rest(
     port: link.MediaPort, tmp_path: Path
 ) -> None:

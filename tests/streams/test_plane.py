@@ -11,7 +11,7 @@ from webrtc_clients import Feed, WhepClient, WhipClient, encode_clip, eventually
 
 from gateway.errors import NotFound, Unavailable
 from gateway.streams import sdp
-from gateway.streams.media import StreamName, Undecodable
+from gateway.streams.media import AccessUnit, StreamName, Undecodable
 from gateway.streams.plane import PlaneLimits
 
 both_loops = pytest.mark.usefixtures("send_loop")
@@ -58,6 +58,45 @@ async def test_what_no_browser_decodes_is_replaced_by_the_sub_stream():
         plane.cameras.refuse[StreamName.MAIN] = Unavailable("no answer from host")
         with pytest.raises(Unavailable, match="no answer"):
             await plane.watch("camera/cam001", offer, stream="main", owner="me")
+
+
+async def test_a_profile_that_nobody_offers_is_sent_under_the_nearest_and_counted():
+    """H.264 High of an ordinary camera; aiortc offers Baseline only, and browsers play it all the same."""
+    client = WhepClient()
+    offer = await client.offer()
+    await client.close()
+    async with running_plane("baseline", "high") as plane:
+        for camera, profile in (("baseline", "42e01f"), ("high", "640028")):
+            plane.sink_of(camera, StreamName.MAIN).on_access_unit(
+                AccessUnit(
+                    nal_units=(b"\x67" + bytes.fromhex(profile) + bytes(8), b"\x68ps", b"\x65" + bytes(99)),
+                    timestamp=0,
+                    keyframe=True,
+                    received_at=time.monotonic(),
+                )
+            )
+            answer = await plane.watch(f"camera/{camera}", offer, owner="me")
+            assert "profile-level-id=42" in answer.sdp
+            assert plane.port.counters["h264_profile_substituted"] == (camera == "high")
+
+
+async def test_a_port_knows_whether_media_is_sent():
+    """Its sockets rest longer between two readings where none is (carrier.LONG_REST_S)."""
+    async with running_plane("cam001") as plane:
+        feed = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip())
+        feed.push()
+        client = WhepClient()
+        playing: asyncio.Task[None] | None = None
+        try:
+            await client.watch(plane, "camera/cam001")
+            await eventually(lambda: plane.port.media_until > 0)  # the cached keyframe
+            until = plane.port.media_until
+            playing = asyncio.create_task(feed.run())
+            await eventually(lambda: plane.port.media_until > until)
+        finally:
+            if playing is not None:
+                playing.cancel()
+            await client.close()
 
 
 async def test_live_video_and_audio():

@@ -26,11 +26,11 @@ from gateway.streams import sdp
 from gateway.streams.cameras import CameraState, DialLimits, State
 from gateway.streams.media import StreamName
 from gateway.streams.media_service import LocalMedia, MediaCallbacks, MediaSpec, PictureSpec
-from gateway.streams.picture_health import Verdict
 from gateway.streams.placement import worker_of_call
 from gateway.streams.plane import NotAcceptable, PlaneLimits
 from gateway.streams.session import SessionAnswer, SessionState
 from gateway.streams.shards import Shards, ShardTimes
+from gateway.streams.verdict import Verdict
 
 TIMES = ShardTimes(beat_s=0.1, dead_s=3, stop_s=10)
 EVERYWHERE = pytest.mark.parametrize("workers", [0, 2], ids=["in-process", "workers"])
@@ -367,6 +367,41 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_a_camera_is_warmed_before_anybody_watches(workers: int):
+    async with Farm() as farm:
+        news = News()
+        cameras = [Camera(id=f"cam{number}", main=farm.url, pull="on_demand") for number in range(2)]
+        made = (
+            Shards(spec(), news.callbacks, cameras, workers=workers, times=TIMES)
+            if workers
+            else LocalMedia(spec(), news.callbacks, cameras)
+        )
+        await made.open()
+        task = asyncio.create_task(made.run())
+        try:
+
+            async def warm() -> bool:
+                try:
+                    await made.warm("cam1")
+                except (NotFound, Unavailable):  # it has only just begun
+                    return False
+                return True
+
+            async with asyncio.timeout(40):
+                while not await warm():
+                    await asyncio.sleep(0.05)
+            await eventually(lambda: made.state("cam1").state is State.LIVE)
+            assert made.state("cam0").state is State.IDLE
+            assert await made.fetch_keyframe("cam1")
+            with pytest.raises(NotFound):
+                await made.warm("none")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await made.close()
 
 
 async def test_children_die_with_their_parent():

@@ -8,6 +8,7 @@ import {
   mergeInto,
   mergeTargets,
   merging,
+  together,
   mine,
   police,
   select,
@@ -15,7 +16,8 @@ import {
   unhandled,
 } from "./alarms.tsx";
 import { callAbout, callOf, isJoined } from "./callpanel.tsx";
-import { NearCameras, NearWorkers, Timeline } from "./cards.tsx";
+import { NearCameras, NearWorkers, Timeline, Told } from "./cards.tsx";
+import { Evidence } from "./evidence.tsx";
 import { openIncident } from "./incident-state.ts";
 import { acknowledge, areaName, closeAlarm, decides, selected, selectedId, tick, unacknowledge } from "./state.ts";
 import { clock, span, t, tv } from "./text.ts";
@@ -197,7 +199,8 @@ export function AlarmDetail() {
                   {mergeTargets(alarm).map((a, i) => (
                     <button type="button" key={a.id} onClick={() => void mergeInto(alarm, a)}>
                       <kbd>{i + 1}</kbd>
-                      {tv("kind", a.kind)} · {a.place.label}
+                      {together(a, alarm) && <em class="tag">{t("sameGroup")}</em>} {tv("kind", a.kind)} ·{" "}
+                      {a.place.label}
                     </button>
                   ))}
                 </div>
@@ -235,6 +238,12 @@ export function AlarmDetail() {
             </form>
           )}
         </div>
+        <Told deliveries={alarm.deliveries} />
+        {!unhandled(alarm) && open && mergeTargets(alarm).some((a) => together(a, alarm)) && !merging.value && (
+          <p class="hint">
+            ◈ {t("mergeSuggested", { n: mergeTargets(alarm).filter((a) => together(a, alarm)).length })} <kbd>M</kbd>
+          </p>
+        )}
         <h3>{t("household")}</h3>
         {alarm.household ? (
           <div class="card">
@@ -253,6 +262,7 @@ export function AlarmDetail() {
         <NearWorkers workers={alarm.workers} />
         <h3>{t("nearCameras")}</h3>
         <NearCameras cameras={alarm.cameras} />
+        <Evidence of="alarm_id" id={alarm.id} />
         <h3>{t("timeline")}</h3>
         <Timeline entries={alarm.timeline} />
       </div>

@@ -11,6 +11,7 @@ import {
   openDetail,
   queue,
   reportShown,
+  rows,
   say,
   selected,
   selectedId,
@@ -74,7 +75,14 @@ export const markFalse = async (alarm: Alarm): Promise<void> => {
   const done = await triage(alarm, { outcome: alarm.kind === "test" ? "test" : "false" });
   if (done) say(t("done", { what: alarm.kind === "test" ? t("outcome.test") : t("falseAlarm") }));
 };
-export const mergeTargets = (alarm: Alarm): Alarm[] => queue.value.filter((a) => a.id !== alarm.id).slice(0, 9);
+/** Whether two alarms were pressed near each other in place and time: merging is suggested, never done by itself. */
+export const together = (a: Alarm, b: Alarm): boolean =>
+  a.group_id === b.id || b.group_id === a.id || (!!a.group_id && a.group_id === b.group_id);
+export const mergeTargets = (alarm: Alarm): Alarm[] =>
+  queue.value
+    .filter((a) => a.id !== alarm.id)
+    .sort((a, b) => Number(together(b, alarm)) - Number(together(a, alarm)))
+    .slice(0, 9);
 export const mergeInto = async (alarm: Alarm, into: Alarm): Promise<void> => {
   merging.value = false;
   const done = await triage(alarm, { outcome: "merged", merged_into: into.id });
@@ -95,11 +103,12 @@ export function Countdown({ alarm }: { alarm: Alarm }) {
   );
 }
 
-function AlarmRow({ alarm }: { alarm: Alarm }) {
+/** `folded`: those of its group that this row stands for. */
+function AlarmRow({ alarm, folded = [], inGroup = false }: { alarm: Alarm; folded?: Alarm[]; inGroup?: boolean }) {
   const row = useRef<HTMLButtonElement>(null);
   useEffect(() => {
     const report = (): void => {
-      if (row.current) reportShown(alarm, row.current);
+      if (row.current) for (const one of [alarm, ...folded]) reportShown(one, row.current);
     };
     report();
     document.addEventListener("visibilitychange", report);
@@ -113,7 +122,7 @@ function AlarmRow({ alarm }: { alarm: Alarm }) {
     <button
       ref={row}
       type="button"
-      class={`alarm h-${alarm.handling} k-${alarm.kind}${selectedId.value === alarm.id ? " chosen" : ""}${alarm.verified ? "" : " unverified"}`}
+      class={`alarm h-${alarm.handling} k-${alarm.kind}${selectedId.value === alarm.id ? " chosen" : ""}${alarm.verified ? "" : " unverified"}${inGroup ? " member" : ""}`}
       data-alarm={alarm.id}
       data-handling={alarm.handling}
       aria-current={selectedId.value === alarm.id}
@@ -142,14 +151,38 @@ function AlarmRow({ alarm }: { alarm: Alarm }) {
   );
 }
 
+const unfolded = signal<ReadonlySet<string>>(new Set());
+
+/** One row a group, which unfolds: alarms of several boxes near by are one thing that has happened, until somebody says otherwise. */
+function Group({ lead, members }: { lead: Alarm; members: Alarm[] }) {
+  if (members.length === 0) return <AlarmRow alarm={lead} />;
+  // What still waits must not be hidden behind a row that was taken.
+  const hidden = !unhandled(lead) && members.some(unhandled);
+  const open = hidden || unfolded.value.has(lead.id) || members.some((m) => m.id === selectedId.value);
+  const toggle = (): void => {
+    const next = new Set(unfolded.value);
+    if (!next.delete(lead.id)) next.add(lead.id);
+    unfolded.value = next;
+  };
+  return (
+    <div class="group" data-group={lead.id}>
+      <AlarmRow alarm={lead} folded={open ? [] : members} />
+      <button type="button" class="unfold" aria-expanded={open} disabled={hidden} onClick={toggle}>
+        {open ? "▾" : "▸"} {t("grouped", { n: members.length })}
+      </button>
+      {open && members.map((m) => <AlarmRow key={m.id} alarm={m} inGroup />)}
+    </div>
+  );
+}
+
 export function AlarmList() {
-  const list = queue.value;
+  const list = rows.value;
   return (
     <div class="scroll" aria-live="polite">
       {loaded.value && list.length === 0 && <p class="quiet pad ok">✓ {t("noAlarms")}</p>}
       {!loaded.value && <p class="quiet pad">{t("boot")}</p>}
-      {list.map((a) => (
-        <AlarmRow key={a.id} alarm={a} />
+      {list.map((row) => (
+        <Group key={row.lead.id} {...row} />
       ))}
       {closedRecently.value.length > 0 && (
         <>

@@ -1,6 +1,6 @@
 /** HTTP client of the pages: session by cookie, problem documents (RFC 9457) turned into sentences. */
 import type { Session } from "./model.ts";
-import { t } from "./text.ts";
+import { t, why } from "./text.ts";
 
 /** A refused request. `problem` is the whole problem document, so a caller may read its extension members. */
 export class ApiError extends Error {
@@ -37,8 +37,8 @@ export async function errorOf(response: Response): Promise<ApiError> {
       : typeof problem.title === "string"
         ? problem.title
         : "";
-  let message = said || t("unknownError", { n: response.status });
-  if (response.status === 403) message = said || t("noRight");
+  let message = said ? why(said) : t("unknownError", { n: response.status });
+  if (response.status === 403 && !said) message = t("noRight");
   if (response.status === 429) message = t("tooMany", { s: Math.ceil(wait ?? 1) });
   if (response.status === 409 && !said) message = t("conflict");
   return new ApiError(response.status, message, problem, wait);

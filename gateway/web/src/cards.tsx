@@ -1,9 +1,49 @@
 /** What an alarm and an incident both show: the nearest people and cameras, and what has happened so far. */
 import { useState } from "preact/hooks";
-import type { CameraChoice, TimelineEntry, WorkerChoice } from "./model.ts";
+import type { CameraChoice, Delivery, TimelineEntry, WorkerChoice } from "./model.ts";
 import { areaName } from "./state.ts";
-import { clock, distance, span, t, tv } from "./text.ts";
+import { clock, distance, language, span, t, tv } from "./text.ts";
 import { place } from "./tiles.tsx";
+
+/** The gateway says why in Chinese, for the record; in English it is said from the same figures. */
+const whyWorker = (w: WorkerChoice): string =>
+  language === "zh"
+    ? w.reason
+    : [
+        t("metresAway", { d: distance(w.distance_m) }),
+        w.accuracy_m === null ? "" : t("within", { n: Math.round(w.accuracy_m) }),
+      ]
+        .filter(Boolean)
+        .join(", ");
+const COMPASS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
+const whyCamera = (c: CameraChoice): string =>
+  language === "zh"
+    ? c.reason
+    : `${t("metresAway", { d: distance(c.distance_m) })}, ${
+        c.in_view ? t("seesIt") : t("looksAway", { to: COMPASS[Math.round(c.bearing_deg / 45) % 8] ?? "" })
+      }`;
+
+/** Who was told, by which channel, and whether anybody was there. */
+export function Told({ deliveries }: { deliveries: Delivery[] | undefined }) {
+  if (!deliveries || deliveries.length === 0) return null;
+  return (
+    <ul class="told" aria-label={t("told")}>
+      <li aria-hidden="true">{t("told")}:</li>
+      {deliveries.map((d, i) => (
+        <li key={i} class={d.reached === 0 ? "warn" : ""}>
+          {tv("audience", d.audience)}{" "}
+          {d.channel === "prompt"
+            ? t("prompted")
+            : d.reached === 0
+              ? `✕ ${t("reachedNobody")}`
+              : d.reached === null
+                ? "✓"
+                : `✓ ${t("reached", { n: d.reached })}`}
+        </li>
+      ))}
+    </ul>
+  );
+}
 
 /** `onPick` makes each row a button (dispatch, ring); its place in the list is its key, 1-9. */
 export function NearWorkers({
@@ -39,7 +79,7 @@ export function NearWorkers({
             )}
           </span>
           <small class="reason">
-            {areaName(w.grid)} · {w.reason}
+            {areaName(w.grid)} · {whyWorker(w)}
           </small>
         </li>
       ))}
@@ -59,7 +99,7 @@ export function NearCameras({ cameras }: { cameras: CameraChoice[] | undefined }
           </button>
           {c.in_view && <em class="tag f-fresh">◉ {t("inView")}</em>}
           <span class="num">{distance(c.distance_m)}</span>
-          <small class="reason">{c.reason}</small>
+          <small class="reason">{whyCamera(c)}</small>
         </li>
       ))}
     </ol>

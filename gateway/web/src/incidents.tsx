@@ -3,7 +3,8 @@ import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import { post } from "./api.ts";
 import { adopt } from "./callpanel.tsx";
-import { NearCameras, NearWorkers, Timeline } from "./cards.tsx";
+import { NearCameras, NearWorkers, Timeline, Told } from "./cards.tsx";
+import { Evidence } from "./evidence.tsx";
 import {
   ASIDE,
   camerasNear,
@@ -20,6 +21,7 @@ import {
   reportIncident,
   STEPS,
 } from "./incident-state.ts";
+import { FollowUp, MergeSuggestions, NearVolunteers, Work } from "./incident-work.tsx";
 import type { Call, Incident, WorkerChoice } from "./model.ts";
 import { areaName, attempt, decides, selectedId, tick } from "./state.ts";
 import { clock, distance, span, t, tv } from "./text.ts";
@@ -267,6 +269,7 @@ export function IncidentDetail() {
                 {what === "reopen" && <kbd>R</kbd>}
               </button>
             ))}
+          <FollowUp of={of} note={said} />
           {steps && !ENDS.includes(of.state) && (
             <input
               class="wide"
@@ -290,6 +293,8 @@ export function IncidentDetail() {
             </button>
           )}
         </div>
+        <MergeSuggestions of={of} />
+        <Work of={of} />
         <h3>{may ? t("nearWorkersSend") : t("nearWorkers")}</h3>
         {may ? (
           <NearWorkers
@@ -310,8 +315,11 @@ export function IncidentDetail() {
             <kbd>C</kbd>
           </button>
         )}
+        <NearVolunteers of={of} />
         <h3>{t("nearCameras")}</h3>
         <NearCameras cameras={of.position ? camerasNear(of.position) : []} />
+        <Evidence of="incident_id" id={of.id} />
+        <Told deliveries={of.deliveries} />
         <h3>{t("timeline")}</h3>
         <Timeline entries={of.timeline} />
       </div>

@@ -3,7 +3,7 @@ import type * as maplibre from "maplibre-gl";
 import type { Position } from "./model.ts";
 
 export interface Base {
-  url: string;
+  urls: string[];
   gcj02: boolean;
 }
 export type Feature = {
@@ -39,6 +39,20 @@ export function cameraIcon(fill: string) {
     c.stroke();
     c.fill();
   };
+}
+/** A red armband: smaller than a gridworker, and not round. */
+export function volunteerIcon(c: CanvasRenderingContext2D, s: number): void {
+  c.fillStyle = "#ff8fa3";
+  c.strokeStyle = "#06101c";
+  c.lineWidth = s / 14;
+  c.beginPath();
+  c.moveTo(s * 0.5, s * 0.2);
+  c.lineTo(s * 0.8, s * 0.5);
+  c.lineTo(s * 0.5, s * 0.8);
+  c.lineTo(s * 0.2, s * 0.5);
+  c.closePath();
+  c.stroke();
+  c.fill();
 }
 export function workerIcon(fill: string) {
   return (c: CanvasRenderingContext2D, s: number): void => {
@@ -106,7 +120,7 @@ export function style(tiles: Base): maplibre.StyleSpecification {
     },
     paint: { "text-color": color, "text-halo-color": "#0a1320", "text-halo-width": 1.4 },
   });
-  const under = tiles.url !== "";
+  const under = tiles.urls.length > 0;
   return {
     version: 8,
     sources: {
@@ -116,9 +130,10 @@ export function style(tiles: Base): maplibre.StyleSpecification {
       draft: { type: "geojson", data: collection([]) as never },
       reach: { type: "geojson", data: collection([]) as never },
       cameras: { type: "geojson", data: collection([]) as never },
+      volunteers: { type: "geojson", data: collection([]) as never },
       workers: { type: "geojson", data: collection([]) as never },
       alarms: { type: "geojson", data: collection([]) as never },
-      ...(under ? { base: { type: "raster" as const, tiles: [tiles.url], tileSize: 256, maxzoom: 18 } } : {}),
+      ...(under ? { base: { type: "raster" as const, tiles: tiles.urls, tileSize: 256, maxzoom: 18 } } : {}),
     },
     layers: [
       { id: "ground", type: "background", paint: { "background-color": "#0a1320" } },
@@ -224,6 +239,18 @@ export function style(tiles: Base): maplibre.StyleSpecification {
           "text-optional": true,
         },
         paint: { "text-color": "#d5ecff", "text-halo-color": "#0a1320", "text-halo-width": 1.4 },
+      },
+      {
+        id: "volunteers",
+        type: "symbol",
+        source: "volunteers",
+        minzoom: 13,
+        layout: {
+          "icon-image": "volunteer",
+          "icon-allow-overlap": true,
+          "icon-ignore-placement": true,
+          "icon-size": ["interpolate", ["linear"], ["zoom"], 13, 0.26, 17, 0.46],
+        },
       },
       {
         id: "workers",

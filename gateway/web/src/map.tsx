@@ -19,23 +19,33 @@ import {
   mapCoordinates,
   point,
   style,
+  volunteerIcon,
   workerIcon,
 } from "./map-style.ts";
 import { target } from "./map-target.ts";
 import type { Position } from "./model.ts";
-import { alarms, areas, cameras, decides, district, loaded, selectedId, session, tick, workers } from "./state.ts";
+import {
+  alarms,
+  areas,
+  cameras,
+  decides,
+  district,
+  loaded,
+  selectedId,
+  session,
+  tick,
+  volunteers,
+  workers,
+} from "./state.ts";
 import { span, t } from "./text.ts";
 import { linked, onPage, place, startDrag } from "./tiles.tsx";
 
 declare const MAP_WORKER_URL: string;
 
-function base(): Base {
-  const own = district.value?.map;
-  return {
-    url: localStorage.getItem("tile_url") ?? own?.tile_url ?? "",
-    gcj02: (localStorage.getItem("tile_datum") ?? own?.datum) === "gcj02",
-  };
-}
+const base = (): Base => ({
+  urls: district.value?.map?.tile_urls ?? [],
+  gcj02: district.value?.map?.datum === "gcj02",
+});
 
 const minuteTick = computed(() => Math.floor(tick.value / 10000));
 
@@ -105,6 +115,7 @@ export default function DistrictMap() {
       add("worker-on", workerIcon("#4ade80"));
       add("worker-busy", workerIcon("#fbbf24"));
       add("worker-sos", workerIcon("#ff4d4f"));
+      add("volunteer", volunteerIcon);
       add("alarm", alarmIcon);
       add("incident", incidentIcon);
       disposers.push(
@@ -177,6 +188,16 @@ export default function DistrictMap() {
                   shift,
                 ),
               ),
+          );
+        }),
+      );
+      disposers.push(
+        effect(() => {
+          set(
+            "volunteers",
+            [...volunteers.value.values()]
+              .filter((v) => v.position && v.available)
+              .map((v) => point(v.position as Position, { id: v.id, label: `${t("volunteer")} ${v.name}` }, shift)),
           );
         }),
       );
@@ -302,7 +323,7 @@ export default function DistrictMap() {
       selectedId.value = id;
     });
     const tip = new maplibre.Popup({ closeButton: false, closeOnClick: false, offset: 14, className: "tip" });
-    for (const layer of ["cameras", "workers"]) {
+    for (const layer of ["cameras", "workers", "volunteers"]) {
       map.on("mousemove", layer, (e) => {
         const p = e.features?.[0]?.properties;
         if (!drawing.value) map.getCanvas().style.cursor = "pointer";
@@ -349,6 +370,7 @@ export default function DistrictMap() {
       <ul class="legend">
         <li class="l-camera">▲ {t("legendCamera")}</li>
         <li class="l-worker">● {t("legendWorker")}</li>
+        <li class="l-volunteer">♦ {t("legendVolunteer")}</li>
         <li class="l-alarm">◆ {t("legendAlarm")}</li>
         <li class="l-incident">■ {t("incident")}</li>
       </ul>

@@ -10,7 +10,7 @@ export interface Session {
   area: string | null;
   name: string;
   supervisor: boolean;
-  expires_at: number;
+  expires_at: number | null;
 }
 export interface Area {
   code: string;
@@ -25,7 +25,7 @@ export interface District {
   name: string;
   center: Position | null;
   areas: Area[];
-  map?: { tile_url?: string; datum?: string };
+  map?: { tile_urls: string[]; datum: string };
 }
 export interface StreamInfo {
   state: string;
@@ -128,6 +128,8 @@ export interface Alarm {
   acknowledged_by: { sub: string; name: string } | null;
   outcome: string | null;
   dispatched: { id: string; name: string; eta_s: number | null } | null;
+  /** The alarm that leads its group (150 m, 120 s); null alone or leading. */
+  group_id?: string | null;
   incident_id: string | null;
   call_id: string | null;
   level: string;
@@ -136,6 +138,15 @@ export interface Alarm {
   workers?: WorkerChoice[];
   household?: Household | null;
   timeline?: TimelineEntry[];
+  deliveries?: Delivery[];
+}
+/** Who was told and how; `reached` 0: nobody of them is there; null: the first desk, which SHOWN confirms. */
+export interface Delivery {
+  audience: string;
+  channel: string;
+  at: number;
+  delivered_at: number | null;
+  reached: number | null;
 }
 export type IncidentState =
   | "REPORTED"
@@ -166,7 +177,86 @@ export interface Incident {
   changed_at: number;
   reopened: number;
   note: string;
+  satisfied?: boolean | null;
+  follow_up_at?: number | null;
   timeline?: TimelineEntry[];
+  deliveries?: Delivery[];
+}
+/** What a helper was sent to do. */
+export interface HelperTask {
+  id: string;
+  incident_id: string;
+  state: string;
+  assignee: { id: string; name: string; role: string };
+  note?: string;
+  feedback?: string;
+  incident: {
+    id: string;
+    number: string;
+    type: string;
+    severity: number;
+    place_label: string;
+    state: string;
+    alarm_id?: string | null;
+  };
+  position?: Position | null;
+  offered_at?: number;
+  changed_at?: number;
+  photos: Photo[];
+}
+export interface Photo {
+  sha256: string;
+  by?: string;
+  at?: number;
+}
+export interface Volunteer {
+  id: string;
+  name: string;
+  level: number;
+  community: string;
+  position: Position | null;
+  available: boolean;
+}
+/** A recorded stretch of a camera or of one participant of a call. */
+export interface Clip {
+  id: string;
+  kind: "camera" | "call";
+  alarm_id: string | null;
+  incident_id: string | null;
+  call_id: string | null;
+  camera_id: string | null;
+  name: string;
+  from_at: number;
+  to_at: number | null;
+  media_type: string;
+  size: number | null;
+  sha256: string | null;
+  state: "recording" | "complete" | "failed" | "pruned";
+  reason: string | null;
+  preroll_s: number | null;
+  hold: { by: string; at: number; reason: string } | null;
+  expires_at: number | null;
+}
+export interface Quantiles {
+  p50?: number;
+  p90?: number;
+  p95?: number;
+}
+/** One row of the monthly figures. */
+export interface Figures {
+  rank: number;
+  code: string;
+  name: string;
+  reported: number;
+  closed: number;
+  closed_rate: number | null;
+  reopened: number;
+  reopen_rate: number | null;
+  satisfied_rate: number | null;
+  acknowledge_s: Quantiles;
+  dispatch_s: Quantiles;
+  on_scene_s: Quantiles;
+  close_s: Quantiles;
 }
 export interface Leg {
   id: string;

@@ -2,9 +2,11 @@
 import { signal } from "@preact/signals";
 
 export interface Kept {
-  kind: "duty" | "position" | "feedback" | "report";
+  kind: "duty" | "position" | "feedback" | "report" | "photo";
   path: string;
   body: unknown;
+  /** Photos (base64 JPEG) that belong to what this report makes. */
+  photos?: string[];
 }
 type Outcome = "sent" | "refused" | "later";
 interface Shelf {
@@ -13,10 +15,11 @@ interface Shelf {
 }
 
 const LIMIT = 50;
+const LASTING: readonly Kept["kind"][] = ["feedback", "report", "photo"];
 
 /**
  * A bounded queue on the device. Drop rule: of duty and position only the newest counts, so an older one gives way;
- * reports and feedback are kept in order up to 50, then the oldest goes.
+ * reports, photos and feedback are kept in order up to 50, then the oldest goes.
  */
 export class Outbox {
   readonly size = signal(0);
@@ -40,10 +43,18 @@ export class Outbox {
     this.size.value = this.items.length;
   }
 
+  /** Raises when the device has no room left: then nothing was kept, and the user is told. */
   add(item: Kept): void {
-    const lasting = item.kind === "feedback" || item.kind === "report";
+    const before = this.items;
+    const lasting = LASTING.includes(item.kind);
     this.items = [...this.items.filter((old) => lasting || old.kind !== item.kind), item].slice(-LIMIT);
-    this.save();
+    try {
+      this.save();
+    } catch (error) {
+      this.items = before;
+      this.size.value = before.length;
+      throw error;
+    }
   }
 
   /** Sends in order until one has to wait again. */

@@ -2,7 +2,7 @@
 import { computed, signal } from "@preact/signals";
 import { ApiError, get, post, seg, toLogin } from "./api.ts";
 import { Channel, serverNow, type Frame } from "./events.ts";
-import type { Alarm, Area, Call, Camera, District, Session, Worker } from "./model.ts";
+import type { Alarm, Area, Call, Camera, District, Session, Volunteer, Worker } from "./model.ts";
 import { t } from "./text.ts";
 
 export const session = signal<Session | null>(null);
@@ -17,6 +17,9 @@ export const selectedId = signal<string | null>(null);
 export const notice = signal<{ text: string; bad: boolean; at: number } | null>(null);
 export const loadError = signal("");
 export const loaded = signal(false);
+/** What stands in the middle: the pictures, or a page of figures or of the cameras' health. */
+export const view = signal<"tiles" | "statistics" | "health">("tiles");
+export const volunteers = signal<ReadonlyMap<string, Volunteer>>(new Map());
 /** Ticks once a second, for countdowns and ages. */
 export const tick = signal(serverNow());
 export let channel: Channel | null = null;
@@ -28,11 +31,22 @@ export const areaName = (code: string | null): string => (code === null ? "" : (
 
 const URGENCY: Record<string, number> = { NEW: 0, SHOWN: 1, ACKNOWLEDGED: 2, TRIAGED: 3, CLOSED: 4 };
 /** The queue: what nobody has taken first, oldest first within that. */
-export const queue = computed(() =>
+export const queue = computed<Alarm[]>(() =>
   [...alarms.value.values()]
     .filter((a) => a.handling !== "CLOSED")
     .sort((a, b) => (URGENCY[a.handling] ?? 9) - (URGENCY[b.handling] ?? 9) || a.received_at - b.received_at),
 );
+/** One row a group: what leads, and who pressed beside it. An alarm whose leader is gone leads itself. */
+export const rows = computed<{ lead: Alarm; members: Alarm[] }[]>(() => {
+  const open = new Map(queue.value.map((a) => [a.id, a]));
+  const found = new Map<string, { lead: Alarm; members: Alarm[] }>();
+  const leads = (a: Alarm): boolean => !a.group_id || !open.has(a.group_id);
+  for (const lead of queue.value) if (leads(lead)) found.set(lead.id, { lead, members: [] });
+  for (const member of queue.value) if (!leads(member)) found.get(member.group_id ?? "")?.members.push(member);
+  const urgency = (row: { lead: Alarm; members: Alarm[] }): number =>
+    Math.min(...[row.lead, ...row.members].map((a) => URGENCY[a.handling] ?? 9));
+  return [...found.values()].sort((a, b) => urgency(a) - urgency(b) || a.lead.received_at - b.lead.received_at);
+});
 export const closedRecently = computed(() =>
   [...alarms.value.values()]
     .filter((a) => a.handling === "CLOSED")
@@ -122,10 +136,10 @@ export function applyAlarm(alarm: Alarm): void {
   prune();
 }
 
-const incidentListeners: ((data: unknown) => void)[] = [];
-/** Incidents are kept by their own module, which builds on this one. */
-export const onIncident = (listener: (data: unknown) => void): void => {
-  incidentListeners.push(listener);
+const caseListeners: ((type: "incident" | "task", data: unknown) => void)[] = [];
+/** Incidents and tasks are kept by modules of their own, which build on this one. */
+export const onCase = (listener: (type: "incident" | "task", data: unknown) => void): void => {
+  caseListeners.push(listener);
 };
 
 function onFrame(frame: Frame): void {
@@ -138,7 +152,8 @@ function onFrame(frame: Frame): void {
       prune();
       break;
     case "incident":
-      for (const listener of incidentListeners) listener(frame.data);
+    case "task":
+      for (const listener of caseListeners) listener(frame.type, frame.data);
       break;
     case "camera":
       cameraBuffer.push(frame.data as Camera);
@@ -183,6 +198,7 @@ export async function loadAll(): Promise<void> {
       get<{ calls: Call[] }>("/api/v1/calls?open=1"),
     ]);
     if (more) await more();
+    volunteers.value = index((await get<{ volunteers: Volunteer[] }>("/api/v1/volunteers")).volunteers);
     district.value = d;
     cameras.value = index(c.cameras);
     workers.value = index(w.workers);

@@ -1,5 +1,6 @@
 /** The words of the pages: two tables, one switch. The page is drawn anew when the language changes, so `t` may be a plain function. */
 import { en } from "./text-en.ts";
+import { reasonIn } from "./reasons.ts";
 import { zh } from "./text-zh.ts";
 
 export type Key = keyof typeof zh;
@@ -40,6 +41,15 @@ export function tv(group: string, value: string): string {
   return key in table ? table[key as Key] : value;
 }
 
+const NAMED = ["handling", "step", "task", "call", "move", "act", "mode"];
+/** A value within a reason: a state or a step, by whichever table knows it. */
+function named(value: string): string {
+  for (const group of NAMED) if (`${group}.${value}` in table) return table[`${group}.${value}` as Key];
+  return value;
+}
+/** Why something is refused or out of order, as the gateway says it, in the reader's language. */
+export const why = (said: string | null | undefined): string => (said ? reasonIn(language, said, named) : "");
+
 /** How long ago or how long still, in the largest unit that fits. `ms` is clamped at zero. */
 export function span(ms: number): string {
   const s = Math.max(0, Math.round(ms / 1000));
@@ -58,3 +68,12 @@ export function clock(ms: number, seconds = true): string {
   const d = new Date(ms);
   return `${two(d.getHours())}:${two(d.getMinutes())}${seconds ? `:${two(d.getSeconds())}` : ""}`;
 }
+
+/** Month and day, and the year where it is another one. */
+export function day(ms: number): string {
+  const d = new Date(ms);
+  const md = `${d.getMonth() + 1}-${String(d.getDate()).padStart(2, "0")}`;
+  return d.getFullYear() === new Date().getFullYear() ? md : `${d.getFullYear()}-${md}`;
+}
+
+export const octets = (n: number): string => (n < 1e6 ? `${Math.ceil(n / 1e3)} kB` : `${(n / 1e6).toFixed(1)} MB`);

@@ -3,45 +3,45 @@ import { computed, effect, signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { seg } from "./api.ts";
 import { Player, type PlayState } from "./media.ts";
+import { layouts, LayoutSheet, loadLayouts, type Layout as Saved, type Tour } from "./layouts.tsx";
 import { badPicture, type Camera, type CameraChoice } from "./model.ts";
 import { areaName, cameras, session, tick } from "./state.ts";
-import { clock, distance, t, tv } from "./text.ts";
+import { clock, distance, t, tv, why } from "./text.ts";
 import { Watermark } from "./watermark.tsx";
 
 export const LAYOUTS = [1, 4, 9, 16, 25] as const;
 export type Layout = (typeof LAYOUTS)[number];
-interface Saved {
-  name: string;
-  layout: Layout;
-  tiles: (string | null)[];
-}
+/** What this screen shows now stays with this screen; what has a name is kept by the gateway (layouts.tsx). */
 interface Kept {
   layout: Layout;
   tiles: (string | null)[] | null;
-  saved: Saved[];
+  saved?: Saved[];
 }
+const PAGE_DWELL_S = 15;
 
 const store = (): string => `wall/${session.value?.sub ?? ""}`;
 function restore(): Kept {
   try {
     const kept = JSON.parse(localStorage.getItem(store()) ?? "null") as Kept | null;
-    if (kept && LAYOUTS.includes(kept.layout) && Array.isArray(kept.saved)) return kept;
+    if (kept && LAYOUTS.includes(kept.layout)) return kept;
   } catch {
     /* unreadable: start anew */
   }
-  return { layout: innerWidth < 700 ? 4 : 16, tiles: null, saved: [] };
+  return { layout: innerWidth < 700 ? 4 : 16, tiles: null };
 }
 
 export const layout = signal<Layout>(16);
 export const page = signal(0);
 /** The chosen order over all pages; null means every camera in its natural order. */
 const chosen = signal<(string | null)[] | null>(null);
-export const savedLayouts = signal<Saved[]>([]);
 /** What the current alarm put over the page, by tile. */
 export const linked = signal<ReadonlyMap<number, CameraChoice>>(new Map());
 export const focused = signal<number | null>(null);
 export const current = signal(0);
-export const touring = signal(false);
+/** What turns by itself: the pages one after the other, or the layouts of a tour. */
+export const touring = signal<"pages" | Tour | null>(null);
+let stop = 0;
+let turnedAt = 0;
 export const order = computed<(string | null)[]>(() => chosen.value ?? [...cameras.value.keys()]);
 export const pages = computed(() => Math.max(1, Math.ceil(order.value.length / layout.value)));
 export const onPage = computed<(string | null)[]>(() =>
@@ -55,16 +55,31 @@ export function startTiles(): void {
   const kept = restore();
   layout.value = kept.layout;
   chosen.value = kept.tiles;
-  savedLayouts.value = kept.saved;
+  void loadLayouts(kept.saved ?? []);
   effect(() => {
-    localStorage.setItem(
-      store(),
-      JSON.stringify({ layout: layout.value, tiles: chosen.value, saved: savedLayouts.value }),
-    );
+    localStorage.setItem(store(), JSON.stringify({ layout: layout.value, tiles: chosen.value }));
   });
   setInterval(() => {
-    if (touring.value && focused.value === null && linked.value.size === 0) turn(1);
-  }, 15000);
+    const what = touring.value;
+    // An alarm's cameras, and a picture that somebody looks at, stay.
+    if (!what || focused.value !== null || linked.value.size > 0) return;
+    const dwell_s = what === "pages" ? PAGE_DWELL_S : what.dwell_s;
+    if (Date.now() - turnedAt < dwell_s * 1000) return;
+    turnedAt = Date.now();
+    if (what === "pages") turn(1);
+    else step(what);
+  }, 1000);
+}
+function step(tour: Tour): void {
+  stop = (stop + 1) % tour.stops.length;
+  const next = layouts.value.find((one) => one.name === tour.stops[stop]);
+  if (next) useLayout(next);
+}
+export function startTour(what: "pages" | Tour): void {
+  turnedAt = Date.now();
+  stop = -1;
+  if (what !== "pages") step(what);
+  touring.value = what;
 }
 
 export function setLayout(next: Layout): void {
@@ -96,17 +111,12 @@ export function place(camera: string): void {
   if (there >= 0) current.value = there;
   else assign(current.value, camera);
 }
-export function saveLayout(name: string): void {
-  savedLayouts.value = [
-    ...savedLayouts.value.filter((s) => s.name !== name),
-    { name, layout: layout.value, tiles: onPage.value.slice() },
-  ];
-}
 export function useLayout(saved: Saved | null): void {
   linked.value = new Map();
   focused.value = null;
   page.value = 0;
-  if (saved) layout.value = saved.layout;
+  const size = LAYOUTS.find((n) => n === saved?.layout);
+  if (size) layout.value = size;
   chosen.value = saved ? saved.tiles.slice() : null;
 }
 /** The cameras of an alarm take tiles by themselves: the best in the first tile, at most as many as fit. */
@@ -180,9 +190,9 @@ function Tile({ index, id, big }: { index: number; id: string | null; big: boole
 
   const state: PlayState | "idle" = player?.state.value ?? "idle";
   const frames = player?.frames.value ?? 0;
-  const why =
-    (player?.reason.value && tv("why", player.reason.value)) ||
-    (state === "waiting" || state === "failed" ? tv("why", camera?.reason ?? "") : "");
+  const cause =
+    (player?.reason.value && why(player.reason.value)) ||
+    (state === "waiting" || state === "failed" ? why(camera?.reason) : "");
   const toggle = (): void => {
     if (id !== null) focused.value = focused.value === index ? null : index;
   };
@@ -214,7 +224,7 @@ function Tile({ index, id, big }: { index: number; id: string | null; big: boole
           {known && state !== "live" && (
             <div class="tile-note">
               <b>{state === "stale" ? t("tile.stale") : state === "idle" ? t("tile.connecting") : tv("tile", state)}</b>
-              <span>{state === "stale" ? t("staleWhy", { s: 3 }) : why}</span>
+              <span>{state === "stale" ? t("staleWhy", { s: 3 }) : cause}</span>
             </div>
           )}
           <div class="tile-top">
@@ -251,7 +261,7 @@ function Tile({ index, id, big }: { index: number; id: string | null; big: boole
             </span>
           </div>
           <div class="tile-bar">
-            <span class={`state s-${state}`} title={why}>
+            <span class={`state s-${state}`} title={cause}>
               <i aria-hidden="true">{state === "idle" ? "○" : SHAPE[state]}</i>
               {tv("tile", state)}
             </span>
@@ -287,14 +297,8 @@ export function Tiles() {
 }
 
 export function TileBar() {
-  const [saving, setSaving] = useState(false);
-  const [name, setName] = useState("");
-  const save = (event: Event): void => {
-    event.preventDefault();
-    if (name.trim()) saveLayout(name.trim());
-    setSaving(false);
-    setName("");
-  };
+  const [open, setOpen] = useState(false);
+  const what = touring.value;
   return (
     <div class="tilebar">
       <div class="seg" role="group" aria-label={t("layout")}>
@@ -327,12 +331,10 @@ export function TileBar() {
         <button
           type="button"
           class="tour"
-          aria-pressed={touring.value}
-          onClick={() => {
-            touring.value = !touring.value;
-          }}
+          aria-pressed={what !== null}
+          onClick={() => (what ? (touring.value = null) : startTour("pages"))}
         >
-          {touring.value ? t("tourOn") : t("tour")}
+          {what === null ? t("tour") : what === "pages" ? t("tourOn") : `${t("tourOn")} · ${what.name}`}
         </button>
       </div>
       <span class="grow" />
@@ -341,52 +343,22 @@ export function TileBar() {
           ⚠ {t("linked")} ✕
         </button>
       )}
-      {saving ? (
-        <form class="saveform" onSubmit={save}>
-          <input
-            autofocus
-            maxLength={20}
-            placeholder={t("saveName")}
-            value={name}
-            onInput={(e) => setName(e.currentTarget.value)}
-            onKeyDown={(e) => {
-              if (e.key === "Escape") setSaving(false);
+      <div class="layouts">
+        <button type="button" data-act="layouts" aria-expanded={open} onClick={() => setOpen(!open)}>
+          ▤ {t("saved")}
+        </button>
+        {open && (
+          <LayoutSheet
+            current={() => ({ layout: layout.value, tiles: onPage.value.slice() })}
+            onUse={(one) => {
+              touring.value = null;
+              useLayout(one);
             }}
+            onTour={startTour}
+            onClose={() => setOpen(false)}
           />
-          <button type="submit">{t("save")}</button>
-        </form>
-      ) : (
-        <div class="layouts">
-          <select
-            aria-label={t("saved")}
-            value=""
-            onChange={(e) => {
-              const value = e.currentTarget.value;
-              if (value === "+") setSaving(true);
-              else if (value.startsWith("-"))
-                savedLayouts.value = savedLayouts.value.filter((s) => s.name !== value.slice(1));
-              else useLayout(savedLayouts.value.find((s) => `=${s.name}` === value) ?? null);
-              e.currentTarget.value = "";
-            }}
-          >
-            <option value="" hidden>
-              {t("saved")}
-            </option>
-            <option value="0">{t("defaultLayout")}</option>
-            {savedLayouts.value.map((s) => (
-              <option key={s.name} value={`=${s.name}`}>
-                {s.name}（{s.layout}）
-              </option>
-            ))}
-            <option value="+">＋ {t("save")}</option>
-            {savedLayouts.value.map((s) => (
-              <option key={s.name} value={`-${s.name}`}>
-                {t("remove")} {s.name}
-              </option>
-            ))}
-          </select>
-        </div>
-      )}
+        )}
+      </div>
     </div>
   );
 }

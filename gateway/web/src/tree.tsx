@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import { useMemo, useState } from "preact/hooks";
 import { badPicture, type Camera } from "./model.ts";
 import { areaName, areas, cameras, workers } from "./state.ts";
-import { t, tv } from "./text.ts";
+import { t, tv, why } from "./text.ts";
 import { onPage, place, startDrag } from "./tiles.tsx";
 
 export const searchText = signal("");
@@ -17,7 +17,7 @@ function Row({ camera }: { camera: Camera }) {
       type="button"
       class={`cam c-${camera.state}${onPage.value.includes(camera.id) ? " on" : ""}`}
       data-tree-camera={camera.id}
-      title={`${camera.name} · ${tv("cam", camera.state)}${camera.reason ? ` · ${tv("why", camera.reason)}` : ""}${bad ? ` · ${bad.reason}` : ""}`}
+      title={`${camera.name} · ${tv("cam", camera.state)}${camera.reason ? ` · ${why(camera.reason)}` : ""}${bad ? ` · ${bad.reason}` : ""}`}
       onPointerDown={(e) => {
         if (e.button === 0 && e.pointerType === "mouse") startDrag(e, camera);
       }}

@@ -42,7 +42,7 @@ import {
   needsSound,
   notice,
   onArrival,
-  onIncident,
+  onCase,
   onLoaded,
   queue,
   selected,
@@ -50,6 +50,7 @@ import {
   session,
   startState,
   tick,
+  view,
 } from "./state.ts";
 import { sounding, unlock, unlocked, unlockOnGesture } from "./sound.ts";
 import { announceLanguage, clock, language, setLanguage, t } from "./text.ts";
@@ -72,22 +73,32 @@ const pageName = document.body.dataset.page === "desk" ? ("desk" as const) : ("w
 /** Which part the narrow layout shows. */
 const tab = signal<"alarms" | "tiles" | "map">("tiles");
 
-function Map() {
+/** A part that is fetched when it is wanted. */
+function Lazy({ load, failed, cls }: { load: () => Promise<{ default: ComponentType }>; failed: string; cls: string }) {
   const [Inner, setInner] = useState<ComponentType | null>(null);
-  const [failed, setFailed] = useState(false);
+  const [bad, setBad] = useState(false);
   useEffect(() => {
-    import("./map.tsx").then(
+    load().then(
       (m) => setInner(() => m.default),
-      () => setFailed(true),
+      () => setBad(true),
     );
   }, []);
   return Inner ? (
     <Inner />
   ) : (
-    <section class="map">
-      <p class="tile-note quiet">{failed ? t("mapFailed") : t("boot")}</p>
+    <section class={cls}>
+      <p class="tile-note quiet">{bad ? failed : t("boot")}</p>
     </section>
   );
+}
+const Map = () => <Lazy cls="map" failed={t("mapFailed")} load={() => import("./map.tsx")} />;
+const Statistics = () => <Lazy cls="sheetpage" failed={t("netDown")} load={() => import("./statistics.tsx")} />;
+const HealthPage = () => <Lazy cls="sheetpage" failed={t("netDown")} load={() => import("./health.tsx")} />;
+
+/** In the middle: pictures, figures or the cameras' health; the queue and the map stay where they are. */
+function show(what: typeof view.value): void {
+  view.value = what;
+  tab.value = "tiles";
 }
 
 function Banner() {
@@ -130,6 +141,19 @@ function Top() {
       </h1>
       <span class="area">{who?.area ? areaName(who.area) : t("district")}</span>
       <span class="grow" />
+      {(["statistics", "health"] as const).map((name) => (
+        <button
+          type="button"
+          key={name}
+          class="page"
+          data-view={name}
+          aria-pressed={view.value === name}
+          onClick={() => show(view.value === name ? "tiles" : name)}
+        >
+          <i aria-hidden="true">{{ statistics: "▥", health: "♥" }[name]}</i>
+          <span>{t(name)}</span>
+        </button>
+      ))}
       <span class={`conn ${channel?.connected.value && !channel.stale.value ? "ok" : "bad"}`}>
         <i aria-hidden="true">{channel?.connected.value ? "●" : "▲"}</i>
         {channel?.connected.value && !channel.stale.value ? t("online") : t("reconnecting")}
@@ -201,6 +225,7 @@ function onKey(event: KeyboardEvent): void {
     } else if (drawing.value) drawing.value = false;
     else if (draft.value) draft.value = null;
     else if (merging.value) merging.value = false;
+    else if (view.value !== "tiles") view.value = "tiles";
     else if (focused.value !== null) focused.value = null;
     else if (linked.value.size > 0) unlink();
     else if (incidentId.value !== null) incidentId.value = null;
@@ -242,6 +267,11 @@ function onKey(event: KeyboardEvent): void {
         void acknowledge(wanted);
         if (wanted.id !== alarm?.id) void select(wanted, true);
       }
+    });
+  if (key === "s" || key === "h")
+    return act(() => {
+      const what = key === "s" ? "statistics" : "health";
+      show(view.value === what ? "tiles" : what);
     });
   if (key === "l")
     return act(() => {
@@ -312,8 +342,16 @@ function App() {
       <Banner />
       <Tree />
       <main class="stage">
-        <TileBar />
-        <Tiles />
+        {view.value === "statistics" ? (
+          <Statistics />
+        ) : view.value === "health" ? (
+          <HealthPage />
+        ) : (
+          <>
+            <TileBar />
+            <Tiles />
+          </>
+        )}
         <p class="keys">{incident.value ? t("keysIncident") : t("keys")}</p>
       </main>
       <aside class="side">
@@ -374,11 +412,14 @@ async function start(): Promise<void> {
   unlockOnGesture();
   session.value = who;
   startTiles();
-  onIncident((data) => applyIncident(data as Incident));
+  onCase((type, data) => {
+    if (type === "incident") applyIncident(data as Incident);
+  });
   onLoaded(loadIncidents);
   onArrival((alarm) => {
     onNewAlarm(alarm);
     if (!unhandled(alarm)) return;
+    view.value = "tiles"; // its cameras are about to take tiles
     tab.value = "alarms";
     listing.value = "alarms";
   });

@@ -5,7 +5,8 @@ import { nearest } from "./geo.ts";
 import { capture, Publisher, type CaptureFault } from "./media.ts";
 import type { Alarm, Call, Camera, CameraChoice, Rung } from "./model.ts";
 import { t } from "./text.ts";
-import { busy, call, fail, miss, remember, ring, say, scene, session, setDuty, task } from "./worker-state.ts";
+import { here } from "./worker-position.ts";
+import { busy, call, fail, me, miss, remember, ring, say, scene, session, setDuty, task } from "./worker-state.ts";
 
 export interface InCall {
   leg: string;
@@ -176,6 +177,19 @@ export async function flip(): Promise<void> {
   }
 }
 
+/** By its own route, which alerts the desks as an alarm does; a gateway without that rings them by a call. */
+async function callForHelp(): Promise<Call> {
+  try {
+    const made = await post<Call>("/api/v1/workers/me/sos", here.value ? { position: here.value } : {});
+    if (me.value) me.value = { ...me.value, duty: "sos" };
+    return made;
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.status !== 404) throw error;
+    await setDuty("sos");
+    return post<Call>("/api/v1/calls");
+  }
+}
+
 /** A call for help of one's own: the duty says it to everybody, and the command center is rung. */
 export async function sos(): Promise<void> {
   if (busy.value || call.value) return;
@@ -183,8 +197,7 @@ export async function sos(): Promise<void> {
   say(t("sosCalling"));
   const media = capture("user");
   try {
-    await setDuty("sos");
-    const made = await post<Call>("/api/v1/calls");
+    const made = await callForHelp();
     say(t("sosSent"));
     await enter(made, media, false);
   } catch (error) {

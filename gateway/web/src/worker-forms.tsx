@@ -1,12 +1,16 @@
 /** What a gridworker tells: his position by hand, arrival and end of a task, and events of his own (上报). */
 import { signal } from "@preact/signals";
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, get, seg } from "./api.ts";
 import { serverNow } from "./events.ts";
 import type { Alarm, Incident } from "./model.ts";
+import { Swipe } from "./swipe.tsx";
 import { t, tv } from "./text.ts";
+import { scaled } from "./worker-photo.ts";
 import { fix, here, sendFix, type Datum } from "./worker-position.ts";
-import { fail, postOrKeep, remember, say, task } from "./worker-state.ts";
+import { fail, postOrKeep, remember, say, sendReport, task } from "./worker-state.ts";
+
+const MOST_PHOTOS = 3;
 
 async function report(what: "handle" | "submit", note: string): Promise<void> {
   const of = task.value;
@@ -84,24 +88,11 @@ export function Task() {
                 onInput={(e) => setNote(e.currentTarget.value)}
               />
             )}
-            <button
-              type="button"
-              class="go"
-              data-act="on_scene"
-              disabled={of.arrived}
-              onClick={() => void report("handle", "")}
-            >
-              {of.arrived ? `✓ ${t("onScene")}` : t("onScene")}
-            </button>
-            <button
-              type="button"
-              class="end"
-              data-act="done"
-              disabled={!of.arrived}
-              onClick={() => void report("submit", note.trim())}
-            >
-              {t("finished")}
-            </button>
+            {of.arrived ? (
+              <Swipe act="done" label={t("finished")} onDone={() => void report("submit", note.trim())} />
+            ) : (
+              <Swipe act="on_scene" label={t("onScene")} onDone={() => void report("handle", "")} />
+            )}
           </div>
         </>
       ) : (
@@ -118,12 +109,56 @@ export async function loadDuties(): Promise<void> {
   localStorage.setItem("duties", JSON.stringify(duties.value));
 }
 
-/** 上报: type, words, place. Kept and sent later if there is no network. */
+/** Photos that go along with a report, as small pictures that can be taken out again. */
+function Photos({ photos, onChange }: { photos: Blob[]; onChange: (next: Blob[]) => void }) {
+  const input = useRef<HTMLInputElement>(null);
+  const [urls, setUrls] = useState<string[]>([]);
+  useEffect(() => {
+    const made = photos.map((photo) => URL.createObjectURL(photo));
+    setUrls(made);
+    return () => made.forEach((url) => URL.revokeObjectURL(url));
+  }, [photos]);
+  return (
+    <div class="shots">
+      {urls.map((url, i) => (
+        <button
+          type="button"
+          key={url}
+          aria-label={`${t("remove")} ${t("photoN", { n: i + 1 })}`}
+          onClick={() => onChange(photos.filter((_, n) => n !== i))}
+        >
+          <img src={url} alt={t("photoN", { n: i + 1 })} />
+          <i aria-hidden="true">✕</i>
+        </button>
+      ))}
+      <input
+        ref={input}
+        hidden
+        type="file"
+        accept="image/*"
+        capture="environment"
+        onChange={(e) => {
+          const file = e.currentTarget.files?.[0];
+          e.currentTarget.value = "";
+          if (file) scaled(file).then((photo) => onChange([...photos, photo]), fail);
+        }}
+      />
+      {photos.length < MOST_PHOTOS && (
+        <button type="button" class="add" data-act="report-photo" onClick={() => input.current?.click()}>
+          ◉ {t("addPhoto")}
+        </button>
+      )}
+    </div>
+  );
+}
+
+/** 上报: type, words, photo, place. Kept and sent later if there is no network. */
 export function ReportForm({ onDone }: { onDone: () => void }) {
   const [type, setType] = useState(duties.value[0] ?? "");
   const [note, setNote] = useState("");
   const [label, setLabel] = useState("");
   const [sending, setSending] = useState(false);
+  const [photos, setPhotos] = useState<Blob[]>([]);
   const at = here.value;
   const submit = (event: Event): void => {
     event.preventDefault();
@@ -133,7 +168,7 @@ export function ReportForm({ onDone }: { onDone: () => void }) {
     }
     setSending(true);
     const body = { type, note: note.trim(), place_label: label.trim(), ...at };
-    postOrKeep<Incident>("report", "/api/v1/incidents", body)
+    sendReport<Incident>(body, photos)
       .then((made) => {
         if (made) say(t("reportDone", { n: made.number }));
         onDone();
@@ -173,6 +208,7 @@ export function ReportForm({ onDone }: { onDone: () => void }) {
           {t("reportWhere")}
           <input maxLength={80} value={label} onInput={(e) => setLabel(e.currentTarget.value)} />
         </label>
+        <Photos photos={photos} onChange={setPhotos} />
         <p class={`fix ${at ? "ok" : "bad"}`}>
           {at ? `● ${at.lat.toFixed(5)}, ${at.lon.toFixed(5)} · ${t(`datum.${at.datum}`)}` : `▲ ${t("reportNoFix")}`}
         </p>

@@ -106,7 +106,7 @@ function Local({ stream, front }: { stream: MediaStream; front: boolean }) {
     </div>
   );
 }
-function SceneCamera({ choice }: { choice: CameraChoice }) {
+export function SceneCamera({ choice }: { choice: CameraChoice }) {
   const video = useRef<HTMLVideoElement>(null);
   const [player, setPlayer] = useState<Player | null>(null);
   useEffect(() => {

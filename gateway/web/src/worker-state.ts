@@ -1,9 +1,10 @@
 /** What the gridworker's page holds, and how it says things. */
 import { signal } from "@preact/signals";
-import { ApiError, post } from "./api.ts";
+import { ApiError, errorOf, post, seg, unsafeHeaders } from "./api.ts";
 import type { Alarm, Call, Duty, Session, Worker } from "./model.ts";
 import { Outbox, type Kept } from "./outbox.ts";
 import { t, tv } from "./text.ts";
+import { fromBase64, toBase64 } from "./worker-photo.ts";
 
 export interface Missed {
   id: string;
@@ -39,13 +40,32 @@ export const fail = (error: unknown): void => say(error instanceof Error ? error
 const kept = (): string => `worker/${session.value?.sub ?? ""}`;
 
 export function remember(): void {
-  localStorage.setItem(kept(), JSON.stringify({ missed: missed.value, task: task.value }));
+  localStorage.setItem(kept(), JSON.stringify({ missed: missed.value, task: task.value, me: me.value }));
+}
+
+/** Who was logged in last on this phone, for a start without a network. What is sent later needs the real session. */
+const LAST = "worker/last";
+export function rememberSession(who: Session): void {
+  localStorage.setItem(LAST, JSON.stringify(who));
+}
+export function lastSession(): Session | null {
+  try {
+    const who = JSON.parse(localStorage.getItem(LAST) ?? "null") as Session | null;
+    return who && (who.expires_at ?? Infinity) > Date.now() ? who : null;
+  } catch {
+    return null;
+  }
 }
 export function recall(): void {
   try {
-    const old = JSON.parse(localStorage.getItem(kept()) ?? "{}") as { missed?: Missed[]; task?: Taken | null };
+    const old = JSON.parse(localStorage.getItem(kept()) ?? "{}") as {
+      missed?: Missed[];
+      task?: Taken | null;
+      me?: Worker | null;
+    };
     missed.value = old.missed ?? [];
     task.value = old.task ?? null;
+    me.value = old.me ?? null;
   } catch {
     /* unreadable: start anew */
   }
@@ -63,7 +83,13 @@ export function miss(of: Call, why: string): void {
 export const outbox = new Outbox(
   async (item: Kept) => {
     try {
-      await post(item.path, item.body);
+      if (item.kind === "photo") await upload(item.path, fromBase64(String(item.body)));
+      else {
+        const made = await post<{ id?: string } | undefined>(item.path, item.body);
+        // Behind what else waits, each a thing of its own: a photo that fails takes no report along.
+        for (const photo of item.photos ?? [])
+          if (made?.id) outbox.add({ kind: "photo", path: photosOf(made.id), body: photo });
+      }
       return "sent";
     } catch (error) {
       if (error instanceof ApiError && error.status !== 0 && error.status < 500 && error.status !== 429) {
@@ -76,14 +102,65 @@ export const outbox = new Outbox(
   () => localStorage,
 );
 
+const photosOf = (incident: string): string => `/api/v1/incidents/${seg(incident)}/photos`;
+async function upload(path: string, photo: Blob): Promise<{ sha256: string }> {
+  let response: Response;
+  try {
+    response = await fetch(path, {
+      method: "POST",
+      credentials: "same-origin",
+      headers: { ...unsafeHeaders, "Content-Type": "image/jpeg" },
+      body: photo,
+      signal: AbortSignal.timeout(60000),
+    });
+  } catch {
+    throw new ApiError(0, t("netDown"), {}, null);
+  }
+  if (!response.ok) throw await errorOf(response);
+  return (await response.json()) as { sha256: string };
+}
+const keep = (item: Kept): void => {
+  try {
+    outbox.add(item);
+    say(t("queued"));
+  } catch {
+    say(t("queueFull"));
+  }
+};
+
+/** Uploads at once; without a network the photo is kept. Null: kept for later. */
+export async function sendPhoto(path: string, photo: Blob): Promise<{ sha256: string } | null> {
+  try {
+    return await upload(path, photo);
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.status !== 0) throw error;
+    keep({ kind: "photo", path, body: await toBase64(photo) });
+    return null;
+  }
+}
+
+/** An event of one's own with its photos. Null: kept for later. */
+export async function sendReport<T extends { id: string }>(body: unknown, photos: Blob[]): Promise<T | null> {
+  const path = "/api/v1/incidents";
+  let made: T;
+  try {
+    made = await post<T>(path, body);
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.status !== 0) throw error;
+    keep({ kind: "report", path, body, photos: await Promise.all(photos.map(toBase64)) });
+    return null;
+  }
+  for (const photo of photos) await sendPhoto(photosOf(made.id), photo);
+  return made;
+}
+
 /** Posts at once; without a network it is kept. Null: kept for later. Raises what the gateway refuses. */
 export async function postOrKeep<T>(kind: Kept["kind"], path: string, body: unknown): Promise<T | null> {
   try {
     return await post<T>(path, body);
   } catch (error) {
     if (!(error instanceof ApiError) || error.status !== 0) throw error;
-    outbox.add({ kind, path, body });
-    say(t("queued"));
+    keep({ kind, path, body });
     return null;
   }
 }
@@ -92,6 +169,7 @@ export async function setDuty(duty: Duty): Promise<void> {
   try {
     const answer = await postOrKeep<Partial<Worker>>("duty", "/api/v1/workers/me/duty", { duty });
     if (me.value) me.value = { ...me.value, ...answer, duty: answer?.duty ?? duty };
+    remember();
   } catch (error) {
     fail(error);
   }

@@ -1,18 +1,15 @@
 /** Tasks of a gridworker or a volunteer: offered, accepted, on the way, on the scene, done; with words and photos. */
 import { signal } from "@preact/signals";
 import { useRef, useState } from "preact/hooks";
-import { errorOf, get, seg, unsafeHeaders } from "./api.ts";
+import { get, seg } from "./api.ts";
+import { nearest } from "./geo.ts";
+import type { Camera, CameraChoice, HelperTask } from "./model.ts";
+import { Swipe } from "./swipe.tsx";
 import { clock, t, tv } from "./text.ts";
-import { fail, postOrKeep, say, session } from "./worker-state.ts";
+import { scaled } from "./worker-photo.ts";
+import { SceneCamera } from "./worker-screens.tsx";
+import { fail, postOrKeep, say, sendPhoto, session } from "./worker-state.ts";
 
-export interface HelperTask {
-  id: string;
-  state: string;
-  assignee: { id: string; name: string; role: string };
-  incident: { id: string; number: string; type: string; severity: number; place_label: string; state: string };
-  offered_at?: number;
-  photos: { sha256: string }[];
-}
 export const tasks = signal<ReadonlyMap<string, HelperTask>>(new Map());
 const OPEN = ["OFFERED", "ACCEPTED", "EN_ROUTE", "ON_SCENE"];
 /** What may be done next, in the order of the thumb: the first is the big button. */
@@ -22,7 +19,6 @@ const STEPS: Record<string, readonly string[]> = {
   EN_ROUTE: ["on_scene"],
   ON_SCENE: ["done"],
 };
-const PHOTO_EDGE = 1600; // pixels: enough to read a sign, small enough for a bad network
 
 export async function loadTasks(): Promise<void> {
   const found = await get<{ tasks: HelperTask[] }>("/api/v1/tasks?mine=1&open=1");
@@ -36,31 +32,40 @@ export function onTask(next: HelperTask): void {
   tasks.value = map;
 }
 
-/** Scaled down on the phone, so that a photo goes out over a bad network. */
-async function scaled(file: File): Promise<Blob> {
-  const picture = await createImageBitmap(file);
-  const ratio = Math.min(1, PHOTO_EDGE / Math.max(picture.width, picture.height));
-  const canvas = document.createElement("canvas");
-  canvas.width = Math.round(picture.width * ratio);
-  canvas.height = Math.round(picture.height * ratio);
-  canvas.getContext("2d")?.drawImage(picture, 0, 0, canvas.width, canvas.height);
-  picture.close();
-  return new Promise((resolve, reject) =>
-    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error(t("photoBad")))), "image/jpeg", 0.82),
-  );
-}
 async function addPhoto(task: HelperTask, file: File): Promise<void> {
-  const response = await fetch(`/api/v1/tasks/${seg(task.id)}/photos`, {
-    method: "POST",
-    credentials: "same-origin",
-    headers: { ...unsafeHeaders, "Content-Type": "image/jpeg" },
-    body: await scaled(file),
-    signal: AbortSignal.timeout(60000),
-  });
-  if (!response.ok) throw await errorOf(response);
-  const photo = (await response.json()) as { sha256: string };
-  tasks.value = new Map(tasks.value).set(task.id, { ...task, photos: [...task.photos, photo] });
-  say(t("photoSent"));
+  const sent = await sendPhoto(`/api/v1/tasks/${seg(task.id)}/photos`, await scaled(file));
+  const now = tasks.value.get(task.id);
+  if (now) tasks.value = new Map(tasks.value).set(task.id, { ...now, photos: [...now.photos, sent ?? { sha256: "" }] });
+  if (sent) say(t("photoSent"));
+}
+
+/** What happens at the place now, for whoever is on the way there: the best cameras around it, opened by a touch. */
+function SceneCameras({ of }: { of: HelperTask }) {
+  const [found, setFound] = useState<CameraChoice[] | null>(null);
+  if (!of.position || session.value?.role === "volunteer") return null;
+  if (found === null)
+    return (
+      <button
+        type="button"
+        data-act="scene-cameras"
+        onClick={() =>
+          void get<{ cameras: Camera[] }>("/api/v1/cameras").then(
+            (all) => setFound(of.position ? nearest(of.position, all.cameras, 300).slice(0, 2) : []),
+            fail,
+          )
+        }
+      >
+        ▣ {t("sceneCameras")}
+      </button>
+    );
+  if (found.length === 0) return <p class="quiet">{t("noneNear")}</p>;
+  return (
+    <div class="strip" aria-label={t("sceneCameras")}>
+      {found.map((choice) => (
+        <SceneCamera key={choice.id} choice={choice} />
+      ))}
+    </div>
+  );
 }
 
 function TaskCard({ of }: { of: HelperTask }) {
@@ -115,19 +120,24 @@ function TaskCard({ of }: { of: HelperTask }) {
           </button>
         </>
       )}
+      {of.state !== "OFFERED" && <SceneCameras of={of} />}
       <div class="task">
-        {(STEPS[of.state] ?? []).map((step, i) => (
-          <button
-            type="button"
-            key={step}
-            class={i === 0 ? "go" : ""}
-            data-act={`task-${step}`}
-            disabled={busy}
-            onClick={() => act(step)}
-          >
-            {tv("act", step)}
-          </button>
-        ))}
+        {(STEPS[of.state] ?? []).map((step, i) =>
+          step === "on_scene" || step === "done" ? (
+            <Swipe key={step} act={`task-${step}`} disabled={busy} label={tv("act", step)} onDone={() => act(step)} />
+          ) : (
+            <button
+              type="button"
+              key={step}
+              class={i === 0 ? "go" : ""}
+              data-act={`task-${step}`}
+              disabled={busy}
+              onClick={() => act(step)}
+            >
+              {tv("act", step)}
+            </button>
+          ),
+        )}
       </div>
     </div>
   );

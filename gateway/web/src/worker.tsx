@@ -2,17 +2,33 @@
 import { effect, signal } from "@preact/signals";
 import { render } from "preact";
 import { useRef, useState } from "preact/hooks";
-import { get, openSession, toLogin } from "./api.ts";
+import { ApiError, get, openSession, toLogin } from "./api.ts";
 import { Channel, type Frame } from "./events.ts";
-import type { Call, Session, Worker } from "./model.ts";
+import type { Call, HelperTask, Session, Worker } from "./model.ts";
 import { sounding, unlocked, unlockOnGesture } from "./sound.ts";
 import { announceLanguage, clock, language, setLanguage, span, t } from "./text.ts";
 import { endCall, myRung, onCall, onRing, resume, sos, stopRing } from "./worker-call.ts";
 import { loadDuties, ManualFix, ReportForm, Task } from "./worker-forms.tsx";
-import { type HelperTask, loadTasks, onTask, Tasks, tasks } from "./worker-tasks.tsx";
+import { loadTasks, onTask, Tasks, tasks } from "./worker-tasks.tsx";
 import { fix, locate, pump } from "./worker-position.ts";
 import { Calling, Ringing } from "./worker-screens.tsx";
-import { busy, call, me, missed, outbox, recall, ring, say, session, setDuty, tick, toast } from "./worker-state.ts";
+import {
+  busy,
+  call,
+  lastSession,
+  me,
+  missed,
+  outbox,
+  recall,
+  remember,
+  rememberSession,
+  ring,
+  say,
+  session,
+  setDuty,
+  tick,
+  toast,
+} from "./worker-state.ts";
 
 const loadError = signal("");
 let channel: Channel | null = null;
@@ -38,6 +54,7 @@ async function load(): Promise<void> {
   try {
     const mine = await get<Worker>("/api/v1/workers/me");
     me.value = mine;
+    remember();
     loadError.value = "";
     await loadTasks();
     if (mine.role === "volunteer") return; // takes no calls
@@ -53,10 +70,25 @@ async function load(): Promise<void> {
       say(t("callEnded"));
     }
   } catch (error) {
-    loadError.value = error instanceof Error ? error.message : String(error);
+    // Without a network the banner says so already, and what was held goes on working.
+    const held = error instanceof ApiError && error.status === 0 && me.value !== null;
+    loadError.value = held ? "" : error instanceof Error ? error.message : String(error);
     setTimeout(() => void load(), 5000);
   }
 }
+
+/** "Add to home screen", when the browser offers it (Chromium's beforeinstallprompt). */
+interface InstallPrompt extends Event {
+  prompt(): Promise<unknown>;
+}
+const installable = signal<InstallPrompt | null>(null);
+addEventListener("beforeinstallprompt", (event) => {
+  event.preventDefault();
+  installable.value = event as InstallPrompt;
+});
+addEventListener("appinstalled", () => {
+  installable.value = null;
+});
 
 /** What a gridworker on (or off) duty sees: how it stands, the task, the calls that were missed. */
 function Duty({ on }: { on: boolean }) {
@@ -84,6 +116,21 @@ function Duty({ on }: { on: boolean }) {
         {on && fix.value.state !== "ok" && <ManualFix />}
         {!unlocked.value && <p class="fix bad">♪ {t("enableRing")}</p>}
       </div>
+      {installable.value && (
+        <button
+          type="button"
+          class="install"
+          data-act="install"
+          onClick={() => {
+            const prompt = installable.value;
+            installable.value = null;
+            void prompt?.prompt();
+          }}
+        >
+          ⤓ {t("installNow")}
+          <small>{t("install")}</small>
+        </button>
+      )}
       <Tasks empty="" />
       {tasks.value.size === 0 && <Task />}
       <div class="box">
@@ -242,22 +289,27 @@ async function start(): Promise<void> {
   let who: Session | null = null;
   try {
     who = await openSession();
+    if (who) rememberSession(who);
   } catch (error) {
-    root.textContent = "";
-    render(
-      <div class="boot">
-        <p>{t("loadFailed", { why: error instanceof Error ? error.message : String(error) })}</p>
-        <button type="button" class="primary" onClick={() => location.reload()}>
-          {t("retry")}
-        </button>
-      </div>,
-      root,
-    );
-    return;
+    who = error instanceof ApiError && error.status === 0 ? lastSession() : null;
+    if (!who) {
+      root.textContent = "";
+      render(
+        <div class="boot">
+          <p>{t("loadFailed", { why: error instanceof Error ? error.message : String(error) })}</p>
+          <button type="button" class="primary" onClick={() => location.reload()}>
+            {t("retry")}
+          </button>
+        </div>,
+        root,
+      );
+    }
   }
   if (!who) return;
   session.value = who;
   announceLanguage("worker");
+  if ("serviceWorker" in navigator)
+    navigator.serviceWorker.register("/sw.js", { scope: "/worker" }).catch(() => undefined); // no HTTPS: no shell, no harm
   recall();
   unlockOnGesture();
   setInterval(() => {

@@ -1,11 +1,17 @@
-/* Pictures on the box: WebRTC where the WebView has it, else stills. A picture that stands still is never shown as live. */
+/* Pictures on the box: WebRTC where the WebView has it, else HLS, else stills. A picture that stands still is never shown as live. */
 var BoxMedia = (function () {
   "use strict";
   var STALE_MS = 3000,
     REDIAL_MS = 9000,
     FIRST_MS = 12000,
-    STILL_MS = 1000;
+    STILL_MS = 1000,
+    TRIES = 2; // without a single picture, then the next rung of the ladder
   var Peer = window.RTCPeerConnection || window.webkitRTCPeerConnection;
+  /** Best first: what this WebView is able to do. */
+  var LADDER = (Peer ? ["webrtc"] : []).concat(BoxHls.kind() ? ["hls"] : [], ["still"]);
+  /** Where tiles begin: lower once a rung has shown nothing here, so that not every tile finds out by itself. */
+  var floor = 0,
+    proven = {};
 
   /** Plays `camera` in `host`; `onState(state)` with connecting, live, stale, waiting. */
   function play(host, camera, stream, onState) {
@@ -16,13 +22,15 @@ var BoxMedia = (function () {
       poll = 0,
       video = null,
       image = null,
+      hls = null,
       attempts = 0,
-      dialFailures = 0;
+      blanks = 0,
+      rung = floor;
     var frames = 0,
       seen = 0,
       lastAt = 0,
       dialledAt = 0,
-      mode = Peer ? "webrtc" : "still",
+      mode = LADDER[rung],
       tried = 0;
 
     function say(state) {
@@ -51,6 +59,10 @@ var BoxMedia = (function () {
         }
       }
       session = null;
+      if (hls) {
+        hls.close();
+        hls = null;
+      }
       if (pc) {
         pc.onconnectionstatechange = pc.oniceconnectionstatechange = pc.ontrack = pc.onaddstream = null;
         pc = null;
@@ -68,20 +80,33 @@ var BoxMedia = (function () {
       request.onload = request.onerror = request.ontimeout = shut;
       request.send();
     }
-    function retry(afterS) {
+    /** Begins again, later. `blank`: it was answered, but no picture came; the server's refusals say nothing of the way. */
+    function retry(afterS, blank) {
       drop();
       if (closed) {
         return;
       }
-      dialFailures++;
-      if (dialFailures >= 4 && !frames) {
-        mode = "still";
-        say("connecting");
-        stills();
+      if (blank && !frames && ++blanks >= TRIES && !proven[mode]) {
+        descend();
         return;
-      } // no media gets through here: stills do
+      }
       say("waiting");
       wait(afterS ? afterS * 1000 : 500 + Math.random() * Math.min(15000, 700 * Math.pow(2, attempts++)), dial);
+    }
+    /** The next rung: this one shows nothing here. */
+    function descend() {
+      drop();
+      if (rung < LADDER.length - 1) {
+        rung++;
+        floor = Math.max(floor, rung);
+      }
+      mode = LADDER[rung];
+      blanks = 0;
+      if (video) {
+        host.removeChild(video); // an element that had another source may keep it
+        video = null;
+      }
+      dial();
     }
     function attach(s) {
       if (video.srcObject !== undefined) {
@@ -99,12 +124,15 @@ var BoxMedia = (function () {
       }
     }
     function dial() {
-      var mine, whole;
       drop();
       if (closed) {
         return;
       }
       say("connecting");
+      if (mode === "still") {
+        stills();
+        return;
+      }
       dialledAt = new Date().getTime();
       lastAt = 0;
       seen = 0;
@@ -116,11 +144,21 @@ var BoxMedia = (function () {
         video.setAttribute("playsinline", "");
         host.insertBefore(video, host.firstChild);
       }
+      if (mode === "hls") {
+        hls = BoxHls.open(video, camera, stream, function (status, afterS) {
+          retry(afterS, status === -1);
+        });
+      } else {
+        call();
+      }
+    }
+    /** WHEP (draft-ietf-wish-whep), with the callbacks of old WebViews. */
+    function call() {
+      var mine, whole;
       try {
         pc = new Peer({ iceServers: [] });
       } catch (ignored) {
-        mode = "still";
-        stills();
+        descend();
         return;
       }
       mine = pc;
@@ -138,7 +176,7 @@ var BoxMedia = (function () {
       }
       pc.oniceconnectionstatechange = function () {
         if (pc === mine && (mine.iceConnectionState === "failed" || mine.iceConnectionState === "closed")) {
-          retry(0);
+          retry(0, true);
         }
       };
       pc.createOffer(
@@ -176,7 +214,7 @@ var BoxMedia = (function () {
                     return null;
                   },
                   function () {
-                    retry(0);
+                    retry(0, true);
                   }
                 );
               };
@@ -188,14 +226,11 @@ var BoxMedia = (function () {
               request.send(pc.localDescription.sdp);
             },
             function () {
-              retry(0);
+              retry(0, true);
             }
           );
         },
-        function () {
-          mode = "still";
-          stills();
-        },
+        descend,
         pc.addTransceiver ? undefined : { mandatory: { OfferToReceiveVideo: true, OfferToReceiveAudio: false } }
       );
     }
@@ -211,7 +246,7 @@ var BoxMedia = (function () {
     function measure() {
       var now = new Date().getTime(),
         count;
-      if (mode !== "webrtc" || !pc || !video) {
+      if (!(mode === "webrtc" && pc) && !(mode === "hls" && hls)) {
         if (mode === "still" && lastAt && now - lastAt > 3 * STALE_MS) {
           say("stale");
         }
@@ -226,7 +261,8 @@ var BoxMedia = (function () {
         seen = count;
         lastAt = now;
         attempts = 0;
-        dialFailures = 0;
+        blanks = 0;
+        proven[mode] = true;
         host.setAttribute("data-frames", String(frames));
         say("live");
         return;
@@ -241,7 +277,7 @@ var BoxMedia = (function () {
       }
       if (!lastAt) {
         if (now - dialledAt > FIRST_MS) {
-          retry(0);
+          retry(0, true);
         }
       } else if (now - lastAt > REDIAL_MS) {
         retry(0);
@@ -287,12 +323,7 @@ var BoxMedia = (function () {
       next.src = "/api/v1/cameras/" + encodeURIComponent(camera) + "/snapshot.jpg?page=stb&t=" + new Date().getTime();
     }
     poll = setInterval(measure, 500);
-    if (mode === "webrtc") {
-      dial();
-    } else {
-      say("connecting");
-      stills();
-    }
+    dial();
     return {
       close: function () {
         closed = true;

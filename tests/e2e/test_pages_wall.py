@@ -1,0 +1,240 @@
+"""The wall's other work in a real Chromium: dragging, layouts that follow the operator, tours, figures, health, groups, a base map."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+from running_product import Product, open_page
+from test_pages_flows import press, until
+
+pytestmark = pytest.mark.browser
+
+
+async def wall_of(browser: Browser, product: Product, sub: str, **size: int) -> tuple[Page, list[str]]:
+    wall, errors = await open_page(
+        browser, product.link("wall", "operator", sub), size.get("width", 1600), size.get("height", 900)
+    )
+    await wall.wait_for_selector("[data-tree-camera], .tree .street")
+    return wall, errors
+
+
+async def drop_on(wall: Page, x: float, y: float, tile: int) -> None:
+    box = await wall.locator(f"[data-tile='{tile}']").bounding_box()
+    assert box
+    await wall.mouse.move(x, y)
+    await wall.mouse.down()
+    await wall.mouse.move(x + 12, y + 8)
+    await wall.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
+    await wall.wait_for_selector(".ghost")
+    await wall.mouse.up()
+
+
+async def test_a_camera_is_dragged_from_the_tree_and_from_the_map(product: Product, browser: Browser) -> None:
+    wall, errors = await wall_of(browser, product, "op11")
+    await wall.click("[data-layout='4']")
+    await wall.fill("#search", "cam020")
+    row = await wall.locator("[data-tree-camera=cam020]").bounding_box()
+    assert row
+    await drop_on(wall, row["x"] + 30, row["y"] + 8, 2)
+    await expect(wall.locator("[data-tile='2']")).to_have_attribute("data-camera", "cam020")
+    # The map goes to an incident, in the middle of which stands a camera to be dragged.
+    camera = (
+        await asyncio.to_thread(product.get, "/api/v1/cameras/cam022", product.token("operator", "op11"))
+    )["position"]
+    made = await asyncio.to_thread(
+        product.post,
+        "/api/v1/incidents",
+        product.token("operator", "op11"),
+        {"type": "traffic", **camera, "datum": "wgs84"},
+    )
+    await wall.keyboard.press("Escape")
+    await wall.click("[data-list=incidents]")
+    await wall.click(f"[data-incident='{made['id']}']")
+    canvas = await wall.locator(".map .canvas").bounding_box()
+    assert canvas
+
+    async def dragged() -> bool:
+        """The map may still be on its way: try until the camera is under the pointer."""
+        await wall.mouse.move(canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2 + 5)
+        await wall.mouse.down()
+        await wall.mouse.move(canvas["x"] + canvas["width"] / 2 - 20, canvas["y"] + canvas["height"] / 2)
+        tile = await wall.locator("[data-tile='3']").bounding_box()
+        assert tile
+        await wall.mouse.move(tile["x"] + 40, tile["y"] + 40, steps=3)
+        held = await wall.locator(".ghost").count()
+        await wall.mouse.up()
+        return held > 0
+
+    await until("a camera is taken from the map", dragged, 30)
+    await expect(wall.locator("[data-tile='3']")).to_have_attribute("data-camera", re.compile("cam0"))
+    assert errors == []
+
+
+async def test_layouts_and_tours_follow_the_operator(product: Product, browser: Browser) -> None:
+    wall, errors = await wall_of(browser, product, "op12")
+    for name, size in (("校门", "4"), ("路口", "1")):
+        await wall.click(f"[data-layout='{size}']")
+        await wall.click("[data-act=layouts]")
+        await wall.fill(".layoutsheet input >> nth=0", name)
+        await wall.click("[data-act=save-layout]")
+        await wall.wait_for_selector(f"[data-layout-name={name}]")
+        await wall.keyboard.press("Escape")
+    await wall.context.close()
+    other, other_errors = await wall_of(browser, product, "op12")  # another desk, another browser
+    await other.click("[data-act=layouts]")
+    for name in ("校门", "路口"):
+        await other.check(f"[data-layout-name={name}] [type=checkbox]")
+    await other.fill(".maketour input", "早高峰")
+    await other.click("[data-act=save-tour]")
+    await other.click("[data-tour=早高峰] .link")
+    await expect(other.locator(".tour")).to_contain_text("早高峰")
+    await expect(other.locator("[data-tile]")).to_have_count(4)  # its first stop
+    await other.click(".tour")
+    await expect(other.locator(".tour")).to_have_text("轮巡")
+    stranger, _ = await wall_of(browser, product, "op13")
+    await stranger.click("[data-act=layouts]")
+    await stranger.wait_for_selector("text=还没有保存的布局")
+    assert (errors, other_errors) == ([], [])
+
+
+async def test_figures_are_drawn_and_downloaded(product: Product, browser: Browser) -> None:
+    token = product.token("operator", "op14")
+    place = {"lat": 30.8169, "lon": 103.8704, "datum": "wgs84"}
+    await asyncio.to_thread(product.post, "/api/v1/incidents", token, {"type": "facility", **place})
+    wall, errors = await wall_of(browser, product, "op14")
+    await wall.keyboard.press("s")
+    await wall.wait_for_selector("[data-page-view=statistics] tbody tr")
+    assert await wall.locator("[data-plot=counts] rect.reported").count() > 0
+    async with wall.expect_download() as download:
+        await wall.click("[data-act=csv]")
+    file = await (await download.value).path()
+    assert "reported" in (await asyncio.to_thread(file.read_text, encoding="utf-8-sig")).splitlines()[0]
+    await wall.fill("[type=month]", "2020-01")
+    await wall.wait_for_selector("text=2020-01 还没有事件")
+    await wall.keyboard.press("Escape")
+    await wall.keyboard.press("Escape")
+    await wall.wait_for_selector("[data-tile]")
+    assert errors == []
+
+
+async def test_health_lists_every_camera_and_leads_to_its_picture(product: Product, browser: Browser) -> None:
+    wall, errors = await wall_of(browser, product, "op15")
+    await wall.keyboard.press("h")
+    await wall.click("[data-filter=all]")
+    await expect(wall.locator("[data-health-camera]")).to_have_count(24)
+    await wall.fill("[data-page-view=health] [type=search]", "cam024")
+    await wall.click("[data-health-camera=cam024] button")
+    await wall.wait_for_selector("[data-tile][data-camera=cam024][data-state=live]")
+    assert errors == []
+
+
+async def test_alarms_of_neighbours_are_one_row_that_unfolds(product: Product, browser: Browser) -> None:
+    """Three boxes of one community press within two minutes: a group, in which each can be worked."""
+    token = product.token("operator", "op16")
+    wall, errors = await wall_of(browser, product, "op16")
+    for sid in ("stb00001", "stb00002", "stb00003"):
+        await press(product, sid, "--cam", "cam001")
+
+    async def grouped() -> list[dict[str, Any]] | None:
+        found = (await asyncio.to_thread(product.get, "/api/v1/alarms?open=1", token))["alarms"]
+        led = [a for a in found if a["group_id"]]
+        return led if len(led) >= 2 else None
+
+    members = await until("the gateway groups them", grouped)
+    lead = members[0]["group_id"]
+    group = wall.locator(f"[data-group='{lead}']")
+    await expect(group.locator(".unfold")).to_contain_text("2")
+    if await group.locator(".unfold").get_attribute("aria-expanded") == "false":
+        await group.locator(".unfold").click()
+    await expect(group.locator("[data-alarm]")).to_have_count(3)
+
+    async def all_shown() -> bool:
+        """Folded or not, a row on the screen shows its whole group."""
+        found = (await asyncio.to_thread(product.get, "/api/v1/alarms?open=1", token))["alarms"]
+        return all(a["shown_at"] for a in found if a["id"] == lead or a["group_id"] == lead)
+
+    await until("each is shown", all_shown)
+    await group.locator(f"[data-alarm='{lead}']").click()
+    await wall.keyboard.press("Space")
+    await wall.wait_for_selector(
+        f"[data-detail='{lead}'] .hint"
+    )  # merging is suggested, never done by itself
+    assert errors == []
+
+
+async def test_a_merge_is_suggested_and_done_by_one_key(product: Product, browser: Browser) -> None:
+    token = product.token("operator", "op17")
+    place = {"lat": 30.8301, "lon": 103.9102, "datum": "wgs84"}
+    first, second = [
+        await asyncio.to_thread(
+            product.post, "/api/v1/incidents", token, {"type": "facility", "note": note, **place}
+        )
+        for note in ("一", "二")
+    ]
+    wall, errors = await wall_of(browser, product, "op17")
+    await wall.click("[data-list=incidents]")
+    await wall.click(f"[data-incident='{second['id']}']")
+    await wall.click(f"[data-suggestion='{first['id']}'] [data-act=merge-into]")
+    await wall.wait_for_selector("[data-incident-detail][data-incident-state=MERGED]")
+    assert errors == []
+
+
+async def test_a_resident_is_followed_up_by_telephone(product: Product, browser: Browser) -> None:
+    token = product.token("operator", "op18")
+    made = await asyncio.to_thread(
+        product.post,
+        "/api/v1/incidents",
+        token,
+        {"type": "dispute", "lat": 30.84, "lon": 103.92, "datum": "wgs84"},
+    )
+    for step in ("dispatch", "handle", "submit"):
+        await asyncio.to_thread(product.post, f"/api/v1/incidents/{made['id']}/{step}", token, {})
+    wall, errors = await wall_of(browser, product, "op19")
+    await wall.click("[data-list=incidents]")
+    await wall.click(f"[data-incident='{made['id']}']")
+    await wall.click("[data-act=follow-bad]")
+    await wall.wait_for_selector("[data-satisfied=false]")
+    found = await asyncio.to_thread(product.get, f"/api/v1/incidents/{made['id']}", token)
+    assert found["satisfied"] is False
+    assert errors == []
+
+
+async def test_evidence_is_listed_or_its_absence_is_said(product: Product, browser: Browser) -> None:
+    token = product.token("operator", "op21")
+    made = await asyncio.to_thread(
+        product.post,
+        "/api/v1/incidents",
+        token,
+        {"type": "help", "lat": 30.85, "lon": 103.93, "datum": "wgs84"},
+    )
+    wall, errors = await wall_of(browser, product, "op21")
+    await wall.click("[data-list=incidents]")
+    await wall.click(f"[data-incident='{made['id']}']")
+    section = wall.locator("[data-incident-detail] .evidence")
+    await expect(section).to_contain_text(re.compile("还没有录像|未启用录像取证"))
+    assert errors == []
+
+
+async def test_a_leader_on_a_phone_sees_alarms_map_a_camera_and_joins(
+    product: Product, browser: Browser
+) -> None:
+    leader, errors = await open_page(browser, product.link("wall", "leader", "leader01"), 390, 844)
+    await leader.click("nav.tabs button >> nth=1")
+    await leader.wait_for_selector("[data-tile][data-state=live]")
+    await press(product, "stb00030")
+    await leader.wait_for_selector("[data-alarm][aria-current=true]")  # visible: it came by itself
+    await leader.click("[data-act=acknowledge]")
+    await leader.wait_for_selector("[data-act=call]")
+    assert await leader.locator("[data-act=dispatch], [data-act=false]").count() == 0  # judging is for a desk
+    await leader.click("nav.tabs button >> nth=2")
+    await leader.wait_for_selector(".maplibregl-canvas", state="visible")
+    await leader.click("nav.tabs button >> nth=1")
+    await leader.wait_for_selector("[data-tile][data-state=live]")
+    await leader.click("[data-view=statistics]")
+    await leader.wait_for_selector("[data-page-view=statistics]")
+    assert await leader.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert errors == []
