@@ -25,7 +25,7 @@ import yaml
 from playwright.async_api import CDPSession, Page, async_playwright
 from running_product import CHROMIUM, Product, a_product, open_page
 
-FILL = 70
+FILL = 55
 """Alarms until every bounded list of the page is full (state.ts keeps 50 closed ones)."""
 HEAP_SLACK = 1_500_000
 """Octets: compiled code, inline caches and timers' churn, measured on a page that only looks at pictures."""
