@@ -183,13 +183,12 @@ async def screens(studio: Studio) -> None:
     await wall.keyboard.press("3")
     await wall.keyboard.press("n")
     await wall.keyboard.press("d")
-    try:
-        await wall.wait_for_selector("[data-incident-detail] [data-near-worker]")
-    except Exception:
-        await wall.screenshot(path="/tmp/ui7shots/fail.png")
-        raise
+    await wall.wait_for_selector("[data-incident-detail] [data-near-worker]")
     await phone.click("[data-act=hangup]")
-    await phone.wait_for_selector("[data-act=on_scene]")
+    await phone.wait_for_selector("[data-act=on_scene], [data-act=task-accept]")
+    if await phone.locator("[data-act=task-accept]").count():
+        await phone.click("[data-act=task-accept]")
+        await phone.wait_for_selector("[data-act=task-on_scene]")
     await studio.take(phone, "worker-task")
     await settled(wall)
     await studio.take(wall, "wall-incident")
