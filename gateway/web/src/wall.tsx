@@ -147,6 +147,8 @@ function Top() {
           key={name}
           class="page"
           data-view={name}
+          aria-label={t(name)}
+          title={t(name)}
           aria-pressed={view.value === name}
           onClick={() => show(view.value === name ? "tiles" : name)}
         >
