@@ -397,6 +397,7 @@ async def run(wanted: list[str]) -> None:
         settings = {
             "evidence": {"enabled": recording},
             "access": {"joins_staff": 1_000},
+            "calls": {"publish_s": 60},
             "media": {"udp_port": 0, "tcp": False},
             "mqtt": {"mode": "off"},
         }
