@@ -28,7 +28,7 @@ PublishEvents = Callable[[Sequence[tuple[int, News]]], Awaitable[None]]
 Ring = Callable[[Sequence[Json]], Awaitable[None]]
 """Takes briefs of alarms (announce.announce_ring). The same alarm may come again."""
 
-RINGS_AT_ONCE = 16
+RINGS_AT_ONCE = 64
 """Calls opened in one transaction: ranking for each of them keeps the loop for a fraction of a millisecond."""
 
 

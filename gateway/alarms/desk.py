@@ -54,6 +54,9 @@ __all__ = ["AlarmDesk"]
 logger = logging.getLogger(__name__)
 
 
+DUE_AT_ONCE = 32
+"""Alarms escalated in one write: a press that comes meanwhile waits for no more than these."""
+
 # AlarmDesk has a method `list`, which hides the type within the class.
 Alarms = list[Json]
 Cameras = list[CameraChoice]
@@ -487,7 +490,7 @@ class AlarmDesk:
     async def fire_due(self) -> int | None:
         """Fires what is due now and returns when the next deadline is (UTC ms), None if there is none."""
         now_ms = self._clock()
-        due = select(deadline_table.c.alarm_id).distinct().where(deadline_table.c.at <= now_ms).limit(200)
+        due = select(deadline_table.c.alarm_id).distinct().where(deadline_table.c.at <= now_ms).limit(DUE_AT_ONCE)
 
         def fire(c: Connection) -> int:
             alarm_ids = c.execute(due).scalars().all()
