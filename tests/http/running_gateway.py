@@ -309,5 +309,10 @@ async def serving(folder: Path, *options: str) -> AsyncIterator[tuple[asyncio.su
         yield process, ready[1].decode()
     finally:
         if process.returncode is None:
-            process.kill()
+            process.terminate()  # a kill would leave its broker behind
+            try:
+                async with asyncio.timeout(20):
+                    await process.communicate()
+            except TimeoutError:
+                process.kill()
         await process.communicate()
