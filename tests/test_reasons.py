@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 KINDS = {"Conflict", "NotAllowed", "NotFound", "ProtocolError", "TooMany", "Unavailable"}
 ELSEWHERE = (
     # what only a log, a command or an administrator's client sees
-    "alarms/broker.py", "alarms/mqtt.py", "cameras_file.py", "cli.py", "data_dir.py", "http/admin.py", "reload.py",
+    "alarms/broker.py", "alarms/mqtt.py", "cameras_file.py", "cli.py", "data_dir.py", "http/admin.py", "notify.py", "reload.py",
+    "secrets_file.py",
     # parsers of what cameras and browsers send: our own pages send what is right, and cameras have a state of their own
     "streams/sdp.py", "streams/rtsp.py", "streams/digest.py", "streams/ice.py", "streams/stun.py", "streams/dtls.py",
     "streams/srtp.py", "streams/rtcp.py", "streams/h264.py", "streams/sps.py", "streams/packets.py", "streams/link.py",

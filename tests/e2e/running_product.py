@@ -166,6 +166,7 @@ def a_product(folder: Path) -> Iterator[Product]:
         "http": {"port": running.http},
         "media": {"udp_port": 0},
         "mqtt": {"port": running.mqtt},
+        "evidence": {"after_s": 3},
     }
     (folder / "gateway.yaml").write_text(yaml.dump(settings))
     running.run("simulators", "secrets", "--out", f"{folder}/secrets.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zipfile
 from typing import Any
 
 import pytest
@@ -203,19 +204,36 @@ async def test_a_resident_is_followed_up_by_telephone(product: Product, browser:
     assert errors == []
 
 
-async def test_evidence_is_listed_or_its_absence_is_said(product: Product, browser: Browser) -> None:
+async def test_evidence_is_played_held_and_exported(product: Product, browser: Browser) -> None:
+    """The cameras around a press: a clip plays in the page, a hold asks for a reason, the bundle comes as a download."""
     token = product.token("operator", "op21")
-    made = await asyncio.to_thread(
-        product.post,
-        "/api/v1/incidents",
-        token,
-        {"type": "help", "lat": 30.85, "lon": 103.93, "datum": "wgs84"},
-    )
     wall, errors = await wall_of(browser, product, "op21")
-    await wall.click("[data-list=incidents]")
-    await wall.click(f"[data-incident='{made['id']}']")
-    section = wall.locator("[data-incident-detail] .evidence")
-    await expect(section).to_contain_text(re.compile("还没有录像|未启用录像取证"))
+    await press(product, "stb00025", "--cam", "cam005")
+
+    async def mine() -> dict[str, Any] | None:
+        found = (await asyncio.to_thread(product.get, "/api/v1/alarms?open=1", token))["alarms"]
+        return next((a for a in found if a["source"] == "stb/stb00025"), None)
+
+    alarm = await until("the alarm", mine)
+    await wall.click(f"[data-alarm='{alarm['id']}']")
+    await wall.wait_for_selector("[data-clip][data-clip-state=complete]")
+    clip = wall.locator("[data-clip][data-clip-state=complete]").first
+    await clip.locator("[data-act=play]").click()
+    video = clip.locator("video")
+    await until("it plays", lambda: video.evaluate("v => v.currentTime > 0.5 && v.videoWidth > 0"))
+    assert await clip.locator("canvas.watermark").count() == 1
+    await clip.locator("[data-act=hold]").click()
+    await clip.locator(".reasonform input").fill("案件侦办")
+    await clip.locator(".reasonform [type=submit]").click()
+    await expect(clip.locator(".tag.hold")).to_be_visible()
+    await wall.click(".evidence > [data-act=export]")
+    await wall.fill(".evidence > .reasonform input", "移交公安")
+    async with wall.expect_download() as download:
+        await wall.click(".evidence > .reasonform [type=submit]")
+    file = await (await download.value).path()
+    names = await asyncio.to_thread(lambda: zipfile.ZipFile(file).namelist())
+    assert "manifest.json" in names
+    assert any(name.endswith(".mp4") for name in names)
     assert errors == []
 
 

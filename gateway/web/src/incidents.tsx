@@ -166,8 +166,11 @@ function advance(of: Incident, note = ""): void {
       return;
     }
   }
-  void moveIncident(of, next, next === "rate" ? { satisfied: true } : {}, note);
+  void moveIncident(of, next, next === "rate" ? rating(of, true) : {}, note);
 }
+/** What the resident has said himself stands; else the desk says it, having asked by telephone. */
+const answered = (of: Incident): boolean => of.satisfied !== null && of.satisfied !== undefined;
+const rating = (of: Incident, satisfied: boolean): Record<string, unknown> => (answered(of) ? {} : { satisfied });
 
 export function IncidentDetail() {
   const of = incident.value;
@@ -226,19 +229,29 @@ export function IncidentDetail() {
         <div class="actions">
           {next && steps && (
             <button type="button" class="primary wide" data-act={next} onClick={() => advance(of, said)}>
-              {next === "rate" ? t("rateGood") : tv("move", next)}
+              {next === "rate" ? t(answered(of) ? "ratePassed" : "rateGood") : tv("move", next)}
               <kbd>G</kbd>
             </button>
           )}
-          {of.state === "VERIFYING" && (
-            <button
-              type="button"
-              class="wide"
-              data-act="rate-bad"
-              onClick={() => void moveIncident(of, "rate", { satisfied: false }, said)}
-            >
-              {t("rateBad")}
-            </button>
+          {of.state === "VERIFYING" && !answered(of) && (
+            <>
+              <button
+                type="button"
+                data-act="rate-bad"
+                onClick={() => void moveIncident(of, "rate", { satisfied: false }, said)}
+              >
+                {t("rateBad")}
+              </button>
+              <button
+                type="button"
+                data-act="rate-unasked"
+                disabled={!said}
+                title={said ? "" : t("reasonFirst")}
+                onClick={() => void moveIncident(of, "rate", { no_follow_up: said }, said)}
+              >
+                {t("rateUnasked")}
+              </button>
+            </>
           )}
           {may && (
             <div class="seg two wide">

@@ -567,4 +567,6 @@ export const en: Record<keyof typeof zh, string> = {
   "detail.volunteer": "volunteer",
   "detail.satisfied": "satisfied",
   streamColumn: "stream",
+  ratePassed: "Verified",
+  rateUnasked: "Verified (could not ask the resident)",
 };

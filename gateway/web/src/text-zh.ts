@@ -562,4 +562,6 @@ export const zh = {
   "detail.volunteer": "志愿者",
   "detail.satisfied": "满意",
   streamColumn: "码流",
+  ratePassed: "核查通过",
+  rateUnasked: "核查通过（无法回访）",
 };

@@ -147,6 +147,8 @@ function Top() {
           key={name}
           class="page"
           data-view={name}
+          aria-label={t(name)}
+          title={t(name)}
           aria-pressed={view.value === name}
           onClick={() => show(view.value === name ? "tiles" : name)}
         >
@@ -158,8 +160,14 @@ function Top() {
         <i aria-hidden="true">{channel?.connected.value ? "●" : "▲"}</i>
         {channel?.connected.value && !channel.stale.value ? t("online") : t("reconnecting")}
       </span>
-      <button type="button" class={`sound${unlocked.value ? "" : " off"}`} onClick={() => void unlock()}>
-        {unlocked.value ? `♪ ${t("soundOn")}` : `⚠ ${t("soundOff")}`}
+      <button
+        type="button"
+        class={`sound${unlocked.value ? "" : " off"}`}
+        aria-label={t(unlocked.value ? "soundOn" : "soundOff")}
+        onClick={() => void unlock()}
+      >
+        {unlocked.value ? "♪ " : "⚠ "}
+        <span>{t(unlocked.value ? "soundOn" : "soundOff")}</span>
       </button>
       <time class="clock">{clock(tick.value)}</time>
       <span class="who">{who?.name || who?.sub}</span>

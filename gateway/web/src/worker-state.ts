@@ -48,6 +48,8 @@ const LAST = "worker/last";
 export function rememberSession(who: Session): void {
   localStorage.setItem(LAST, JSON.stringify(who));
 }
+/** The session has ended for good: without a network too. */
+export const forgetSession = (): void => localStorage.removeItem(LAST);
 export function lastSession(): Session | null {
   try {
     const who = JSON.parse(localStorage.getItem(LAST) ?? "null") as Session | null;

@@ -15,6 +15,7 @@ import { Calling, Ringing } from "./worker-screens.tsx";
 import {
   busy,
   call,
+  forgetSession,
   lastSession,
   me,
   missed,
@@ -290,6 +291,7 @@ async function start(): Promise<void> {
   try {
     who = await openSession();
     if (who) rememberSession(who);
+    else forgetSession(); // on the way to the log-in
   } catch (error) {
     who = error instanceof ApiError && error.status === 0 ? lastSession() : null;
     if (!who) {
@@ -323,7 +325,10 @@ async function start(): Promise<void> {
   channel = new Channel(
     onFrame,
     () => void load(),
-    () => toLogin("revoked"),
+    () => {
+      forgetSession();
+      toLogin("revoked");
+    },
   );
   root.textContent = "";
   render(<App />, root);

@@ -210,9 +210,9 @@ var BoxAlarm = (function () {
     }
 
     // ---- the panel ----
-    /** The question waits until no alarm of one's own is under way. */
+    /** The question is about an alarm that was handled, open or over; another one that is under way goes first. */
     function asking() {
-      return asked !== null && !visiblePress() && (!press || BoxPress.over(press));
+      return asked !== null && (!press || press.pid === asked.pid || BoxPress.over(press));
     }
     function visiblePress() {
       return press !== null && (press.silent ? now() < peekUntil : !dismissed);
