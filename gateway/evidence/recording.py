@@ -22,8 +22,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
-
 from gateway.errors import ProtocolError
 
 __all__ = ["Begun", "Gap", "Sample", "Segment", "SegmentWriter", "probe"]
@@ -250,6 +248,8 @@ class SegmentWriter:
         name = self._name if number == 1 else f"{self._name}-{number}"
         path = self._directory / f"{name}.{extension}"
         path.parent.mkdir(parents=True, exist_ok=True)
+        import av  # 17 MB, and a frame gap to load: only where something is recorded
+
         container = av.open(
             str(path), "w", format=form, options=_CLUSTERED if form == "webm" else _FRAGMENTED
         )
@@ -291,6 +291,8 @@ class SegmentWriter:
         if track is None:
             self.dropped += 1  # sound of another codec than the file's: kept from the next segment on
             return
+        import av
+
         packet = av.Packet(sample.data)
         packet.stream = track.stream
         packet.time_base = _TIME_BASE
@@ -333,6 +335,8 @@ def hash_file(path: Path, *, sync: bool = False) -> tuple[int, str]:
 
 def probe(path: Path) -> int | None:
     """Milliseconds that can be played of a file that may have been cut off; None if nothing can. Blocking."""
+    import av
+
     try:
         with av.open(str(path)) as container:
             last = -1.0
@@ -363,6 +367,8 @@ def _parameters(sample: Sample) -> bytes:
 
 def _video_stream(container: Any, keyframe: Sample) -> Any:
     """A stream that states size and parameters as FFmpeg's own demuxer reads them from this one keyframe."""
+    import av
+
     form, data = ("h264", keyframe.data) if keyframe.codec == "H264" else ("ivf", _ivf(keyframe.data))
     try:
         with av.open(io.BytesIO(data), format=form) as alone:
