@@ -26,7 +26,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.district import Site, hmac_hex, make_site, press_body
+from benchmarks.district import Site, hmac_hex, make_site, percentiles, press_body
 from gateway.audit import verify_audit
 from simulators import mqtt
 
@@ -192,7 +192,7 @@ class Trial:
             "presses_acknowledged": len(self.acks),
             "resends": self.resends,
             "alarms": len(alarms),
-            "restart_to_presses_s_max": round(max(self.site.starts_s), 2),
+            "restart_to_presses_s": percentiles(self.site.starts_s),
             "acknowledged_presses_lost": sum(1 for name in self.acks if name not in stored),
             "presses_with_two_answers": sum(1 for answers in self.acks.values() if len(answers) != 1),
             "answers_not_as_stored": sum(1 for name, a in self.acks.items() if stored.get(name) not in a),

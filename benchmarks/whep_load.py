@@ -109,6 +109,7 @@ class Viewer:
     how often it was told to come again."""
 
     counting = False
+    offer = OFFER
     retried = 0
 
     def __init__(self, context: SSL.Context) -> None:
@@ -132,7 +133,9 @@ class Viewer:
 
     async def join(self, http: aiohttp.ClientSession, url: str, fingerprint: str) -> None:
         """From the offer to the first packet."""
-        offer = OFFER.format(ufrag=UFRAG, password=PASSWORD, fingerprint=fingerprint).replace("\n", "\r\n")
+        offer = self.offer.format(ufrag=UFRAG, password=PASSWORD, fingerprint=fingerprint).replace(
+            "\n", "\r\n"
+        )
         for attempt in range(ATTEMPTS):
             self._posted_at = time.monotonic()
             async with http.post(url, data=offer, headers={"Content-Type": "application/sdp"}) as reply:

@@ -34,6 +34,7 @@ from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
 from gateway.callout import Callout
 from gateway.catalog import Catalog
+from gateway.certificates import certificates
 from gateway.clock import SteadyClock
 from gateway.config import Configuration, ServeOptions
 from gateway.devices import Devices, handlers_of
@@ -500,7 +501,7 @@ class Gateway:
             mqtt_on=not self.devices.is_off,
             base_map=self.settings.map,
         )
-        metrics = Metrics(self)
+        metrics = Metrics(self, certificates(self.settings))
         grants = GrantsEdge(self.grants, camera=lambda camera_id: self.catalog.resource(camera_id))
         admin = AdminEdge(
             self.reloader,

@@ -21,7 +21,7 @@ from gateway.store import Store
 
 __all__ = ["Callout"]
 
-RANKED = 50
+RANKED = 24
 """Workers that a call's plan may choose from: more than ever ring in one call."""
 
 Pair = tuple[float, float]

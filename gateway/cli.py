@@ -1,4 +1,4 @@
-"""The console script `gateway`: serve, check, token, link, passwd, drill, audit verify, evidence verify.
+"""The console script `gateway`: serve, check, doctor, token, link, passwd, backup, restore, drill, audit verify, evidence verify.
 
 Exit codes: 0 done, 1 it couldn't be done (the reason is on standard error), 2 wrong usage.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import errno
 import getpass
 import json
@@ -117,6 +118,28 @@ def _parser() -> argparse.ArgumentParser:
     passwd.add_argument("--sub", type=_filled, required=True, metavar="ID", help="id in users.yaml")
     _add_files(passwd)
     passwd.set_defaults(run=_passwd)
+
+    doctor = commands.add_parser(
+        "doctor", help="look at ports, clock, certificates, database, broker, cameras ..."
+    )
+    _add_files(doctor)
+    _add_data(doctor)
+    doctor.set_defaults(run=_doctor)
+
+    backup = commands.add_parser("backup", help="write a backup beside a running gateway")
+    backup.add_argument("target", type=Path, metavar="DIR", help="must not exist")
+    backup.add_argument("--evidence", action="store_true", help="copy recordings too, not only their list")
+    _add_files(backup)
+    _add_data(backup)
+    backup.set_defaults(run=_backup)
+
+    restore = commands.add_parser("restore", help="put a backup into empty directories")
+    restore.add_argument("source", type=Path, metavar="DIR", help="a backup")
+    restore.add_argument(
+        "--to-config", type=Path, required=True, metavar="DIR", help="for the configuration files"
+    )
+    _add_data(restore)
+    restore.set_defaults(run=_restore)
 
     trail = commands.add_parser("audit", help="the audit trail").add_subparsers(required=True, metavar="WHAT")
     verify = trail.add_parser("verify", help="walk the hash chain, offline; exit 1 where it is broken")
@@ -245,6 +268,50 @@ def _issue(options: argparse.Namespace, kind: TokenKind) -> str:
 
 def _token(options: argparse.Namespace) -> int:
     print(_issue(options, TokenKind.ACCESS))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from gateway.doctor import Level, examine
+
+    worst = Level.OK
+    now = datetime.datetime.now(datetime.UTC)
+    for finding in examine(_files(options), options.data, taken_ports=taken_ports, now=now):
+        print(finding, flush=True)
+        if finding.level is Level.FAIL or worst is Level.OK:
+            worst = finding.level
+    print(
+        {Level.OK: "all well", Level.WARN: "it can run; look at the warnings"}.get(
+            worst, "something must be done"
+        )
+    )
+    return 1 if worst is Level.FAIL else 0
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from gateway.backup import make_backup
+
+    files, now_ms = _files(options), time.time_ns() // 1_000_000
+    made = make_backup(options.data, files, options.target, now_ms=now_ms, evidence=options.evidence)
+    print(f"{made.path}: {made.files} files, {made.size} bytes, audit head {made.audit_head}")
+    if made.evidence_files and not made.evidence_copied:
+        print(
+            f"{made.evidence_files} evidence files are listed in manifest.json and not copied (--evidence copies them)"
+        )
+    print("It holds every secret of this gateway: keep it where only its keepers can read it.")
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from gateway.backup import restore_backup
+
+    done = restore_backup(options.source, options.data, options.to_config)
+    print(f"{done.files} files are back, audit head {done.audit_head}. Next:")
+    print(f"  gateway doctor --cameras {options.to_config}/cameras.yaml --data {options.data}")
+    if done.evidence_files and not done.evidence_copied:
+        print(
+            f"{done.evidence_files} evidence files were not in the backup: copy them into {options.data} yourself"
+        )
     return 0
 
 

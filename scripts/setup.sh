@@ -24,6 +24,7 @@ if [[ $goal == test ]]; then
     need chromium chromium
     need ffprobe ffmpeg
     need promtool prometheus
+    need turnserver coturn
     # A camera that is not ours, for the own-camera test: GStreamer's RTSP server under Debian's Python.
     /usr/bin/python3 -c 'import gi; gi.require_version("GstRtspServer", "1.0")' 2>/dev/null ||
         missing+=(gir1.2-gst-rtsp-server-1.0 python3-gi)

@@ -14,6 +14,7 @@ _MODULES = {
     "cameras": "serve all cameras over RTSP out of one process",
     "boxes": "set-top boxes: one press, or thousands connected",
     "workers": "gridworkers that move and answer",
+    "provider": "reaches phones by SMS, voice and push for the gateway",
     "viewers": "aiortc viewers that watch by WHEP and count pictures",
 }
 

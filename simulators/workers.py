@@ -9,6 +9,7 @@ import json
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -78,6 +79,32 @@ class Walk:
         return self.position
 
 
+BEHAVIOURS = ("answer", "decline", "ignore", "off", "lost")
+"""What a phone does when it rings: `off`: its owner goes off duty; `lost`: the network goes, and comes back later."""
+
+
+def _mix(text: str) -> dict[str, float]:
+    """`answer:6,ignore:2` -> weights."""
+    weights = {}
+    for part in text.split(","):
+        name, _, weight = part.partition(":")
+        if name not in BEHAVIOURS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(BEHAVIOURS)}")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{part!r}: the weight should be a number") from None
+    return weights
+
+
+def behaviour_of(worker_id: str, mix: dict[str, float], reply: str, seed: int) -> str:
+    """One worker's: drawn from the mix, always the same for a seed; without a mix what `reply` says."""
+    if not mix:
+        return {"accept": "answer", "decline": "decline"}.get(reply, "ignore")
+    random_ = random.Random(f"{seed}|{worker_id}|behaviour")
+    return random_.choices(list(mix), weights=list(mix.values()))[0]
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `workers run`."""
     commands = parser.add_subparsers(dest="action", required=True)
@@ -96,6 +123,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     answer.add_argument(
         "--ignore", dest="reply", action="store_const", const="", help="let it ring (default)"
     )
+    answer.add_argument(
+        "--mix",
+        dest="mix",
+        type=_mix,
+        default={},
+        metavar="WHAT:N,...",
+        help=f"each worker does one of {', '.join(BEHAVIOURS)}, in these proportions, like answer:6,ignore:2,lost:1",
+    )
+    run_.add_argument("--outage", type=float, default=12.0, help="seconds that a lost network stays away")
     run_.add_argument("--think", type=float, default=2.0, help="seconds before a reply")
     run_.add_argument("--off-duty", type=int, default=0, metavar="K", help="that many never go on duty")
     run_.add_argument("--every", type=float, default=5.0, help="seconds between positions")
@@ -131,6 +167,9 @@ class Worker:
         self._ringing: set[str] = set()
         self._token = ""
         self._talking: set[asyncio.Task[None]] = set()
+        self._dark_until = 0.0
+        self._on_duty = True
+        self.behaviour = behaviour_of(self.id, options.mix, options.reply, options.seed)
 
     def use_token(self, token: str) -> None:
         """Answers calls over HTTP with real media from now on."""
@@ -144,6 +183,7 @@ class Worker:
         """Connects (again and again, with full jitter) and sends its position."""
         host, _, port = self._options.mqtt.rpartition(":")
         attempt = 0
+        self._on_duty = on_duty
         while True:
             client = mqtt.Client(self.id, on_message=self._on_message)
             try:
@@ -151,11 +191,11 @@ class Worker:
                 await client.subscribe(f"{ROOT}/w/{self.id}/call", f"{ROOT}/w/{self.id}/task")
                 self._client = client
                 attempt = 0
-                duty = {"duty": "on" if on_duty else "off", "ts": time.time_ns() // 1_000_000}
+                duty = {"duty": "on" if self._on_duty else "off", "ts": time.time_ns() // 1_000_000}
                 client.publish(f"{ROOT}/w/{self.id}/duty", json.dumps(duty).encode())
                 await asyncio.sleep(random_.random() * min(1.0, self._options.every))
                 while client.connected:
-                    if on_duty:
+                    if self._on_duty:
                         self._send_position(client)
                     else:
                         client.ping()
@@ -164,7 +204,8 @@ class Worker:
             except (OSError, mqtt.MqttError) as error:
                 self._counts.failures[str(error)] = self._counts.failures.get(str(error), 0) + 1
             attempt += 1
-            await asyncio.sleep(random_.uniform(0, min(30, 0.5 * 2**attempt)))
+            dark_s = self._dark_until - time.monotonic()
+            await asyncio.sleep(max(dark_s, random_.uniform(0, min(30, 0.5 * 2**attempt))))
 
     def leave(self) -> None:
         """Goes off duty and hangs up."""
@@ -204,9 +245,13 @@ class Worker:
         if act not in ("ring", "offer"):
             self._ringing.discard(subject)  # taken by another, cancelled, expired
             return
-        if subject in self._ringing or not self._options.reply:
+        if subject in self._ringing:
             return
         self._ringing.add(subject)
+        if what == "call" and self.behaviour != "lost":
+            self._say({"mid": mid, "call": subject, "act": "received"})
+        if self.behaviour == "ignore":
+            return
         rung_at = time.monotonic()
         asyncio.get_running_loop().call_later(self._options.think, self._reply, what, mid, subject, rung_at)
 
@@ -214,14 +259,27 @@ class Worker:
         if subject not in self._ringing or self._client is None or not self._client.connected:
             return
         self._ringing.discard(subject)
-        if self._token and what == "call" and self._options.reply == "accept":
+        if self.behaviour == "off":
+            self._on_duty = False
+            self._client.publish(
+                f"{ROOT}/w/{self.id}/duty", json.dumps({"duty": "off", "ts": _now()}).encode()
+            )
+            return
+        if self.behaviour == "lost":
+            self._dark_until = time.monotonic() + self._options.outage
+            self._client.abort()  # no goodbye: the broker finds out by itself
+            return
+        if self._token and what == "call" and self.behaviour == "answer":
             task = asyncio.get_running_loop().create_task(self._talk(subject), name=f"call of {self.id}")
             self._talking.add(task)
             task.add_done_callback(self._talking.discard)
             return
-        reply = {"mid": mid, what: subject, "act": self._options.reply, "ts": time.time_ns() // 1_000_000}
-        self._client.publish(f"{ROOT}/w/{self.id}/reply", json.dumps(reply).encode())
+        self._say({"mid": mid, what: subject, "act": "accept" if self.behaviour == "answer" else "decline"})
         self._counts.replies_ms.append((time.monotonic() - rung_at) * 1000)
+
+    def _say(self, reply: dict[str, Any]) -> None:
+        if self._client is not None and self._client.connected:
+            self._client.publish(f"{ROOT}/w/{self.id}/reply", json.dumps({**reply, "ts": _now()}).encode())
 
     async def _talk(self, call_id: str) -> None:
         import aiohttp
@@ -236,6 +294,11 @@ class Worker:
             json.dumps({"worker": self.id, "call": call_id, **asdict(outcome)}, ensure_ascii=False),
             flush=True,
         )
+
+
+def _now() -> int:
+    """UTC milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 class Counts:
@@ -294,6 +357,7 @@ def run(options: argparse.Namespace) -> None:
         asyncio.run(_run(workers, options))
     report = {
         "workers": len(workers),
+        "behaviours": dict(Counter(worker.behaviour for worker in workers)),
         "positions": counts.positions,
         "acts": counts.acts,
         "replies_ms": percentiles(counts.replies_ms),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import textwrap
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gateway
+from gateway import settings as settings_module
 from gateway.access import Visibility
 from gateway.config import (
     Files,
@@ -293,3 +297,18 @@ def test_a_file_nested_without_end_is_a_mistake_and_no_crash(tmp_path: Path) -> 
     for text in ("[" * 20_000, "a: " + "{b: " * 5_000, "- " * 20_000):
         [(_, _, message)] = mistakes_of(config=write(tmp_path / "gateway.yaml", text))
         assert "nested too deeply" in message or "is no YAML" in message
+
+
+def test_every_setting_is_read_by_something() -> None:
+    """A setting that does nothing is worse than none: somebody turns it and waits."""
+    package = Path(gateway.__file__).parent
+    source = "\n".join(
+        path.read_text(encoding="utf-8") for path in package.rglob("*.py") if "node_modules" not in path.parts
+    )
+    sections = [kind for kind in vars(settings_module).values() if dataclasses.is_dataclass(kind)]
+    assert len(sections) > 10
+    for section in sections:
+        for field in dataclasses.fields(section):
+            assert re.search(rf"\.{field.name}\b", source), (
+                f"{section.__name__}.{field.name} is read by nothing"
+            )

@@ -1,540 +1,18 @@
-"""The shapes of our answers and queries, for the OpenAPI document: docs/contract.md section 3 as types.
-
-Handlers build plain dictionaries; these say what is in them. `tests/http/test_schema.py` holds real answers against them, so
-they can't drift. An answer may say more than its shape (names are extended, never changed); what stands here is always there.
-"""
+"""What each route answers and may be asked, for the OpenAPI document."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
-
-from gateway.access import Role, Visibility
-from gateway.alarms.alarm import Condition, Handling, Outcome
-from gateway.alarms.dispatch import Duty, Freshness
+from gateway.alarms.alarm import Handling
 from gateway.alarms.incident import IncidentState
-from gateway.alarms.press import Kind
 from gateway.alarms.statistics import By
-from gateway.alarms.task import TaskState
 from gateway.geo import Datum
-from gateway.intercom import model as calls
-from gateway.streams.picture_health import Verdict
+from gateway.http import shapes
 
 __all__ = ["ANSWERS", "BODIES", "QUERIES", "Answer", "Query"]
-
-
-class Shape(msgspec.Struct, kw_only=True):
-    """Base of all: named fields only."""
-
-
-class LatLon(Shape):
-    lat: float
-    lon: float
-
-
-class Person(Shape):
-    sub: str
-    name: str
-
-
-class Named(Shape):
-    id: str
-    name: str
-
-
-class Session(Shape):
-    sub: str
-    role: Role
-    area: str | None
-    name: str
-    supervisor: bool
-    lineage: list[str]
-    expires_at: int | None
-
-
-class Grant(Shape):
-    id: str
-    camera_id: str
-    sub: str
-    until: int
-    reason: str
-    granted_by: str
-    granted_at: int
-
-
-class Grants(Shape):
-    grants: list[Grant]
-
-
-class Area(Shape):
-    code: str
-    name: str
-    level: str
-    parent: str | None
-    kind: str
-    phone: str
-
-
-class DistrictAnswer(Shape):
-    code: str
-    name: str
-    center: LatLon | None
-    areas: list[Area]
-
-
-class Features(Shape):
-    type: Literal["FeatureCollection"]
-    features: list[dict[str, Any]]
-
-
-class Stream(Shape):
-    state: str
-    reason: str
-    since: int
-    codec: str | None
-    profile: str | None
-    width: int | None
-    height: int | None
-    fps: float | None
-    kbps: float | None
-    viewers: int
-
-
-class Picture(Shape):
-    verdict: Verdict
-    reason: str
-    since: int
-    checked_at: int
-
-
-class Camera(Shape):
-    id: str
-    name: str
-    community: str | None
-    grid: str | None
-    position: LatLon | None
-    heading: float | None
-    fov: float
-    range_m: float
-    visible_to: Visibility
-    pull: str
-    state: Literal["idle", "connecting", "live", "down"]
-    reason: str
-    since: int
-    last_frame_at: int | None
-    picture: Picture | None
-    streams: dict[str, Stream | None]
-
-
-class Cameras(Shape):
-    cameras: list[Camera]
-
-
-class Changed(Shape):
-    added: list[str]
-    changed: list[str]
-    removed: list[str]
-    secrets: bool
-    restart: list[str]
-
-
-class Place(Shape):
-    kind: str
-    ref: str | None
-    label: str
-    position: LatLon | None
-
-
-class Dispatched(Named):
-    eta_s: float | None
-
-
-class Deadline(Shape):
-    kind: str
-    at: int
-
-
-class Alarm(Shape):
-    id: str
-    source: str
-    press_id: str
-    kind: str
-    silent: bool
-    handling: Handling
-    condition: Condition
-    verified: bool
-    place: Place
-    street: str | None
-    community: str | None
-    grid: str | None
-    received_at: int
-    device_time: int
-    skew_ms: int
-    repeats: int
-    alerted_at: int
-    group_id: str | None
-    shown_at: int | None
-    acknowledged_at: int | None
-    acknowledged_by: Person | None
-    outcome: Outcome | None
-    severity: int | None
-    police: str | None
-    merged_into: str | None
-    incident_id: str | None
-    call_id: str | None
-    dispatched: Dispatched | None
-    level: str
-    cleared_at: int | None
-    closed_at: int | None
-    deadlines: list[Deadline]
-
-
-class Alarms(Shape):
-    alarms: list[Alarm]
-
-
-class Entry(Shape):
-    at: int
-    event: str
-    by: str
-    detail: dict[str, Any]
-
-
-class Delivery(Shape):
-    audience: str
-    channel: str
-    at: int
-    delivered_at: int | None
-    reached: int | None
-
-
-class CameraChoice(Named):
-    distance_m: float
-    bearing_deg: float
-    in_view: bool
-    score: float
-    reason: str
-
-
-class WorkerChoice(Named):
-    grid: str | None
-    distance_m: float
-    eta_s: float
-    freshness: Freshness
-    fix_age_s: float | None
-    accuracy_m: float | None
-    own_grid: bool
-    reason: str
-
-
-class Household(Shape):
-    address: str
-    contacts: list[dict[str, Any]]
-    notes: str
-
-
-class AlarmDetail(Alarm):
-    cameras: list[CameraChoice]
-    workers: list[WorkerChoice]
-    household: Household | None
-    timeline: list[Entry]
-    deliveries: list[Delivery]
-
-
-class Ack(Shape):
-    """Also of a refusal, then with `reason`."""
-
-    pid: str
-    alarm: str | None
-    stage: str
-    now: int
-
-
-class Incident(Shape):
-    id: str
-    number: str
-    type: str
-    severity: int
-    police: str
-    state: IncidentState
-    came_from: str | None
-    alarm_id: str | None
-    place_label: str
-    position: LatLon | None
-    street: str | None
-    community: str | None
-    grid: str | None
-    reported_by: str
-    reported_at: int
-    changed_at: int
-    reopened: int
-    note: str
-    dispatched_at: int | None
-    on_scene_at: int | None
-    submitted_at: int | None
-    ended_at: int | None
-    action_by: int | None
-    follow_up_at: int | None
-    satisfied: bool | None
-    score: int | None
-    transferred_to: str | None
-
-
-class IncidentDetail(Incident):
-    timeline: list[Entry]
-    deliveries: list[Delivery]
-
-
-class Incidents(Shape):
-    incidents: list[Incident]
-
-
-class FollowedUp(Shape):
-    id: str
-    number: str
-    state: IncidentState
-    satisfied: bool | None
-    follow_up_at: int | None
-
-
-class Suggestion(Shape):
-    id: str
-    number: str
-    type: str
-    place_label: str
-    state: IncidentState
-    distance_m: float
-
-
-class Suggestions(Shape):
-    incidents: list[Suggestion]
-
-
-class Assignee(Named):
-    role: str
-
-
-class Photo(Shape):
-    sha256: str
-    media_type: str
-    size: int
-    by: str
-    at: int
-
-
-class TaskIncident(Shape):
-    id: str
-    number: str
-    type: str
-    severity: int
-    place_label: str
-    state: IncidentState
-    alarm_id: str | None
-
-
-class Task(Shape):
-    id: str
-    incident_id: str
-    state: TaskState
-    assignee: Assignee
-    note: str
-    feedback: str
-    offered_by: str
-    offered_at: int
-    expires_at: int | None
-    accepted_at: int | None
-    on_scene_at: int | None
-    done_at: int | None
-    changed_at: int
-    incident: TaskIncident
-    position: LatLon | None
-    photos: list[Photo]
-
-
-class Tasks(Shape):
-    tasks: list[Task]
-
-
-class Duties(Shape):
-    duties: list[str]
-
-
-class Figures(Shape):
-    rank: int
-    code: str
-    name: str
-    reported: int
-    closed: int
-    closed_rate: float | None
-    reopened: int
-    reopen_rate: float | None
-    satisfied_rate: float | None
-    acknowledge_s: dict[str, float]
-    dispatch_s: dict[str, float]
-    on_scene_s: dict[str, float]
-    close_s: dict[str, float]
-
-
-class Statistics(Shape):
-    by: By
-    month: str
-    entries: list[Figures]
-
-
-class Worker(Named):
-    grid: str | None
-    duty: Duty
-    online: bool
-    position: LatLon | None
-    fix_at: int | None
-    accuracy_m: float | None
-    freshness: Freshness
-    datum_suspected: str | None
-
-
-class NearWorker(Named):
-    """A Worker, or with `near` a WorkerChoice: what both have."""
-
-    grid: str | None
-    freshness: Freshness
-
-
-class Workers(Shape):
-    workers: list[NearWorker]
-
-
-class Me(Named):
-    """A volunteer's has nothing else."""
-
-    role: str
-
-
-class Counted(Shape):
-    """counted: whether the fix was taken; not while off duty, nor an older or impossible one."""
-
-    counted: bool
-
-
-class Mqtt(Shape):
-    path: str
-    client_id: str
-    username: str
-    password: str
-
-
-class Box(Shape):
-    sid: str
-    key: str
-    name: str
-    community: str | None
-    grid_phone: str | None
-    cameras: list[Named]
-    mqtt: Mqtt | None
-    alarm: dict[str, Any] | None
-    now: int
-
-
-class Rung(Shape):
-    worker_id: str
-    name: str
-    distance_m: float | None
-    reason: str
-    rung_at: int
-    outcome: calls.Outcome
-    waiting: bool
-
-
-class Leg(Shape):
-    id: str
-    participant: str
-    name: str
-    role: str
-    publishing: bool
-    tracks: list[str]
-    joined_at: int
-    left_at: int | None
-    lost_at: int | None
-    restarts: int
-
-
-class Call(Shape):
-    """With `leg`, the own leg's id, for who is in it."""
-
-    id: str
-    alarm_id: str | None
-    incident_id: str | None
-    kind: calls.CallKind
-    state: calls.CallState
-    opened_at: int
-    place_label: str
-    position: LatLon | None
-    answered_by: Named | None
-    end_reason: str | None
-    rung: list[Rung]
-    legs: list[Leg]
-    recording: bool
-
-
-class Calls(Shape):
-    calls: list[Call]
-
-
-class IceServers(Shape):
-    ice_servers: list[dict[str, Any]]
-
-
-class HealthAnswer(Shape):
-    status: Literal["ok", "degraded"]
-    reasons: list[str]
-    notes: list[str]
-    db: bool
-    mqtt: bool
-    lag_ms: float
-    cameras: dict[str, int]
-    sessions: int
-
-
-class Ready(Shape):
-    ready: bool
-    reasons: list[str]
-
-
-class Press(Shape):
-    """The signed press (section 4)."""
-
-    v: int
-    sid: str
-    pid: str
-    seq: int
-    ts: int
-    kind: Kind
-    sig: str
-    cam: str | None = None
-    silent: bool = False
-
-
-class Cancel(Shape):
-    sid: str
-    pid: str
-    ts: int
-    sig: str
-
-
-class Correction(Cancel):
-    place: Literal["camera", "household"]
-
-
-class Location(Shape):
-    lat: float
-    lon: float
-    datum: Datum
-    acc: float | None = None
-    spd: float | None = None
-    fix: int | None = None
-    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -557,79 +35,99 @@ class Query:
 _ALARM, _INCIDENT, _TASK, _CALL = (
     "/api/v1/alarms/{alarm_id}", "/api/v1/incidents/{incident_id}", "/api/v1/tasks/{task_id}", "/api/v1/calls/{call_id}",
 )  # fmt: skip
+_CLIP = "/api/v1/evidence/{clip_id}"
 _MOVES = (
     "dispatch", "handle", "submit", "reopen", "rate", "archive", "transfer", "take_back", "suspend", "resume", "merge",
     "cancel",
 )  # fmt: skip
 _STEPS = ("accept", "decline", "en_route", "on_scene", "done", "verify", "redo", "revoke")
 _NOTHING = Answer(dict[str, Any])
-_REFUSED = {400: Ack, 403: Ack, 503: Ack}
+_REFUSED = {400: shapes.Ack, 403: shapes.Ack, 503: shapes.Ack}
 _SDP = Answer(media="application/sdp")
 
 ANSWERS: Mapping[tuple[str, str], Answer] = {
-    ("POST", "/api/v1/session"): Answer(Session),
-    ("GET", "/api/v1/session"): Answer(Session),
+    ("POST", "/api/v1/session"): Answer(shapes.Session),
+    ("GET", "/api/v1/session"): Answer(shapes.Session),
     ("DELETE", "/api/v1/session"): _NOTHING,
     ("DELETE", "/api/v1/sessions/{sub}"): _NOTHING,
-    ("GET", "/api/v1/grants"): Answer(Grants),
-    ("POST", "/api/v1/grants"): Answer(Grant),
+    ("GET", "/api/v1/grants"): Answer(shapes.Grants),
+    ("POST", "/api/v1/grants"): Answer(shapes.Grant),
     ("DELETE", "/api/v1/grants/{grant_id}"): _NOTHING,
-    ("GET", "/api/v1/alarms"): Answer(Alarms),
-    ("POST", "/api/v1/alarms"): Answer(Ack, also=_REFUSED),
-    ("GET", _ALARM): Answer(AlarmDetail),
-    ("POST", f"{_ALARM}/cancel"): Answer(Ack, also=_REFUSED),
-    ("POST", f"{_ALARM}/place"): Answer(Ack, also=_REFUSED),
+    ("GET", "/api/v1/alarms"): Answer(shapes.Alarms),
+    ("POST", "/api/v1/alarms"): Answer(shapes.Ack, also=_REFUSED),
+    ("GET", _ALARM): Answer(shapes.AlarmDetail),
+    ("POST", f"{_ALARM}/cancel"): Answer(shapes.Ack, also=_REFUSED),
+    ("POST", f"{_ALARM}/place"): Answer(shapes.Ack, also=_REFUSED),
     **{
-        ("POST", f"{_ALARM}/{verb}"): Answer(Alarm)
+        ("POST", f"{_ALARM}/{verb}"): Answer(shapes.Alarm)
         for verb in ("shown", "acknowledge", "unacknowledge", "triage", "close")
     },
-    ("GET", "/api/v1/incidents"): Answer(Incidents),
-    ("POST", "/api/v1/incidents"): Answer(Incident),
-    ("GET", _INCIDENT): Answer(IncidentDetail),
-    **{("POST", f"{_INCIDENT}/{move}"): Answer(Incident) for move in _MOVES},
-    ("POST", f"{_INCIDENT}/follow_up"): Answer(FollowedUp),
-    ("GET", f"{_INCIDENT}/merge_suggestions"): Answer(Suggestions),
-    ("GET", "/api/v1/tasks"): Answer(Tasks),
-    ("GET", _TASK): Answer(Task),
-    **{("POST", f"{_TASK}/{step}"): Answer(Task) for step in _STEPS},
-    ("POST", f"{_TASK}/photos"): Answer(Photo),
+    ("GET", "/api/v1/incidents"): Answer(shapes.Incidents),
+    ("POST", "/api/v1/incidents"): Answer(shapes.Incident),
+    ("GET", _INCIDENT): Answer(shapes.IncidentDetail),
+    **{("POST", f"{_INCIDENT}/{move}"): Answer(shapes.Incident) for move in _MOVES},
+    ("POST", f"{_INCIDENT}/follow_up"): Answer(shapes.FollowedUp),
+    ("GET", f"{_INCIDENT}/merge_suggestions"): Answer(shapes.Suggestions),
+    ("GET", "/api/v1/tasks"): Answer(shapes.Tasks),
+    ("GET", _TASK): Answer(shapes.Task),
+    **{("POST", f"{_TASK}/{step}"): Answer(shapes.Task) for step in _STEPS},
+    ("POST", f"{_TASK}/photos"): Answer(shapes.Photo),
     ("GET", f"{_TASK}/photos/{{sha256:[0-9a-f]{{64}}}}"): Answer(media="image/*"),
-    ("GET", "/api/v1/duties"): Answer(Duties),
-    ("GET", "/api/v1/statistics"): Answer(Statistics),
-    ("GET", "/api/v1/calls"): Answer(Calls),
-    ("POST", "/api/v1/calls"): Answer(Call),
-    ("GET", _CALL): Answer(Call),
-    **{("POST", f"{_CALL}/{verb}"): Answer(Call) for verb in ("claim", "decline", "join", "hangup")},
+    ("GET", "/api/v1/duties"): Answer(shapes.Duties),
+    ("GET", "/api/v1/statistics"): Answer(shapes.Statistics),
+    ("GET", "/api/v1/calls"): Answer(shapes.Calls),
+    ("POST", "/api/v1/calls"): Answer(shapes.Call),
+    ("GET", _CALL): Answer(shapes.Call),
+    **{("POST", f"{_CALL}/{verb}"): Answer(shapes.Call) for verb in ("claim", "decline", "join", "hangup")},
     ("POST", f"{_CALL}/legs/{{leg_id}}/whip"): _SDP,
     ("POST", f"{_CALL}/legs/{{leg_id}}/whep"): _SDP,
-    ("GET", "/api/v1/cameras"): Answer(Cameras),
-    ("POST", "/api/v1/cameras"): Answer(Camera),
-    ("PATCH", "/api/v1/cameras"): Answer(Changed),
-    ("GET", "/api/v1/cameras/{camera_id}"): Answer(Camera),
-    ("PUT", "/api/v1/cameras/{camera_id}"): Answer(Camera),
+    ("GET", "/api/v1/cameras"): Answer(shapes.Cameras),
+    ("POST", "/api/v1/cameras"): Answer(shapes.Camera),
+    ("PATCH", "/api/v1/cameras"): Answer(shapes.Changed),
+    ("GET", "/api/v1/cameras/{camera_id}"): Answer(shapes.Camera),
+    ("PUT", "/api/v1/cameras/{camera_id}"): Answer(shapes.Camera),
     ("GET", "/api/v1/cameras/{camera_id}/snapshot.jpg"): Answer(media="image/jpeg"),
     ("POST", "/whep/{camera_id}"): _SDP,
-    ("GET", "/api/v1/media/ice-servers"): Answer(IceServers),
-    ("GET", "/api/v1/district"): Answer(DistrictAnswer),
-    ("GET", "/api/v1/district/areas.geojson"): Answer(Features),
-    ("GET", "/api/v1/workers"): Answer(Workers),
-    ("GET", "/api/v1/workers/me"): Answer(Me),
-    ("POST", "/api/v1/workers/me/duty"): Answer(Worker),
-    ("POST", "/api/v1/workers/me/location"): Answer(Counted),
-    ("GET", "/api/v1/stb/me"): Answer(Box),
-    ("POST", "/api/v1/admin/reload"): Answer(Changed),
+    ("GET", "/api/v1/media/ice-servers"): Answer(shapes.IceServers),
+    ("GET", "/api/v1/district"): Answer(shapes.DistrictAnswer),
+    ("GET", "/api/v1/district/areas.geojson"): Answer(shapes.Features),
+    ("GET", "/api/v1/workers"): Answer(shapes.Workers),
+    ("GET", "/api/v1/workers/me"): Answer(shapes.Me),
+    ("POST", "/api/v1/workers/me/duty"): Answer(shapes.Worker),
+    ("POST", "/api/v1/workers/me/location"): Answer(shapes.Counted),
+    ("GET", "/api/v1/stb/me"): Answer(shapes.Box),
+    ("POST", "/api/v1/admin/reload"): Answer(shapes.Changed),
     ("GET", "/api/v1/openapi.json"): _NOTHING,
-    ("GET", "/healthz"): Answer(HealthAnswer),
-    ("GET", "/readyz"): Answer(Ready, also={503: Ready}),
+    ("POST", "/api/v1/workers/me/sos"): Answer(shapes.Call),
+    ("POST", "/api/v1/notify/receipts"): _NOTHING,
+    ("POST", f"{_CALL}/received"): Answer(shapes.Call),
+    ("GET", "/api/v1/volunteers"): Answer(shapes.Volunteers),
+    ("GET", "/api/v1/webhooks"): Answer(shapes.Webhooks),
+    ("GET", "/api/v1/webhooks/{name}/messages"): Answer(shapes.Messages),
+    ("POST", "/api/v1/webhooks/{name}/retry"): Answer(shapes.Retried),
+    ("GET", "/api/v1/evidence"): Answer(shapes.Clips),
+    ("GET", f"{_CLIP}"): Answer(shapes.Clip),
+    ("GET", f"{_CLIP}/media"): Answer(media="video/mp4"),
+    ("POST", f"{_CLIP}/hold"): Answer(shapes.Clip),
+    ("POST", f"{_CLIP}/release"): Answer(shapes.Clip),
+    ("POST", "/api/v1/evidence/export"): Answer(media="application/zip"),
+    ("GET", "/hls/{camera_id}/{file}"): Answer(media="application/vnd.apple.mpegurl"),
+    ("POST", f"{_INCIDENT}/photos"): Answer(shapes.Photo),
+    ("GET", f"{_INCIDENT}/photos"): Answer(shapes.Photos),
+    ("GET", f"{_INCIDENT}/photos/{{sha256:[0-9a-f]{{64}}}}"): Answer(media="image/*"),
+    ("GET", "/api/v1/me/layouts"): Answer(shapes.Layouts),
+    ("PUT", "/api/v1/me/layouts"): Answer(shapes.Layouts),
+    ("GET", "/healthz"): Answer(shapes.HealthAnswer),
+    ("GET", "/readyz"): Answer(shapes.Ready, also={503: shapes.Ready}),
     ("GET", "/metrics"): Answer(media="text/plain"),
 }
 """By method and path of the route table. A route without a row is in the document with any JSON object."""
 
 BODIES: Mapping[tuple[str, str], Any] = {
-    ("POST", "/api/v1/alarms"): Press,
-    ("POST", f"{_ALARM}/cancel"): Cancel,
-    ("POST", f"{_ALARM}/place"): Correction,
-    ("POST", "/api/v1/workers/me/location"): Location,
+    ("POST", "/api/v1/alarms"): shapes.Press,
+    ("POST", f"{_ALARM}/cancel"): shapes.Cancel,
+    ("POST", f"{_ALARM}/place"): shapes.Correction,
+    ("POST", "/api/v1/workers/me/location"): shapes.Location,
 }
 """Bodies that the handlers read with parsers of their own."""
 

@@ -40,7 +40,8 @@ EVENT_ACTIONS: Mapping[str, tuple[Action, ...]] = {
 """Every type of event, and what its reader must be allowed: the first, unless the publisher names another of the row.
 What isn't here is not published. `hello`, `heartbeat`, `resync` and `revoked` are the channel's own."""
 
-QUEUE_EVENTS = 512
+QUEUE_EVENTS = 2048
+"""Of one page. Pages share the frames, so a longer queue costs little; a storm makes a thousand events a second."""
 MAX_INCOMING_BYTES = 4096
 
 

@@ -6,7 +6,7 @@ Nothing is counted here: the parts own their counters and this module reads them
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
+from gateway.certificates import Certificate
 from gateway.http.routes import Edge
 from gateway.streams.verdict import Verdict
 
@@ -26,8 +27,9 @@ __all__ = ["Metrics"]
 class Metrics:
     """A collector over the running parts."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, certificates: Sequence[Certificate] = ()) -> None:
         self._parts = parts
+        self._certificates = certificates
         self._edge: Edge | None = None
         self._registry = CollectorRegistry()
         ProcessCollector(namespace="gateway", registry=self._registry)
@@ -60,6 +62,7 @@ class Metrics:
             health.parts["clock_ahead_ms"] / 1000,
         )
         yield _gauge("gateway_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
+        yield self._certificate_ends()
         yield from self._cameras()
         yield from self._pictures()
         yield from self._media()
@@ -67,6 +70,16 @@ class Metrics:
         yield from self._evidence()
         yield from self._rings()
         yield from self._http()
+
+    def _certificate_ends(self) -> Metric:
+        family = GaugeMetricFamily(
+            "gateway_certificate_not_after_timestamp_seconds",
+            "When a certificate of the settings ends, as read at the start",
+            labels=["setting"],
+        )
+        for one in self._certificates:
+            family.add_metric([one.setting], one.ends.timestamp())
+        return family
 
     def _cameras(self) -> Iterator[Metric]:
         states = CounterLike("gateway_cameras", "Cameras by state", "state")

@@ -108,7 +108,7 @@ def _operation(route: Route, path: str, schema: _Schemas) -> dict[str, Any]:
         "responses": _responses(route, schema),
     }
     if (body := route.request or BODIES.get(_key(route))) is not None:
-        content = {route.media: {"schema": schema(body)}}
+        content = {"application/json": {"schema": schema(body)}}
         operation["requestBody"] = {"required": _has_required(body), "content": content}
     elif route.media != "application/json" and route.method in ("POST", "PATCH"):
         binary = {"type": "string"} if route.media.startswith("application/") else {}

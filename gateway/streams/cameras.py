@@ -30,6 +30,7 @@ from gateway.streams.h264 import Timeline
 from gateway.streams.ingest import Pull, PullFailed, PullSpec
 from gateway.streams.media import AccessUnit, AudioFrame, MediaSink, StreamName, Undecodable
 from gateway.streams.rtsp import Remedy
+from gateway.streams.sps import Sps
 from gateway.streams.sweep import Sweep
 
 __all__ = [
@@ -139,6 +140,7 @@ class _Stream:
         self.failures = 0
         self.silent = False  # the last dial got no answer at all
         self.undecodable = False  # the last pull ended for what the camera sends
+        self.proven: Sps | None = None  # with these parameters it sent no B-frames
         self.next_dial_at = 0.0
         self.wake = asyncio.Event()
         self.changed = asyncio.Event()
@@ -196,7 +198,14 @@ class _Stream:
         depacketizer = self.pull.depacketizer if self.pull is not None else None
         if depacketizer is None or depacketizer.sps is None or not self.viewers:
             return False
-        return depacketizer.sps.may_reorder and depacketizer.units < 3
+        sps = depacketizer.sps
+        return sps.may_reorder and sps != self.proven and depacketizer.units < 3
+
+    def remember_order(self, pull: Pull) -> None:
+        """After a pull: the next first viewer of a camera without B-frames need not wait for the third picture."""
+        depacketizer = pull.depacketizer
+        if depacketizer is not None and depacketizer.sps is not None and depacketizer.units >= 3:
+            self.proven = None if depacketizer.reordering else depacketizer.sps
 
     def on_audio(self, frame: AudioFrame) -> None:
         try:
@@ -569,7 +578,7 @@ class CameraSupervisor:
             on_audio=stream.on_audio,
             on_skip=stream.on_skip,
             on_playing=dialled,
-            on_closing=lambda: _add(self._past, pull),
+            on_closing=lambda: self._closing(stream, pull),
             timeline=stream.timeline,
             audio_timeline=stream.audio_timeline,
             sweep=self._sweep,
@@ -578,6 +587,10 @@ class CameraSupervisor:
             compiled=self._compiled,
         )
         return pull
+
+    def _closing(self, stream: _Stream, pull: Pull) -> None:
+        _add(self._past, pull)
+        stream.remember_order(pull)
 
     # -- states ----------------------------------------------------------------------------------------------------
 

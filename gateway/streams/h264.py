@@ -376,7 +376,9 @@ class Depacketizer:
             return None
         self._expected = (sequence_number + 1) & 0xFFFF
         if source != self._source:
-            if self._nals or self._pieces:
+            if (
+                self._nals or self._pieces or self._has_slice
+            ):  # an IDR that was skipped must not lend its name to the next
                 self._end(now)
             if (source ^ self._source) & 0xFFFFFFFF and self._source >= 0:
                 self._fault("ssrc_changed")

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import ProtocolError
+from gateway.streams.estimate import PathEstimate
 from gateway.streams.media import Codec
 from gateway.streams.packets import RtpPacket, Unwrapper, parse_rtp
 from gateway.streams.rtcp import (
@@ -51,6 +52,10 @@ MAX_GAP = 1000
 PLI_INTERVAL_S = 0.7
 FEEDBACK_INTERVAL_S = 0.5
 MAX_SSRCS = 32
+MIN_MEASURED = 20
+"""Packets between two reports, below which nothing is concluded."""
+MAX_MEASURED_S = 5 * FEEDBACK_INTERVAL_S
+"""A longer time between two reports (the first one, a pause) says nothing of what the path carries."""
 _MID_URI = "urn:ietf:params:rtp-hdrext:sdes:mid"
 _RID_URI = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id"
 _REPAIRED_RID_URI = "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id"
@@ -271,15 +276,16 @@ class Publisher:
         cname: str,
         bitrate_bps: int = 2_000_000,
     ) -> None:
-        """ssrc: our own, as the sender of RTCP; bitrate_bps: what REMB allows for all tracks together."""
+        """ssrc: our own, as the sender of RTCP; bitrate_bps: what REMB allows for all tracks together at most."""
         self.stream = stream
-        self.bitrate_bps = bitrate_bps
+        self._estimate = PathEstimate(bitrate_bps)
         self.heard_at = float("-inf")
         self.bad_packets = 0
         self.unrouted_packets = 0
         self.tracks = [
             IncomingTrack(one, stream.video if one.kind is TrackKind.VIDEO else stream.audio) for one in media
         ]
+        self._counts_reported = [(0, 0)] * len(self.tracks)
         self._ssrc = ssrc
         self._cname = cname
         self._by_mid = {one.media.mid.encode(): one for one in self.tracks}
@@ -297,6 +303,11 @@ class Publisher:
         self._feedback_at = float("-inf")
         self._clock_offset: float | None = None
         stream.video.on_keyframe_wanted = self.want_keyframe
+
+    @property
+    def bitrate_bps(self) -> int:
+        """What REMB allows for all tracks together."""
+        return self._estimate.bps
 
     @property
     def kinds(self) -> tuple[TrackKind, ...]:
@@ -406,6 +417,24 @@ class Publisher:
         if timestamp is not None:
             incoming.track.set_clock(timestamp, sent_at + self._clock_offset)
 
+    def _measure_path(self, spent_s: float) -> None:
+        """Loss over all tracks, each weighed by its packets: one lost of three says little about a path."""
+        counts = [(one.stats.packets, one.stats.octets) for one in self.tracks]
+        before, self._counts_reported = self._counts_reported, counts
+        came = [now[0] - then[0] for now, then in zip(counts, before, strict=True)]
+        octets = sum(now[1] - then[1] for now, then in zip(counts, before, strict=True))
+        if sum(came) < MIN_MEASURED or spent_s > MAX_MEASURED_S:
+            return
+        lost = sum(
+            count * one.stats.fraction_lost / (1 - min(one.stats.fraction_lost, 0.99))
+            for count, one in zip(came, self.tracks, strict=True)
+        )
+        self._estimate.report(
+            fraction_lost=lost / (lost + sum(came)),
+            received_bps=octets * 8 / spent_s,
+            jitter_s=max(one.stats.jitter_s for one in self.tracks),
+        )
+
     def poll(self, now: float) -> list[bytes]:
         """What is due: NACKs, a PLI, and every FEEDBACK_INTERVAL_S the reports with REMB."""
         feedback = b""
@@ -422,8 +451,9 @@ class Publisher:
                 feedback += write_pli(self._ssrc, one.ssrc)
         ssrcs = [one.ssrc for one in self.tracks if one.ssrc is not None]
         if ssrcs and now - self._feedback_at >= FEEDBACK_INTERVAL_S:
-            self._feedback_at = now
+            spent_s, self._feedback_at = now - self._feedback_at, now
             blocks = [block for one in self.tracks if (block := one.report_block(now)) is not None]
+            self._measure_path(spent_s)
             return [
                 write_receiver_report(self._ssrc, blocks)
                 + write_source_description({self._ssrc: self._cname})

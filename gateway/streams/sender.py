@@ -43,7 +43,7 @@ keyframe."""
 MAX_ENTRIES = 16
 MAX_STALLS = 3
 STALL_WINDOW_S = 0.5
-DEFAULT_RTT_S = 0.1
+DEFAULT_RTT_S = 0.05  # before a report tells: receivers that do not know it either ask again after 0.1
 MAX_RESENT = 1024
 MAX_JUMP_S = 10
 

@@ -59,6 +59,24 @@ async def test_whip_whep_survives_that_it_names_no_etag(gateway: Running, page: 
     await page.evaluate("stop()")
 
 
+async def test_chromium_plays_over_tcp_where_udp_is_blocked(gateway: Running, page: Page) -> None:
+    """ICE-TCP (RFC 6544) for networks without UDP"""
+    before = await sessions(gateway)
+    await page.evaluate(
+        "([url, token]) => watch(url, token, {only: 'tcp'})",
+        [f"{gateway.base}/whep/cam001", await gateway.token()],
+    )
+    first = await statistics(
+        page,
+        lambda s: s.get("video.framesDecoded", 0) > 25 and s.get("audio.totalSamplesReceived", 0) > 8_000,
+    )
+    assert first["protocol"] == "tcp"
+    assert first["video.packetsLost"] == 0
+    await statistics(page, lambda s: s["video.framesDecoded"] > first["video.framesDecoded"] + 60)
+    await page.evaluate("stop()")
+    assert await sessions(gateway) == before
+
+
 @pytest.mark.parametrize("mime", ["video/H264", "video/VP8"])
 async def test_whip_whep_publishes_and_the_other_side_watches(
     gateway: Running, http, page: Page, mime: str

@@ -60,9 +60,10 @@ async def test_pictures_stay_whole_by_retransmission(gateway: Running, http, pag
             assert seen["video.retransmittedPacketsReceived"] > 0
             # Before its first picture Chromium may ask: that keyframe can be lost, too.
             assert seen["video.pliCount"] == start["video.pliCount"], (start, seen)
-            # Whole groups of 50 pictures lie between keyframes, but for the group of the join: what is lost of its burst may
-            # be beyond the budget of retransmission, and the next keyframe comes first.
-            assert seen["video.framesDecoded"] >= 0.97 * 50 * (seen["video.keyFramesDecoded"] - 2), seen
+            # 50 pictures lie between keyframes. Chromium goes on to a keyframe that is whole while the last pictures before it
+            # still wait for a retransmission, the more often the more is lost; none of that is a packet that never came.
+            groups = seen["video.keyFramesDecoded"] - start["video.keyFramesDecoded"]
+            assert seen["video.framesDecoded"] >= (1 - 3 * loss) * 50 * groups, (start, seen)
             await eventually(
                 lambda: len(packets.received) > 150 and peer.frames > FPS, timeout_s=60, why="aiortc plays"
             )
@@ -168,3 +169,24 @@ async def test_a_keyframe_request_brings_a_keyframe_before_its_time(
         await request(http, "DELETE", session.location, **bearer)
     finally:
         await peer.close()
+
+
+async def test_auto_leaves_a_bad_path_to_the_sub_stream(gateway: Running, page: Page) -> None:
+    """`stream=auto` follows the loss that a real browser reports: from 720 lines to 360 in the running session"""
+    async with relayed(gateway, up=WAN, down=WAN) as relay:
+        await page.evaluate(
+            "([url, token, port]) => watch(url, token, {port})",
+            [f"{gateway.base}/whep/cam001?stream=auto", await gateway.token(), relay.address[1]],
+        )
+        await statistics(page, lambda s: s.get("video.framesDecoded", 0) > FPS)
+        assert (await page.evaluate("played()"))["height"] == 720
+        relay.reshape(down=Shape(loss=0.2, delay_s=WAN.delay_s))
+
+        async def smaller() -> bool:
+            return (await page.evaluate("played()"))["height"] == 360
+
+        await eventually(smaller, timeout_s=60, why="the sub-stream is shown")
+        relay.reshape(down=WAN)
+        seen = await page.evaluate("received()")
+        await statistics(page, lambda s: s["video.framesDecoded"] > seen["video.framesDecoded"] + FPS)
+        await page.evaluate("stop()")

@@ -633,7 +633,12 @@ async def test_malformed_bodies_are_400_everywhere(bench: Bench, body: bytes) ->
     for route in bench.gateway.edge.routes:
         if route.method != "POST" or "whip" in route.path or "whep" in route.path:
             continue
-        ids = {"task_id": "none", **{f"{kind}_id": places["b1"] for kind, places in bench.ids.items()}}
+        ids = {
+            "task_id": "none",
+            "clip_id": "none",
+            "name": "none",
+            **{f"{kind}_id": places["b1"] for kind, places in bench.ids.items()},
+        }
         role = "worker" if "/workers/me" in route.path else "operator"
         status, said = await bench.call("POST", route.path.format(**ids), who[role], data=body)
         assert status < 500, (route.path, said)

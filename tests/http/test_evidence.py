@@ -252,7 +252,7 @@ async def test_recording_is_refused_with_a_reason_before_the_disk_is_full(tmp_pa
         assert clip["state"] == "failed"
         assert clip["reason"].startswith("disk_full:")
         _, health = await bench.call("GET", "/healthz")
-        assert any(reason.startswith("evidence: disk_full") for reason in health["reasons"]), health
+        assert any(reason.startswith("evidence: disk_full") for reason in health["notes"]), health
         status, _ = await bench.call("GET", "/readyz")
         assert status == 200, "presses are still taken"
         _, call = await bench.call("GET", f"/api/v1/calls/{call_id}", worker)

@@ -215,7 +215,7 @@ async def aim(bench: Bench, method: str, path: str, target: str) -> tuple[str, d
     """The path for this target and what to send."""
     names = {
         "camera_id": target, "sub": "nobody-in-particular", "path": "none", "session_id": "none", "grant_id": "none",
-        "task_id": "none", "clip_id": "none", "sha256": "0" * 64, "file": "seg-0.ts", "name": "none",
+        "task_id": "none", "clip_id": "none", "name": "none", "sha256": "0" * 64, "file": "seg-0.ts",
         **{f"{kind}_id": ids[target] for kind, ids in bench.ids.items() if target in ids},
     }  # fmt: skip
     if (method, path) == ("DELETE", "/api/v1/cameras/{camera_id}"):

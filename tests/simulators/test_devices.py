@@ -161,7 +161,9 @@ async def test_the_will_of_a_box_that_dies_is_published(broker: int) -> None:
     watcher.disconnect()
 
 
-@pytest.mark.parametrize("name", ["district", "secrets", "cameras", "boxes", "workers", "viewers"])
+@pytest.mark.parametrize(
+    "name", ["district", "secrets", "cameras", "boxes", "workers", "provider", "viewers"]
+)
 def test_every_simulator_can_say_how_it_is_used(name: str) -> None:
     """A bare per cent sign in a help text made `cameras --help` end in a traceback."""
     done = subprocess.run(

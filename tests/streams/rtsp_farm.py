@@ -295,7 +295,7 @@ class _Connection:
             if farm.still and number % 10 == 0:
                 self._show(send, timestamp)
             elif number % 10 == 0 and not (farm.fault == "no_keyframe" and number):
-                send(0, SPS_MAIN if farm.fault == "b_frames" else SPS, timestamp, False)
+                send(0, SPS_MAIN if farm.fault in ("b_frames", "b_frames_allowed") else SPS, timestamp, False)
                 send(0, PPS, timestamp, False)
                 if farm.fault != "no_keyframe":
                     picture = b"\x88" + bytes((number & 127 | 1,)) * 2500

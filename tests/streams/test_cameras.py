@@ -68,6 +68,7 @@ class House:
     def __init__(self, cameras: list[Camera], limits: DialLimits, sink: Callable[[], Sink]) -> None:
         self.sinks: dict[tuple[str, StreamName], Sink] = {}
         self.said: list[CameraState] = []
+        self.also: Callable[[CameraState], None] = lambda state: None
         self._changed = asyncio.Event()
         self.supervisor = CameraSupervisor(
             cameras,
@@ -79,6 +80,7 @@ class House:
 
     def _on_state(self, state: CameraState) -> None:
         self.said.append(state)
+        self.also(state)
         self._changed.set()
 
     async def until(self, what: Callable[[], bool]) -> None:
@@ -223,6 +225,30 @@ async def test_what_no_browser_decodes_is_named_and_stays_named(fault: str, reas
         assert (state.streams[MAIN].reason, state.streams[MAIN].viewers) == (reason, 0)
         assert main.methods.count("DESCRIBE") == 1
         await one.supervisor.acquire("a", SUB)
+
+
+async def test_who_proved_to_send_no_b_frames_shows_its_first_picture_the_next_time() -> None:
+    """Complaints about the peers, item 5: High profile without a word on reordering is what most cameras send."""
+    async with Farm(fault="b_frames_allowed") as farm, house(Camera(id="a", main=farm.url)) as one:
+        before: list[int] = []
+
+        async def start() -> None:
+            await one.supervisor.acquire("a", MAIN)
+            while one.sinks["a", MAIN].units < sum(at_end) + 4:
+                await asyncio.sleep(0.01)
+            one.supervisor.release("a", MAIN)
+            await one.until(lambda: one.state() is State.IDLE)
+
+        def note(state: CameraState) -> None:  # a picture is given on after the state that it changes
+            if state.state is State.LIVE:
+                before.append(one.sinks["a", MAIN].units - sum(at_end))
+
+        at_end: list[int] = []
+        one.also = note
+        await start()
+        at_end.append(one.sinks["a", MAIN].units)
+        await start()
+        assert before == [2, 0]
 
 
 async def test_a_mute_camera_gives_up_its_place_to_those_who_wait() -> None:

@@ -119,9 +119,9 @@ def test_without_rtx_the_very_same_packet_comes_again():
 def test_at_most_once_in_a_round_trip(rig):
     lost = rig.link.take()[0]
     rig.nack(lost.index)
-    rig.nack(lost.index, after=0.09)
+    rig.nack(lost.index, after=0.04)
     assert len(rig.link.take()) == 1
-    rig.nack(lost.index, after=0.11)
+    rig.nack(lost.index, after=0.06)
     assert len(rig.link.take()) == 1
     assert rig.video.stats.retransmissions_refused == 1
 

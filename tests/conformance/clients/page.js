@@ -19,7 +19,12 @@ function through(port) {
             .replace(/(a=candidate:\S+ 1 udp \d+ )\S+ \d+/gi, `$1127.0.0.1 ${port}`);
 }
 
-// Options: port of a relay; without: feedback that is taken out of the offer, as ["nack pli"].
+// Of the answer's candidates only those over one transport, `tcp` or `udp`.
+const over = (transport) => (sdp) =>
+    sdp.replace(/a=candidate:.*\r\n/gi, (line) => (line.split(" ")[2] === transport ? line : ""));
+
+// Options: port of a relay; only: the transport that is not blocked; without: feedback that is taken out of the offer, as
+// ["nack pli"].
 window.watch = async (url, token, options = {}) => {
     const pc = (window.viewer = new RTCPeerConnection({ bundlePolicy: "max-bundle" }));
     pc.addTransceiver("video", { direction: "recvonly" });
@@ -28,7 +33,7 @@ window.watch = async (url, token, options = {}) => {
         video().srcObject = event.streams[0];
     };
     const whep = (window.whep = new WHEPClient());
-    whep.onAnswer = through(options.port);
+    whep.onAnswer = options.only ? over(options.only) : through(options.port);
     whep.onOffer = (sdp) => {
         const less = (options.without ?? []).map((one) => new RegExp(`a=rtcp-fb:\\d+ ${one}\\r\\n`, "g"));
         return less.reduce((text, one) => text.replace(one, ""), sdp);
@@ -88,7 +93,12 @@ window.stopEyevinn = () => window.player.unload();
 
 window.received = async () => {
     const found = { state: window.viewer.connectionState };
-    (await window.viewer.getStats()).forEach((one) => {
+    const stats = await window.viewer.getStats();
+    stats.forEach((one) => {
+        if (one.type === "transport" && one.selectedCandidatePairId) {
+            const pair = stats.get(one.selectedCandidatePairId);
+            found.protocol = stats.get(pair.localCandidateId)?.protocol;
+        }
         if (one.type === "inbound-rtp")
             for (const key of ["framesDecoded", "framesDropped", "keyFramesDecoded", "freezeCount", "packetsLost",
                 "packetsReceived", "retransmittedPacketsReceived", "nackCount", "pliCount", "firCount",
