@@ -235,12 +235,19 @@ export async function startState(who: Session): Promise<void> {
 
 // ---- actions of an operator ----
 
-export const acknowledge = (alarm: Alarm): Promise<Alarm | null> =>
-  attempt(async () => {
+const acknowledging = new Map<string, Promise<Alarm | null>>();
+/** Once at a time: a fast operator presses Space and D within one round trip, and must not lose against himself. */
+export function acknowledge(alarm: Alarm): Promise<Alarm | null> {
+  const running = acknowledging.get(alarm.id);
+  if (running) return running;
+  const made = attempt(async () => {
     const next = await post<Alarm>(`/api/v1/alarms/${seg(alarm.id)}/acknowledge`);
     applyAlarm(next);
     return next;
-  });
+  }).finally(() => acknowledging.delete(alarm.id));
+  acknowledging.set(alarm.id, made);
+  return made;
+}
 
 export interface Triage {
   outcome: "incident" | "merged" | "false" | "test";
@@ -254,7 +261,8 @@ export interface Triage {
 /** Triage needs the alarm acknowledged; the key for it may be the first one pressed. */
 export async function triage(alarm: Alarm, body: Triage): Promise<Alarm | null> {
   let current: Alarm | null = alarm;
-  if (alarm.handling === "NEW" || alarm.handling === "SHOWN") current = await acknowledge(alarm);
+  const now = alarms.value.get(alarm.id) ?? alarm; // what the key meant may have moved on meanwhile
+  if (now.handling === "NEW" || now.handling === "SHOWN") current = await acknowledge(now);
   if (!current) return null;
   return attempt(async () => {
     const next = await post<Alarm>(`/api/v1/alarms/${seg(alarm.id)}/triage`, body);

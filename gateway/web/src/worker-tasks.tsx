@@ -1,5 +1,5 @@
 /** Tasks of a gridworker or a volunteer: offered, accepted, on the way, on the scene, done; with words and photos. */
-import { signal } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import { useRef, useState } from "preact/hooks";
 import { get, seg } from "./api.ts";
 import { nearest } from "./geo.ts";
@@ -23,6 +23,17 @@ const STEPS: Record<string, readonly string[]> = {
 export async function loadTasks(): Promise<void> {
   const found = await get<{ tasks: HelperTask[] }>("/api/v1/tasks?mine=1&open=1");
   tasks.value = new Map(found.tasks.map((task) => [task.id, task]));
+}
+const shelf = (): string => `worker/${session.value?.sub ?? ""}/tasks`;
+/** Tasks as they were last known, for a start without a network; from then on what changes is kept. */
+export function recallTasks(): void {
+  try {
+    const held = JSON.parse(localStorage.getItem(shelf()) ?? "[]") as HelperTask[];
+    tasks.value = new Map(held.map((task) => [task.id, task]));
+  } catch {
+    /* unreadable: they come with the network */
+  }
+  effect(() => localStorage.setItem(shelf(), JSON.stringify([...tasks.value.values()])));
 }
 export function onTask(next: HelperTask): void {
   if (next.assignee.id !== session.value?.sub) return;

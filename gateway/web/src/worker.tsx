@@ -9,7 +9,7 @@ import { sounding, unlocked, unlockOnGesture } from "./sound.ts";
 import { announceLanguage, clock, language, setLanguage, span, t } from "./text.ts";
 import { endCall, myRung, onCall, onRing, resume, sos, stopRing } from "./worker-call.ts";
 import { loadDuties, ManualFix, ReportForm, Task } from "./worker-forms.tsx";
-import { loadTasks, onTask, Tasks, tasks } from "./worker-tasks.tsx";
+import { loadTasks, onTask, recallTasks, Tasks, tasks } from "./worker-tasks.tsx";
 import { fix, locate, pump } from "./worker-position.ts";
 import { Calling, Ringing } from "./worker-screens.tsx";
 import {
@@ -313,6 +313,7 @@ async function start(): Promise<void> {
   if ("serviceWorker" in navigator)
     navigator.serviceWorker.register("/sw.js", { scope: "/worker" }).catch(() => undefined); // no HTTPS: no shell, no harm
   recall();
+  recallTasks();
   unlockOnGesture();
   setInterval(() => {
     tick.value = Date.now();
