@@ -21,6 +21,8 @@ export const still = signal<CameraChoice | null>(null);
 
 export const myRung = (of: Call): Rung | undefined => of.rung.find((r) => r.worker_id === session.value?.sub);
 export function onRing(of: Call): void {
+  // The phone rings or says that it waits: without this word the gateway tries by SMS or push after some seconds.
+  post(`/api/v1/calls/${seg(of.id)}/received`).catch(() => undefined);
   if (call.value && call.value.state !== "ENDED") {
     miss(of, t("tile.waiting"));
     return;
