@@ -218,7 +218,18 @@ class Demo:
         story = await self.introduce()
         await self.start(
             "workers",
-            *(PYTHON, "-m", "simulators", "workers", "run", "--count", "60", "--mix", "ignore:6,decline:2,off:2", *secrets),
+            *(
+                PYTHON,
+                "-m",
+                "simulators",
+                "workers",
+                "run",
+                "--count",
+                "60",
+                "--mix",
+                "ignore:6,decline:2,off:2",
+                *secrets,
+            ),
             *("--mqtt", f"127.0.0.1:{self.mqtt}", "--without", self.worker),
         )
         say(f"ready after {time.monotonic() - began:.1f} s\n\n{story}")

@@ -490,7 +490,12 @@ class AlarmDesk:
     async def fire_due(self) -> int | None:
         """Fires what is due now and returns when the next deadline is (UTC ms), None if there is none."""
         now_ms = self._clock()
-        due = select(deadline_table.c.alarm_id).distinct().where(deadline_table.c.at <= now_ms).limit(DUE_AT_ONCE)
+        due = (
+            select(deadline_table.c.alarm_id)
+            .distinct()
+            .where(deadline_table.c.at <= now_ms)
+            .limit(DUE_AT_ONCE)
+        )
 
         def fire(c: Connection) -> int:
             alarm_ids = c.execute(due).scalars().all()
