@@ -618,7 +618,8 @@ PyMODINIT_FUNC PyInit__fan(void) {
     if (!module) return NULL;
     if (PyModule_AddObjectRef(module, "Gate", (PyObject *)&GateType) < 0 ||
         PyModule_AddObjectRef(module, "Lane", (PyObject *)&LaneType) < 0 ||
-        PyModule_AddObjectRef(module, "Outgoing", (PyObject *)&OutgoingType) < 0) {
+        PyModule_AddObjectRef(module, "Outgoing", (PyObject *)&OutgoingType) < 0 ||
+        PyModule_AddIntConstant(module, "INTERFACE", 2) < 0) { /* raise it with compiled.INTERFACE */
         Py_DECREF(module);
         return NULL;
     }

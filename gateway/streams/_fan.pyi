@@ -3,6 +3,8 @@ from typing import Any
 
 from gateway.streams.packets import PacketGroup
 
+INTERFACE: int
+
 class Gate:
     open: bool
     def __init__(self, fd: int) -> None: ...

@@ -9,6 +9,7 @@ their way in are taken out of the receive buffer and cut into payloads the same 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ from gateway.streams.srtp import Buffers, SrtpKeys, SrtpSender
 try:
     from gateway.streams import _fan
 except ImportError:  # no compiler or no OpenSSL headers when the gateway was installed
+    _fan = None  # type: ignore[assignment]
+
+INTERFACE = 2
+"""Raised with every change of what `_fan` takes or gives: one built from older sources would send nothing, silently."""
+if _fan is not None and getattr(_fan, "INTERFACE", 0) != INTERFACE:
+    logging.getLogger(__name__).warning(
+        "the compiled loop is of another version: run `make setup`; until then Python sends"
+    )
     _fan = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
