@@ -46,6 +46,7 @@ HOUR_MS = 3_600_000
 SETTINGS: dict[str, Any] = {
     "media": {"udp_port": 0, "workers": 1},
     "storage": {"reserve_bytes": 4 << 20},
+    "evidence": {"floor_bytes": 4 << 20},
     "access": {"joins_staff": 100},
     # Escalation in seconds, so that one that comes an hour late is seen to be missing.
     "alarms": {

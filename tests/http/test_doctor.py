@@ -81,12 +81,15 @@ async def test_beside_a_running_gateway_it_asks_that_one(tmp_path: Path) -> None
 async def test_a_taken_port_a_damaged_database_and_open_secrets(tmp_path: Path) -> None:
     write_files(tmp_path, live_url="rtsp://127.0.0.1:9/x")
     data = tmp_path / "var"
-    data.mkdir(mode=0o755)
+    data.mkdir()
     (data / "signing.key").write_text("00" * 32)
+    data.chmod(0o755)  # whatever the umask
+    (data / "signing.key").chmod(0o644)
     with sqlite3.connect(data / "gateway.db") as raw:
         raw.execute("CREATE TABLE alembic_version (version_num)")
         raw.execute("INSERT INTO alembic_version VALUES ('a9999')")
     raw.close()
+    (data / "gateway.db").chmod(0o644)
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         (tmp_path / "gateway.yaml").write_text(

@@ -162,19 +162,19 @@ async def test_row_7_a_stuck_key_is_throttled_and_others_keep_their_latency(benc
     throttled = bench.gateway.desk.throttled
     async with line(bench, "a1") as stuck, line(bench, "b1") as other:
         pids = [f"stuck-{number}" for number in range(200)]
-        for number, pid in enumerate(pids):
+        overtaken = 0
+        for number, pid in enumerate(pids, 1):
             stuck.press(pid)
-            if number == 100:
-                other.press("calm")
+            if (
+                number % 40 == 0
+            ):  # what is throttled is recorded once a second: one of these may fall into that moment
+                other.press(f"calm-{number}")
+                await other.until(f"calm-{number}")
+                overtaken += number - len(stuck.acks)
             await asyncio.sleep(0.01)  # 100 a second
-        answered = len(stuck.acks)
-        await other.until("calm")
-        waiting_then = len(pids) - len(stuck.acks)
         await stuck.until(*pids)
     assert bench.gateway.desk.throttled > throttled
-    assert waiting_then > 0, (
-        f"the other box waited for the stuck one ({answered} of its presses were answered)"
-    )
+    assert overtaken > 0, "the other box waited for the stuck one each time"
     assert {ack["stage"] for acks in stuck.acks.values() for ack in acks} <= {
         "persisted",
         "shown",

@@ -16,6 +16,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from running_gateway import Bench, running_gateway
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -122,7 +123,11 @@ async def test_no_request_breaks_it_and_answers_are_as_described(rig: Rig) -> No
             continue
         for person in PEOPLE:
             try:
-                await asyncio.to_thread(exercise, rig, operation, person, base)
+                try:
+                    await asyncio.to_thread(exercise, rig, operation, person, base)
+                except Flaky:
+                    # Once and not again may be the state that other requests left: it must come twice.
+                    await asyncio.to_thread(exercise, rig, operation, person, base)
             except (Exception, BaseExceptionGroup) as error:  # all of them in one run
                 wrong.append(
                     f"{person} {operation.method} {operation.path}: {type(error).__name__} {str(error)[:1500]}"
