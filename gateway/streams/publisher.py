@@ -47,9 +47,19 @@ NACK_DELAY_S = 0.01  # a packet overtaken on the way is not lost
 NACK_INTERVAL_S = 0.08
 MAX_NACKS = 4
 MAX_NACKED = 100
+NACK_SHARE = 0.5
+"""Of the estimate, what may be asked for again. On a full path each retransmission pushes something else out:
+asked for without a bound, they are most of what is sent, and neither picture nor sound gets through."""
+NACK_BURST_S = 0.5  # so much of that at once
+DARK_S = 1.0
+"""After so long without a packet what is missing is not asked for: it comes too late, and before the keyframe."""
 MAX_GAP = 1000
 """A jump in sequence numbers above this is a restart of the sender, not loss."""
-PLI_INTERVAL_S = 0.7
+PLI_INTERVAL_S, PLI_SLOWEST_S = 0.7, 2.8
+"""Between two PLIs; twice as long after each that follows closely, as a keyframe asked for before the last one
+could arrive only fills the path. After DARK_S of silence, or a pause of twice its length, it is short again."""
+BASE_WINDOW_S, NEW_PATH_S = 10.0, 1.0
+"""The least delay of the last one to two windows is that of the empty path; a jump above is another path or clock."""
 FEEDBACK_INTERVAL_S = 0.5
 MAX_SSRCS = 32
 MIN_MEASURED = 20
@@ -110,11 +120,18 @@ class IncomingTrack:
         self._highest = 0
         self._held: dict[int, tuple[RtpPacket, float]] = {}
         self._missing: dict[int, tuple[float, int]] = {}  # number -> (when to ask next, asked so often)
+        self._heard_at = float("-inf")
         self._first = 0
         self._received = 0
         self._expected_before = self._received_before = 0
         self._transit: float | None = None
         self._jitter = 0.0
+        self._bases = (
+            float("inf"),
+            float("inf"),
+        )  # least transit of the window before and of this one, seconds
+        self._base_at = float("-inf")
+        self._queue_s: float | None = None
         self._sender_report: tuple[int, float] | None = None  # middle of NTP time, arrival
 
     def start(self, ssrc: int) -> None:
@@ -129,6 +146,7 @@ class IncomingTrack:
         self._missing.clear()
         self._received = self._expected_before = self._received_before = 0
         self._jitter = 0.0
+        self._bases, self._queue_s = (float("inf"), float("inf")), None
         self.wants_keyframe = self.media.kind is TrackKind.VIDEO
 
     def receive(self, packet: RtpPacket, now: float, *, retransmitted: bool = False) -> None:
@@ -149,16 +167,18 @@ class IncomingTrack:
             return
         if not retransmitted:
             self._measure_jitter(packet, now)
-        for missing in range(self._highest + 1, number):
-            self._missing[missing] = (now + NACK_DELAY_S, 0)
+        dark, self._heard_at = now - self._heard_at > DARK_S, now
+        if not dark:
+            for missing in range(self._highest + 1, number):
+                self._missing[missing] = (now + NACK_DELAY_S, 0)
         if self._missing.pop(number, None) is not None and retransmitted:
             stats.recovered += 1
         self._highest = max(self._highest, number)
         self._held[number] = (packet, now)
-        self._release(now)
+        self._release(now, 0.0 if dark else self._hold_s)
 
-    def _release(self, now: float) -> None:
-        """Passes on what is in order; gives up the gaps that are too old."""
+    def _release(self, now: float, hold_s: float) -> None:
+        """Passes on what is in order; gives up the gaps that packets have waited behind for `hold_s`."""
         while self._held and self._next is not None:
             entry = self._held.pop(self._next, None)
             if entry is not None:
@@ -166,7 +186,7 @@ class IncomingTrack:
                 self._push(entry[0], now)
                 continue
             oldest = min(self._held)
-            if now - self._held[oldest][1] < self._hold_s and len(self._held) <= MAX_HELD:
+            if now - self._held[oldest][1] < hold_s and len(self._held) <= MAX_HELD:
                 return
             for number in range(self._next, oldest):
                 self._missing.pop(number, None)
@@ -201,12 +221,29 @@ class IncomingTrack:
         if codec is None:
             return
         transit = now * CLOCK_RATES[codec] - packet.timestamp
+        self._measure_queue(transit / CLOCK_RATES[codec], now)
         if self._transit is not None:
             step = abs(transit - self._transit)
             if step < 1 << 31:  # else the timestamp wrapped in between
                 self._jitter += (step - self._jitter) / 16
             self.stats.jitter_s = self._jitter / CLOCK_RATES[codec]
         self._transit = transit
+
+    def _measure_queue(self, transit_s: float, now: float) -> None:
+        before, current = self._bases
+        if now - self._base_at > BASE_WINDOW_S:
+            self._base_at, before, current = now, current, transit_s
+        current = min(current, transit_s)
+        if transit_s - min(before, current) > NEW_PATH_S:
+            before = current = transit_s
+        self._bases = before, current
+        queue_s = transit_s - min(before, current)
+        self._queue_s = queue_s if self._queue_s is None else min(self._queue_s, queue_s)
+
+    def take_queue(self) -> float | None:
+        """Seconds that every packet since the last call waited longer than on an empty path."""
+        queue_s, self._queue_s = self._queue_s, None
+        return queue_s
 
     def on_sender_report(self, report: SenderReport, now: float) -> None:
         self._sender_report = ((report.ntp_time >> 16) & 0xFFFFFFFF, now)
@@ -217,18 +254,16 @@ class IncomingTrack:
             return None
         return self._timestamps.unwrap(rtp_timestamp) + self._timestamp_offset
 
-    def lost_numbers(self, now: float) -> list[int]:
-        """Sequence numbers to ask for now. Each at most MAX_NACKS times, NACK_INTERVAL_S apart."""
-        self._release(now)
+    def lost_numbers(self, now: float, most: int = MAX_NACKED) -> list[int]:
+        """Sequence numbers to ask for now, `most` of them. Each at most MAX_NACKS times, NACK_INTERVAL_S apart."""
+        self._release(now, self._hold_s)
         due: list[int] = []
         for number, (when, count) in list(self._missing.items()):
-            if count >= MAX_NACKS:
-                continue
-            if when <= now:
+            if len(due) >= most:
+                break
+            if when <= now and count < MAX_NACKS:
                 self._missing[number] = (now + NACK_INTERVAL_S, count + 1)
                 due.append(number & 0xFFFF)
-                if len(due) >= MAX_NACKED:
-                    break
         self.stats.nacked += len(due)
         return due
 
@@ -299,8 +334,9 @@ class Publisher:
             for payload_type in (*one.media.codecs, *one.media.rtx):
                 by_payload_type.setdefault(payload_type, []).append(one)
         self._by_payload_type = {key: found[0] for key, found in by_payload_type.items() if len(found) == 1}
-        self._pli_at = float("-inf")
+        self._pli_at, self._pli_interval_s = float("-inf"), PLI_INTERVAL_S
         self._feedback_at = float("-inf")
+        self._nack_bits, self._nack_at = 0.0, float("-inf")
         self._clock_offset: float | None = None
         stream.video.on_keyframe_wanted = self.want_keyframe
 
@@ -335,6 +371,8 @@ class Publisher:
         if incoming is None:
             self.unrouted_packets += 1
             return []
+        if now - self.heard_at > DARK_S:
+            self._pli_interval_s = PLI_INTERVAL_S
         self.heard_at = now
         apt = incoming.media.rtx.get(packet.payload_type)
         if apt is not None:
@@ -422,6 +460,7 @@ class Publisher:
         counts = [(one.stats.packets, one.stats.octets) for one in self.tracks]
         before, self._counts_reported = self._counts_reported, counts
         came = [now[0] - then[0] for now, then in zip(counts, before, strict=True)]
+        queues = [queue_s for one in self.tracks if (queue_s := one.take_queue()) is not None]
         octets = sum(now[1] - then[1] for now, then in zip(counts, before, strict=True))
         if sum(came) < MIN_MEASURED or spent_s > MAX_MEASURED_S:
             return
@@ -433,7 +472,15 @@ class Publisher:
             fraction_lost=lost / (lost + sum(came)),
             received_bps=octets * 8 / spent_s,
             jitter_s=max(one.stats.jitter_s for one in self.tracks),
+            queue_s=min(queues, default=0.0),
         )
+
+    def _nack_credit(self, now: float) -> float:
+        """Bits of retransmission that may be asked for: a bucket that NACK_SHARE of the estimate fills."""
+        rate_bps = self.bitrate_bps * NACK_SHARE
+        filled = self._nack_bits + rate_bps * (now - self._nack_at)
+        self._nack_bits, self._nack_at = min(filled, rate_bps * NACK_BURST_S), now
+        return self._nack_bits
 
     def poll(self, now: float) -> list[bytes]:
         """What is due: NACKs, a PLI, and every FEEDBACK_INTERVAL_S the reports with REMB."""
@@ -441,10 +488,19 @@ class Publisher:
         for one in self.tracks:
             if one.ssrc is None:
                 continue
-            lost = one.lost_numbers(now)
-            if lost and one.media.kind is TrackKind.VIDEO:
-                feedback += write_nack(self._ssrc, one.ssrc, lost)
-            if one.wants_keyframe and now - self._pli_at >= PLI_INTERVAL_S:
+            if one.media.kind is TrackKind.VIDEO:
+                size_bits = 8 * max(one.stats.octets // max(one.stats.packets, 1), 1)
+                lost = one.lost_numbers(now, min(MAX_NACKED, int(self._nack_credit(now) / size_bits)))
+                self._nack_bits -= len(lost) * size_bits
+                if lost:
+                    feedback += write_nack(self._ssrc, one.ssrc, lost)
+            else:
+                one.lost_numbers(now, 0)  # receivers conceal it
+            if one.wants_keyframe and now - self._pli_at >= self._pli_interval_s:
+                often = now - self._pli_at < 2 * self._pli_interval_s
+                self._pli_interval_s = (
+                    min(2 * self._pli_interval_s, PLI_SLOWEST_S) if often else PLI_INTERVAL_S
+                )
                 self._pli_at = now
                 one.wants_keyframe = False
                 one.stats.keyframe_requests += 1

@@ -63,17 +63,19 @@ def address_of(plane: Any) -> tuple[str, int]:
     return candidate.host, candidate.port
 
 
-class Noise(VideoStreamTrack):
-    """A picture that costs all the bits that it may."""
+class Grain(VideoStreamTrack):
+    """A picture as of a camera at dusk: its grain takes all the bits that it may, and can go without."""
 
     def __init__(self) -> None:
         super().__init__()
         self._random = np.random.default_rng(3)
+        across, down = np.meshgrid(np.arange(320), np.arange(240))
+        self._scene = np.stack([across // 2, down // 2, (across + down) // 4], axis=-1).astype(np.uint8)
 
     async def recv(self) -> Any:
         pts, time_base = await self.next_timestamp()
-        small = self._random.integers(0, 255, (60, 80, 3), dtype=np.uint8)
-        frame: Any = av.VideoFrame.from_ndarray(np.kron(small, np.ones((4, 4, 1), np.uint8)), format="rgb24")
+        grain = self._random.integers(0, 32, self._scene.shape, dtype=np.uint8)
+        frame: Any = av.VideoFrame.from_ndarray(self._scene + grain, format="rgb24")
         frame.pts, frame.time_base = pts, time_base
         return frame
 
@@ -131,7 +133,7 @@ class Call:
 async def test_ten_percent_of_loss_is_repaired_by_retransmission() -> None:
     lossy = Shape(loss=0.1, delay_s=0.02, jitter_s=0.005)
     async with Call().on(up=lossy, down=lossy) as call:
-        await call.goes_on(pictures=60, sounds=150)
+        await call.goes_on(pictures=20, sounds=100)
         assert call.relay.counters("up")["lost"] > 0
         video = call.incoming()["video"]
         assert video.recovered > 0
@@ -146,27 +148,39 @@ async def test_half_a_second_of_delay_costs_nothing_but_delay() -> None:
         assert () not in call.told
 
 
-async def test_on_300_kbps_the_picture_yields_and_the_sound_stays() -> None:
+async def test_on_300_kbps_the_picture_yields_and_the_sound_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As low as a browser's encoder follows; aiortc's ends at 250 kbps, which fills this link already.
+    monkeypatch.setattr("aiortc.codecs.vpx.MIN_BITRATE", 50_000)
     narrow = Shape(delay_s=0.03, rate_bps=300_000, queue_bytes=24_000)
-    async with Call(Noise()).on(up=narrow, down=MOBILE) as call:
-        await call.goes_on(pictures=10, sounds=100, timeout_s=90)
+    async with Call(Grain()).on(up=narrow, down=MOBILE) as call:
+        await eventually(lambda: call.incoming()["video"].lost > 0, 20)  # it begins with more than the link
         publisher = next(
             one.publisher for one in call.plane._sessions.values() if one.kind is SessionKind.PUBLISH
         )
-        await eventually(lambda: publisher.bitrate_bps < 450_000, 60)
-        before = call.incoming()["audio"].packets, call.incoming()["audio"].lost
-        await call.goes_on(pictures=10, sounds=150, timeout_s=90)
-        after = call.incoming()["audio"].packets, call.incoming()["audio"].lost
-        came, lost = after[0] - before[0], after[1] - before[1]
-        # At its least the picture and the sound still are a little more than the link.
-        assert lost < 0.2 * (came + lost), "sound gets through once the picture has made room"
+        await eventually(lambda: publisher.bitrate_bps < 300_000, 20)
+        dropped = -1
+        async with asyncio.timeout(20):
+            while dropped != call.relay.counters("up")["queue"]:
+                dropped = call.relay.counters("up")["queue"]
+                await asyncio.sleep(1)
+        # A desk that joins now: behind a hole aiortc's receiver waits for 1,024 packets, a browser's for a keyframe.
+        await call.viewer.close()
+        call.viewer = WhepClient(audio=True)
+        await call.viewer.watch(call.plane, LEG)
+        await call.goes_on(pictures=30, sounds=100, timeout_s=20)
+        sound, dropped_since = call.incoming()["audio"], call.relay.counters("up")["queue"] - dropped
+        assert sound.lost < 0.05 * sound.packets, "from the first second on"
+        assert dropped_since < 30, "the path is not full any more"
 
 
-async def test_a_change_of_address_is_followed() -> None:
+async def test_a_change_of_address_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "aioice.ice.CONSENT_INTERVAL", 1
+    )  # its next check tells of the address: 5 s otherwise
     async with Call().on(up=MOBILE, down=MOBILE) as call:
         await call.goes_on()
         call.relay.rebind()  # Wi-Fi to mobile, as far as the gateway can see
-        await call.goes_on(pictures=45, sounds=150)
+        await call.goes_on(pictures=15, sounds=50)
         assert call.relay.rebinds == 1
 
 
@@ -198,9 +212,9 @@ async def test_chromium_restarts_ice_in_the_dark_and_its_picture_returns() -> No
                 await viewer.watch(plane, LEG)
                 await page.evaluate(f"publish('{LEG}', 'video/H264')")
                 await eventually(lambda: len(viewer.frames) > 15, 60)
-                relay.blackout(10)
+                relay.blackout(5)
                 await eventually(lambda: told[-1] == (), 8)
-                await asyncio.sleep(8)
+                await asyncio.sleep(3)
                 await page.evaluate("restartPublisher()")
                 await eventually(lambda: told[-1] != (), 20)
                 frames, sounds = len(viewer.frames), len(viewer.audio_frames)

@@ -43,6 +43,13 @@ def test_a_path_that_delays_is_a_path_that_is_full() -> None:
     assert estimate.report(fraction_lost=0.0, received_bps=300_000, jitter_s=0.4) < 300_000
 
 
+def test_a_queue_that_stands_is_drained_and_a_short_one_stops_the_growth() -> None:
+    estimate = PathEstimate(MOST)
+    assert estimate.report(fraction_lost=0.0, received_bps=300_000, jitter_s=0.01, queue_s=0.6) == 255_000
+    assert estimate.report(fraction_lost=0.0, received_bps=250_000, jitter_s=0.01, queue_s=0.15) == 255_000
+    assert estimate.report(fraction_lost=0.0, received_bps=250_000, jitter_s=0.01, queue_s=0.01) > 255_000
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1e8), st.floats(0, 10)), max_size=50))
 def test_it_stays_within_its_bounds(reports: list[tuple[float, float, float]]) -> None:
     estimate = PathEstimate(MOST)

@@ -355,3 +355,40 @@ def test_garbage_is_counted(datagrams: list[bytes]):
     for data in datagrams:
         rig.publisher.receive_rtp(data, 1.0)
         rig.publisher.receive_rtcp(data, 1.0)
+
+
+def test_what_may_be_asked_for_again_is_bounded_by_the_path():
+    rig = Rig()
+    for number in range(100, 120):
+        rig.video(number, b"\x10\x01" + b"x" * 1_000, now=1.0 + number / 1000)
+    rig.take(object)
+    rig.publisher._estimate.bps = 100_000
+    asked = 0
+    for step in range(1, 21):  # 50 packets lost every 50 ms
+        rig.video(119 + step * 50, b"\x10\x01" + b"x" * 1_000, now=1.2 + step * 0.05)
+        told = rig.poll(1.22 + step * 0.05)
+        asked += sum(len(one.lost) for one in told if isinstance(one, Nack))
+    assert 0 < asked * 8_000 < 100_000, "half of the estimate, and half a second of it at once"
+
+
+def test_a_gap_after_darkness_is_given_up_at_once_for_a_keyframe():
+    rig = Rig()
+    for number in range(100, 110):
+        rig.video(number, now=1.0 + number / 1000)
+    rig.poll(1.2)
+    rig.take(object)
+    rig.video(400, now=11.0)
+    assert rig.publisher.tracks[0].stats.lost == 290
+    rig.poll(11.02)
+    assert not rig.publisher.tracks[0].waiting
+
+
+def test_keyframes_are_asked_for_less_and_less_often_while_they_do_not_help():
+    rig, asked = Rig(), []
+    rig.video(100, now=1.0)
+    for step in range(1, 1000):
+        now = 1.0 + step / 100
+        rig.publisher.want_keyframe()
+        for compound in rig.publisher.poll(now):
+            asked += [now for one in parse_rtcp(compound) if isinstance(one, PictureLossIndication)]
+    assert [round(after - before, 1) for before, after in pairwise(asked)][:3] == [1.4, 2.8, 2.8]
