@@ -119,6 +119,12 @@ class Call:
         (session,) = [one for one in self.plane._sessions.values() if one.kind is SessionKind.PUBLISH]
         return {str(one.media.kind): one.stats for one in session.publisher.tracks}
 
+    async def another_desk(self) -> None:
+        """It joins now: behind a hole aiortc's receiver waits for 1,024 packets, a browser's for a keyframe."""
+        await self.viewer.close()
+        self.viewer = WhepClient(audio=True)
+        await self.viewer.watch(self.plane, LEG)
+
     async def goes_on(self, *, pictures: int = 15, sounds: int = 50, timeout_s: float = 60) -> None:
         """So many more pictures and sounds are decoded."""
         seen, heard = len(self.viewer.frames), len(self.viewer.audio_frames)
@@ -163,10 +169,7 @@ async def test_on_300_kbps_the_picture_yields_and_the_sound_stays(monkeypatch: p
             while dropped != call.relay.counters("up")["queue"]:
                 dropped = call.relay.counters("up")["queue"]
                 await asyncio.sleep(1)
-        # A desk that joins now: behind a hole aiortc's receiver waits for 1,024 packets, a browser's for a keyframe.
-        await call.viewer.close()
-        call.viewer = WhepClient(audio=True)
-        await call.viewer.watch(call.plane, LEG)
+        await call.another_desk()
         await call.goes_on(pictures=30, sounds=100, timeout_s=20)
         sound, dropped_since = call.incoming()["audio"], call.relay.counters("up")["queue"] - dropped
         assert sound.lost < 0.05 * sound.packets, "from the first second on"
@@ -180,7 +183,10 @@ async def test_a_change_of_address_is_followed(monkeypatch: pytest.MonkeyPatch) 
     async with Call().on(up=MOBILE, down=MOBILE) as call:
         await call.goes_on()
         call.relay.rebind()  # Wi-Fi to mobile, as far as the gateway can see
+        came = call.incoming()["video"].packets
+        await call.another_desk()
         await call.goes_on(pictures=15, sounds=50)
+        await eventually(lambda: call.incoming()["video"].packets > came + 30, 20)
         assert call.relay.rebinds == 1
 
 
@@ -217,6 +223,9 @@ async def test_chromium_restarts_ice_in_the_dark_and_its_picture_returns() -> No
                 await asyncio.sleep(3)
                 await page.evaluate("restartPublisher()")
                 await eventually(lambda: told[-1] != (), 20)
+                await viewer.close()  # see Call.another_desk
+                viewer = WhepClient(audio=True)
+                await viewer.watch(plane, LEG)
                 frames, sounds = len(viewer.frames), len(viewer.audio_frames)
                 await eventually(
                     lambda: len(viewer.frames) > frames + 15 and len(viewer.audio_frames) > sounds + 50, 30
