@@ -1,14 +1,15 @@
 // Builds src/ into dist/: one HTML page per screen, hashed assets below dist/static/.
 // The box page is hand-written ES5 and is only joined and minified, never translated: what the parser test saw is what runs.
 import { createHash } from "node:crypto";
-import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, readdir, rename, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { build, transform } from "esbuild";
 
 const root = path.dirname(fileURLToPath(import.meta.url));
 const source = (...parts) => path.join(root, "src", ...parts);
-const dist = path.join(root, "dist");
+const finished = path.join(root, "dist");
+const dist = path.join(root, `dist.${process.pid}`); // takes the place of the finished one at the end: what is being served stays whole
 const assets = path.join(dist, "static");
 
 async function hashed(name, extension, text) {
@@ -28,7 +29,6 @@ async function page(name, values) {
   await writeFile(path.join(dist, `${name}.html`), filled);
 }
 
-await rm(dist, { recursive: true, force: true });
 await mkdir(assets, { recursive: true });
 
 const shared = {
@@ -161,3 +161,6 @@ await writeFile(
   path.join(dist, "sw.js"),
   template.replace("{{version}}", version).replace('["{{shell}}"]', JSON.stringify(shell)),
 );
+
+await rm(finished, { recursive: true, force: true });
+await rename(dist, finished);
