@@ -160,6 +160,9 @@ async def test_a_report_with_a_photo_survives_a_reload_without_a_network(
         return [one["kind"] for one in kept if one["kind"] != "position"] == ["report", "report"]
 
     await until("both are kept", both_wait)
+    answers: list[str] = []
+    phone.on("response", lambda r: answers.append(f"{r.request.method} {r.status} {r.url}"))
+    phone.on("requestfailed", lambda r: answers.append(f"{r.method} {r.failure} {r.url}"))
     await phone.context.set_offline(False)
 
     async def arrived() -> Any:
@@ -169,10 +172,10 @@ async def test_a_report_with_a_photo_survives_a_reload_without_a_network(
 
     mine = await until("both reports arrive", arrived, 60)
     await phone.wait_for_selector(".waiting", state="detached")
-    photos = await asyncio.to_thread(product.get, f"/api/v1/incidents/{mine['电线垂落']}/photos", token)
-    assert [p["media_type"] for p in photos["photos"]] == ["image/jpeg"]
     found = (await asyncio.to_thread(product.get, "/api/v1/incidents", token))["incidents"]
-    assert len([i for i in found if i["reported_by"] == "worker/w011"]) == 2
+    assert len([i for i in found if i["reported_by"] == "worker/w011"]) == 2, answers
+    photos = await asyncio.to_thread(product.get, f"/api/v1/incidents/{mine['电线垂落']}/photos", token)
+    assert [p["media_type"] for p in photos["photos"]] == ["image/jpeg"], answers
     assert errors == []
 
 

@@ -94,7 +94,8 @@ export const outbox = new Outbox(
       }
       return "sent";
     } catch (error) {
-      if (error instanceof ApiError && error.status !== 0 && error.status < 500 && error.status !== 429) {
+      // 408 and 429 are about this try (a slow network, a limit), not about what is sent: it must not be lost for them.
+      if (error instanceof ApiError && error.status !== 0 && error.status < 500 && ![408, 429].includes(error.status)) {
         say(t("queueBad", { what: tv("queue", item.kind), why: error.message }));
         return "refused";
       }
