@@ -20,6 +20,7 @@ from gateway.alarms import follow_up, records
 from gateway.alarms.alarm import Event, Handling, change_handling
 from gateway.alarms.announce import Json, Stage, announce_alarm, announce_event, announce_stage
 from gateway.alarms.audiences import Audience, call_on, call_on_everybody, deliveries_of
+from gateway.alarms.call_back import check_called_back
 from gateway.alarms.incident import (
     ENDS,
     TRANSITIONS,
@@ -483,7 +484,7 @@ class CaseDesk:
         elif after in ENDS:
             settle_tasks(c, row, TaskEvent.REVOKE, "system", now_ms, only=_OPEN_TASKS)
         if after in ENDS:
-            _close_alarms(c, incident_id, now_ms)
+            _close_alarms(c, row, now_ms)
         return row
 
 
@@ -544,13 +545,18 @@ def _handlers(connection: Connection, incident_id: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _close_alarms(connection: Connection, incident_id: str, now_ms: int) -> None:
-    """An alarm with an incident closes when that has ended, and so do those that were merged into it."""
+def _close_alarms(connection: Connection, incident: Row, now_ms: int) -> None:
+    """An alarm with an incident closes when that has ended, and so do those that were merged into it.
+
+    Raises Conflict while one of them owes a call-back: then the incident doesn't end either.
+    """
+    incident_id = incident["id"]
     query = select(alarm_table).where(
         alarm_table.c.incident_id == incident_id, alarm_table.c.closed_at.is_(None)
     )
     for mapping in connection.execute(query).mappings().all():
         row = dict(mapping)
+        check_called_back(row, followed_up_at=incident["follow_up_at"])
         handling = change_handling(Handling(row["handling"]), Event.CLOSE)
         row = records.update_alarm(connection, row, handling=handling, closed_at=now_ms)
         records.store_deadlines(connection, row["id"], {})

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Connection, func, select
 from ulid import ULID
 
-from gateway.alarms import announce, audiences, escalation, intake, records
+from gateway.alarms import announce, audiences, call_back, escalation, intake, records
 from gateway.alarms.alarm import Event, Handling, Outcome, change_handling
 from gateway.alarms.announce import (
     Json,
@@ -306,10 +306,11 @@ class AlarmDesk:
         return await self._step(alarm_id, step)
 
     async def close(self, alarm_id: str, by: Actor, *, note: str = "") -> Json:
-        """Ends it. Raises Conflict while its incident is open."""
+        """Ends it. Raises Conflict while its incident is open or the resident, who cancelled, was not called back."""
 
         def step(c: Connection, row: Row, now_ms: int) -> Row:
             handling = self._move(row, Event.CLOSE)
+            call_back.check_called_back(row)
             if row["incident_id"] is not None and row["outcome"] == Outcome.INCIDENT:
                 state = c.execute(
                     select(incident_table.c.state).where(incident_table.c.id == row["incident_id"])
@@ -320,6 +321,18 @@ class AlarmDesk:
             self._log(c, row, "closed", by, now_ms, note=note)
             announce_stage(c, row, Stage.CLOSED, now_ms)
             return self._progress(c, row, handling, now_ms)
+
+        return await self._step(alarm_id, step)
+
+    async def call_back(
+        self, alarm_id: str, by: Actor, *, outcome: call_back.Outcome, note: str = ""
+    ) -> Json:
+        """The resident cancelled, and `by` has telephoned. Raises Conflict, ProtocolError."""
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            row, said = call_back.record_call_back(c, row, by, outcome, note, now_ms)
+            self._log(c, row, "called_back", by, now_ms, **said)
+            return row
 
         return await self._step(alarm_id, step)
 

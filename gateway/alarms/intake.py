@@ -347,6 +347,7 @@ def record_cancel(connection: Connection, sid: str, pid: str, now_ms: int) -> Js
         handling=change_handling(Handling(row["handling"]), Event.CANCEL),
         condition=change_condition(Condition(row["condition"]), Event.CANCEL),
         cleared_at=now_ms,
+        call_back=None,
     )
     by = f"stb/{sid}"
     records.add_timeline(connection, row["id"], at=now_ms, event="cancelled", by=by, pid=pid)

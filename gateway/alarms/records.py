@@ -370,6 +370,12 @@ def position_of(row: Row) -> Position | None:
     return None if row["lat"] is None else Position(lat=row["lat"], lon=row["lon"])
 
 
+def _call_back(text: str) -> dict[str, object]:
+    said = decode(text)
+    by = {"sub": said.pop("sub"), "name": said.pop("name")}
+    return {"at": said.pop("at"), "by": by, **said}
+
+
 def alarm_view(row: Row, deadlines: Mapping[DeadlineKind, int]) -> dict[str, object]:
     """The contract's Alarm in its list form."""
     return {
@@ -413,6 +419,7 @@ def alarm_view(row: Row, deadlines: Mapping[DeadlineKind, int]) -> dict[str, obj
         "level": row["level"],
         "cleared_at": row["cleared_at"],
         "closed_at": row["closed_at"],
+        "call_back": None if row["call_back"] is None else _call_back(row["call_back"]),
         "deadlines": [
             {"kind": kind, "at": at} for kind, at in sorted(deadlines.items(), key=lambda item: item[1])
         ],
