@@ -266,8 +266,7 @@ class AlarmDesk:
             if outcome is Outcome.INCIDENT:
                 if row["kind"] == Kind.TEST:
                     raise Conflict("测试或演练的报警不能立为事件", kind=row["kind"])
-                values["incident_id"] = incident_id
-                open_incident(
+                opened = open_incident(
                     c,
                     incident_id,
                     by,
@@ -285,6 +284,7 @@ class AlarmDesk:
                     note=note,
                     action_ms=self._settings.action_ms,
                 )
+                values["incident_id"] = opened["id"]
             elif outcome is Outcome.MERGED:
                 if merged_into is None or merged_into == row["id"]:
                     raise Conflict("并入哪一条报警？", merged_into=merged_into)

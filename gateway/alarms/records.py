@@ -185,6 +185,7 @@ incident_table = Table(
 Index("ix_incident_action_by", incident_table.c.action_by)
 Index("ix_incident_reported_at", incident_table.c.reported_at)
 Index("ix_incident_state", incident_table.c.state, incident_table.c.reported_at)
+Index("ix_incident_alarm_id", incident_table.c.alarm_id)
 report_table = Table(
     "incident_report",
     metadata,
