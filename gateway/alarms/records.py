@@ -34,6 +34,7 @@ from gateway.geo import Position
 from gateway.store import Prepared, defer, insert_rows, metadata
 
 __all__ = [
+    "NOT_ACKNOWLEDGED",
     "Deadlines",
     "Neighbour",
     "Row",
@@ -226,6 +227,7 @@ _DEADLINES = Prepared(
 )
 _LOAD = Prepared(select(alarm_table).where(alarm_table.c.id == bindparam("of_alarm")))
 _MANY: dict[tuple[str, int], Prepared] = {}
+NOT_ACKNOWLEDGED: Row = {"acknowledged_at": None, "acknowledged_sub": None, "acknowledged_name": None}
 _UPDATES: dict[tuple[str, ...], Prepared] = {}
 _COLUMNS = tuple(column.name for column in alarm_table.columns)
 _BLANK: Row = {column.name: None for column in alarm_table.columns}
