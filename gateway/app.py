@@ -86,7 +86,7 @@ GC_ALLOCATIONS = 20_000
 """A storm of presses makes so many objects that collections at the default of 700 took a tenth of the CPU."""
 CLOCK = SteadyClock(lambda: time.time_ns() // 1_000_000, lambda: time.monotonic_ns() / 1e6)
 LAG_PROBE_S = 0.5
-RIGHTS_CHECK_S = 1.0
+RIGHTS_CHECK_S = 2.0
 LINGER_S = 2.0
 """How long the rest of a body is waited for whose request was refused."""
 
