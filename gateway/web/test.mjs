@@ -295,3 +295,16 @@ test("the built box script is still ES5", async () => {
   const file = (await readdir(path.join(root, "dist/static"))).find((name) => /^stb-[0-9A-F]{10}\.js$/.test(name));
   parse(await readFile(path.join(root, "dist/static", file), "utf8"), { ecmaVersion: 5, sourceType: "script" });
 });
+
+test("an alarm takes the screen once, and never from a user at work", async () => {
+  const { wayOf, STILL_MS } = await load("arrival");
+  const calm = { waiting: true, seen: false, occupied: false, sinceTouchMs: Infinity };
+  assert.equal(wayOf(calm), "bring");
+  assert.equal(wayOf({ ...calm, sinceTouchMs: STILL_MS - 1 }), "later"); // nothing moves under the finger
+  assert.equal(wayOf({ ...calm, sinceTouchMs: STILL_MS }), "bring");
+  assert.equal(wayOf({ ...calm, seen: true }), "say"); // a repeat, or an escalation
+  assert.equal(wayOf({ ...calm, occupied: true, sinceTouchMs: 0 }), "say");
+  for (const seen of [true, false])
+    for (const occupied of [true, false])
+      assert.equal(wayOf({ waiting: false, seen, occupied, sinceTouchMs: 0 }), "nothing");
+});

@@ -33,6 +33,16 @@ async def press(product: Product, sid: str, *more: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+async def alarm_from(product: Product, sid: str, token: str) -> str:
+    """The id of the box's open alarm: the module's other tests leave alarms of their own."""
+
+    async def mine() -> str | None:
+        found = (await asyncio.to_thread(product.get, "/api/v1/alarms?open=1", token))["alarms"]
+        return next((a["id"] for a in found if a["source"] == f"stb/{sid}"), None)
+
+    return str(await until(f"the alarm of {sid}", mine))
+
+
 async def incident_of(product: Product, alarm_id: str, token: str) -> dict[str, Any]:
     alarm = await asyncio.to_thread(product.get, f"/api/v1/alarms/{alarm_id}", token)
     found = await asyncio.to_thread(product.get, f"/api/v1/incidents/{alarm['incident_id']}", token)

@@ -27,6 +27,8 @@ export const ringingCall = (): Call | undefined => openCalls.value.find((c) => c
 /** Whether this page takes part in a call about the alarm. */
 export const isJoined = (call: Call | undefined): boolean => call !== undefined && joined.value?.call === call.id;
 
+export const inCall = computed(() => joined.value !== null);
+
 /** The newest call about an alarm. */
 export const callOf = (alarm: string): Call | undefined =>
   [...calls.value.values()].filter((c) => c.alarm_id === alarm).sort((a, b) => b.opened_at - a.opened_at)[0];

@@ -24,6 +24,8 @@ export const en: Record<keyof typeof zh, string> = {
   revoked: "Your session has ended; please log in again",
   lag: "The server is busy; messages may be late",
   online: "Online",
+  waitingAlarms: "{n} alarm(s) waiting",
+  look: "Look",
   reconnecting: "Reconnecting",
   soundOn: "Sound on",
   soundOff: "Turn sound on",

@@ -22,6 +22,8 @@ export const zh = {
   revoked: "登录已失效，请重新登录",
   lag: "服务器繁忙，消息可能延迟",
   online: "在线",
+  waitingAlarms: "{n} 起报警待接",
+  look: "查看",
   reconnecting: "重连中",
   soundOn: "声音已开",
   soundOff: "开启声音",
