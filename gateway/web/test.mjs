@@ -308,3 +308,32 @@ test("an alarm takes the screen once, and never from a user at work", async () =
     for (const occupied of [true, false])
       assert.equal(wayOf({ waiting: false, seen, occupied, sinceTouchMs: 0 }), "nothing");
 });
+
+test("a box asks about a call of its own alarm only, never after a silent press, and leaves when its place is gone", async () => {
+  const { wanted, open, find, others, here } = await part("2-room");
+  const press = { alarm: "a1", silent: false, stage: "dispatched" };
+  assert.equal(wanted(press), true);
+  for (const not of [null, { ...press, silent: true }, { ...press, kind: "theft" }, { ...press, alarm: null }])
+    assert.equal(wanted(not), false);
+  for (const stage of ["sent", "persisted", "shown", "closed", "cancelled", "refused"])
+    assert.equal(wanted({ ...press, stage }), false);
+  const leg = (id, role, more = {}) => ({ id, role, publishing: true, left_at: null, ...more });
+  const call = {
+    id: "c1",
+    alarm_id: "a1",
+    state: "ACTIVE",
+    legs: [leg("d", "operator"), leg("w", "worker"), leg("b", "stb"), leg("x", "desk", { publishing: false })],
+  };
+  assert.equal(open([{ ...call, alarm_id: "a2" }, call], "a1"), call);
+  assert.equal(open([{ ...call, state: "CONNECTING" }], "a1"), null);
+  assert.equal(find([call], "c2"), null);
+  assert.deepEqual(
+    others(call, "b").map((one) => one.id),
+    ["w", "d"],
+  );
+  assert.equal(here(call, "b"), true);
+  assert.equal(here({ ...call, legs: [leg("b", "stb", { left_at: 7 })] }, "b"), false);
+  for (const gone of [null, { ...call, state: "ENDED" }, { ...call, legs: [] }]) assert.equal(here(gone, "b"), false);
+  assert.equal(here(call, null), true); // only listening: as long as it goes on
+  assert.equal(here({ ...call, state: "CONNECTING" }, null), false);
+});

@@ -189,14 +189,19 @@ def a_product(folder: Path) -> Iterator[Product]:
         running.stop()
 
 
-async def open_page(browser: Browser, link: str, width: int, height: int) -> tuple[Page, list[str]]:
-    """A page of its own browser profile, with what went wrong in it (script errors; not refused requests)."""
+async def open_page(
+    browser: Browser, link: str, width: int, height: int, *scripts: str
+) -> tuple[Page, list[str]]:
+    """A page of its own browser profile, with what went wrong in it (script errors; not refused requests). `scripts` run
+    before its own."""
     context = await browser.new_context(
         viewport={"width": width, "height": height},
         permissions=["camera", "microphone", "geolocation"],
         geolocation={"latitude": 30.8169, "longitude": 103.8704, "accuracy": 10},
         locale="zh-CN",
     )
+    for script in scripts:
+        await context.add_init_script(script)
     page = await context.new_page()
     page.set_default_timeout(60_000)  # bounds a failure on a busy machine; nothing is measured by it
     errors: list[str] = []

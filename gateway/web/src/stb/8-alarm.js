@@ -12,7 +12,7 @@ var BoxAlarm = (function () {
     SILENT_KEPT = 20,
     DAY_MS = 86400000;
 
-  /** `page`: el (the panel), publish, up, flash(text, ms), changed(). */
+  /** `page`: el (the panel), publish, up, flash(text, ms), changed(); mayTalk() whether a call that was refused may still be joined, talk(). */
   function open(me, page) {
     var press = null,
       seq = 0,
@@ -290,6 +290,9 @@ var BoxAlarm = (function () {
             )
           );
         }
+        if (page.mayTalk()) {
+          list.push(button("", TEXT.talkAgain, page.talk));
+        }
         list.push(button("", TEXT.cancel, cancel));
       }
       list.push(button("", TEXT.ok, dismiss));
@@ -408,6 +411,10 @@ var BoxAlarm = (function () {
           peekUntil = now() + PEEK_MS;
         }
       },
+      /** What was pressed last, or null. */
+      press: function () {
+        return press;
+      },
       pending: function () {
         return press !== null;
       },
@@ -436,7 +443,7 @@ var BoxAlarm = (function () {
       step: function (dx) {
         panelAt = Math.max(0, Math.min(buttons().length - 1, panelAt + dx));
       },
-      press: function () {
+      choose: function () {
         var list = buttons();
         if (list[panelAt]) {
           list[panelAt].act();
