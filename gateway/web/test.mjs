@@ -310,13 +310,15 @@ test("an alarm takes the screen once, and never from a user at work", async () =
 });
 
 test("a box asks about a call of its own alarm only, never after a silent press, and leaves when its place is gone", async () => {
-  const { wanted, open, find, others, here } = await part("2-room");
+  const { asks, others, here } = await part("2-room");
   const press = { alarm: "a1", silent: false, stage: "dispatched" };
-  assert.equal(wanted(press), true);
-  for (const not of [null, { ...press, silent: true }, { ...press, kind: "theft" }, { ...press, alarm: null }])
-    assert.equal(wanted(not), false);
-  for (const stage of ["sent", "persisted", "shown", "closed", "cancelled", "refused"])
-    assert.equal(wanted({ ...press, stage }), false);
+  const news = { alarm: "a1", call: { id: "c1", state: "ACTIVE", joinable: true } };
+  assert.equal(asks(press, news), true);
+  for (const not of [null, { ...press, silent: true }, { ...press, alarm: null }, { ...press, stage: "cancelled" }])
+    assert.equal(asks(not, news), false);
+  for (const not of [null, { ...news, alarm: "a2" }, { ...news, call: null }]) assert.equal(asks(press, not), false);
+  assert.equal(asks(press, { ...news, call: { ...news.call, joinable: false } }), false);
+  assert.equal(asks(press, { ...news, call: { ...news.call, state: "CLAIMED" } }), false); // nobody to talk to yet
   const leg = (id, role, more = {}) => ({ id, role, publishing: true, left_at: null, ...more });
   const call = {
     id: "c1",
@@ -324,9 +326,6 @@ test("a box asks about a call of its own alarm only, never after a silent press,
     state: "ACTIVE",
     legs: [leg("d", "operator"), leg("w", "worker"), leg("b", "stb"), leg("x", "desk", { publishing: false })],
   };
-  assert.equal(open([{ ...call, alarm_id: "a2" }, call], "a1"), call);
-  assert.equal(open([{ ...call, state: "CONNECTING" }], "a1"), null);
-  assert.equal(find([call], "c2"), null);
   assert.deepEqual(
     others(call, "b").map((one) => one.id),
     ["w", "d"],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page
 from running_product import Product, open_page
-from test_pages_flows import alarm_from, on_duty, until
+from test_pages_flows import alarm_from, on_duty, open_alarm, until
 
 pytestmark = pytest.mark.browser
 
@@ -17,15 +17,29 @@ NO_WEBRTC = "delete window.RTCPeerConnection; window.webkitRTCPeerConnection = u
 NO_MSE = "delete window.MediaSource; delete window.ManagedMediaSource;"
 NO_HLS = "HTMLMediaElement.prototype.canPlayType = () => '';"
 NO_MICROPHONE = "delete MediaDevices.prototype.getUserMedia; delete Navigator.prototype.webkitGetUserMedia; delete Navigator.prototype.getUserMedia;"
-COUNT_OPENED = """
+WITNESS = """
+  // What the page has opened, and what its connections receive.
   window.opened = [];
+  window.peers = [];
   const real = MediaDevices.prototype.getUserMedia;
   MediaDevices.prototype.getUserMedia = async function (wanted) {
     const stream = await real.call(this, wanted);
     window.opened.push(...stream.getTracks());
     return stream;
   };
+  window.RTCPeerConnection = class extends RTCPeerConnection {
+    constructor(...given) {
+      super(...given);
+      window.peers.push(this);
+    }
+  };
 """
+HEARD = """async () => {
+  let octets = 0;
+  for (const peer of window.peers)
+    (await peer.getStats()).forEach(r => { if (r.type === "inbound-rtp" && r.kind === "audio") octets += r.bytesReceived; });
+  return octets;
+}"""
 BLIND_WEBRTC = """
   // A network that lets no media through: the answer comes, pictures never do.
   const Real = window.RTCPeerConnection;
@@ -180,22 +194,18 @@ async def hears_and_sees(stb: Page) -> None:
     """The other's picture fills the box, moves, and is heard."""
     await stb.wait_for_selector("#callBig .seat[data-state=live]")
 
-    async def both() -> list[int]:
-        """Pictures decoded and octets of sound."""
-        return list(
-            await stb.eval_on_selector(
-                "#callBig video",
-                "v => [v.getVideoPlaybackQuality().totalVideoFrames, v.webkitAudioDecodedByteCount]",
-            )
-        )
+    picture = stb.locator("#callBig video")
 
-    before = await both()
+    async def frames() -> int:
+        return int(await picture.evaluate("v => v.getVideoPlaybackQuality().totalVideoFrames"))
+
+    seen, heard = await frames(), await stb.evaluate(HEARD)
 
     async def grows() -> bool:
-        now = await both()
-        return now[0] > before[0] + 5 and now[1] > before[1] + 1000
+        return await frames() > seen + 5 and await stb.evaluate(HEARD) > heard + 1000
 
     await until("picture and sound come on", grows, 60)
+    assert await picture.evaluate("v => !v.muted && !v.paused")
 
 
 async def accepts(stb: Page) -> None:
@@ -215,7 +225,7 @@ async def test_ok_at_the_box_joins_the_call_and_back_shuts_everything(
     token = product.token("operator", "op22")
     phone, phone_errors = await open_page(browser, product.link("worker", "worker", "w013"), 390, 844)
     await on_duty(phone)
-    stb, errors = await open_page(browser, product.link("stb", "stb", "stb00016"), 1280, 720, COUNT_OPENED)
+    stb, errors = await open_page(browser, product.link("stb", "stb", "stb00016"), 1280, 720, WITNESS)
     await stb.wait_for_selector("body[data-mqtt=up]")
     for key in ("1", "r", "r"):
         await stb.keyboard.press(key)
@@ -223,7 +233,7 @@ async def test_ok_at_the_box_joins_the_call_and_back_shuts_everything(
     await phone.click("[data-act=claim]")
     call_id = await phone.get_attribute("[data-call]", "data-call")
     wall, wall_errors = await open_page(browser, product.link("wall", "operator", "op22"), 1366, 768)
-    await wall.click(f"[data-alarm='{alarm_id}']")
+    await open_alarm(wall, alarm_id)
     await wall.keyboard.press("c")
     await stb.wait_for_selector(f"body[data-ask-call='{call_id}']")
     assert "是否与网格员" in await stb.inner_text("#ask")
@@ -259,7 +269,7 @@ async def test_ok_at_the_box_joins_the_call_and_back_shuts_everything(
     await stb.context.close()
 
     mute, mute_errors = await open_page(
-        browser, product.link("stb", "stb", "stb00016"), 1280, 720, NO_MICROPHONE
+        browser, product.link("stb", "stb", "stb00016"), 1280, 720, WITNESS, NO_MICROPHONE
     )
     await mute.wait_for_selector(f"body[data-ask-call='{call_id}']")
     assert "收看" in await mute.inner_text("#ask")

@@ -43,6 +43,14 @@ async def alarm_from(product: Product, sid: str, token: str) -> str:
     return str(await until(f"the alarm of {sid}", mine))
 
 
+async def open_alarm(wall: Page, alarm_id: str) -> None:
+    """Clicks the alarm's row, which may be folded under a neighbour's."""
+    await wall.wait_for_selector("[data-alarm]")
+    for fold in await wall.locator(".unfold[aria-expanded=false]").all():
+        await fold.click()
+    await wall.click(f"[data-alarm='{alarm_id}']")
+
+
 async def incident_of(product: Product, alarm_id: str, token: str) -> dict[str, Any]:
     alarm = await asyncio.to_thread(product.get, f"/api/v1/alarms/{alarm_id}", token)
     found = await asyncio.to_thread(product.get, f"/api/v1/incidents/{alarm['incident_id']}", token)

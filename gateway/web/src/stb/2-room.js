@@ -1,37 +1,24 @@
 /* What a box may do about the call of its own alarm, from what the gateway says of it. No page, no clock: node tests it. */
 var BoxRoom = (function () {
   "use strict";
-  /** Is there anything to ask for? Somebody who pressed silently may not be alone before the screen: never by itself. */
-  function wanted(press) {
+  function going(call) {
+    return call.state === "ACTIVE" || call.state === "RECONNECTING";
+  }
+  /** Is the resident to be asked? `news`: {alarm, call: {id, state, joinable}}, what the gateway said last. Somebody who pressed
+   * silently may not be alone before the screen: never by itself. */
+  function asks(press, news) {
     return !!(
       press &&
       press.alarm &&
       !press.silent &&
-      press.kind !== "theft" &&
-      (press.stage === "answered" || press.stage === "dispatched")
+      press.stage !== "closed" &&
+      press.stage !== "cancelled" &&
+      news &&
+      news.alarm === press.alarm &&
+      news.call &&
+      news.call.joinable &&
+      going(news.call)
     );
-  }
-  function going(call) {
-    return call.state === "ACTIVE" || call.state === "RECONNECTING";
-  }
-  /** The call about this alarm in which people talk now, or null. */
-  function open(calls, alarm) {
-    var i;
-    for (i = 0; i < calls.length; i++) {
-      if (calls[i].alarm_id === alarm && going(calls[i])) {
-        return calls[i];
-      }
-    }
-    return null;
-  }
-  function find(calls, id) {
-    var i;
-    for (i = 0; i < calls.length; i++) {
-      if (calls[i].id === id) {
-        return calls[i];
-      }
-    }
-    return null;
   }
   /** Whose picture and sound to play: everybody else who publishes, the gridworker before the desks. */
   function others(call, own) {
@@ -63,7 +50,7 @@ var BoxRoom = (function () {
     }
     return false;
   }
-  return { wanted: wanted, open: open, find: find, others: others, here: here };
+  return { asks: asks, others: others, here: here };
 })();
 if (typeof module !== "undefined" && module.exports) {
   module.exports = BoxRoom;

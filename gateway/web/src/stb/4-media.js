@@ -5,6 +5,7 @@ var BoxMedia = (function () {
     REDIAL_MS = 9000,
     FIRST_MS = 12000,
     STILL_MS = 1000,
+    YOUNG_S = 2, // a playlist that has just begun is too short for some players: ask again when it has grown
     TRIES = 2; // without a single picture, then the next rung of the ladder
   /** Best first: what this WebView is able to do. */
   var LADDER = (BoxPeer.able ? ["webrtc"] : []).concat(BoxHls.kind() ? ["hls"] : [], ["still"]);
@@ -29,6 +30,7 @@ var BoxMedia = (function () {
       lastAt = 0,
       dialledAt = 0,
       mode = LADDER[rung],
+      rungAt = new Date().getTime(),
       tried = 0;
 
     function say(state) {
@@ -73,6 +75,7 @@ var BoxMedia = (function () {
         floor = Math.max(floor, rung);
       }
       mode = LADDER[rung];
+      rungAt = new Date().getTime();
       blanks = 0;
       if (video) {
         host.removeChild(video); // an element that had another source may keep it
@@ -103,7 +106,8 @@ var BoxMedia = (function () {
       }
       if (mode === "hls") {
         hls = BoxHls.open(video, camera, stream, function (status, afterS) {
-          retry(afterS, status === -1);
+          var young = status === -1 && new Date().getTime() - rungAt < FIRST_MS;
+          retry(young ? YOUNG_S : afterS, status === -1 && !young);
         });
       } else {
         call();

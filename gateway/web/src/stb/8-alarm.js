@@ -12,7 +12,7 @@ var BoxAlarm = (function () {
     SILENT_KEPT = 20,
     DAY_MS = 86400000;
 
-  /** `page`: el (the panel), publish, up, flash(text, ms), changed(); mayTalk() whether a call that was refused may still be joined, talk(). */
+  /** `page`: el (the panel), publish, up, flash(text, ms), changed(); heard(alarm, call) of its call; mayTalk() whether a call that was refused may still be joined, talk(). */
   function open(me, page) {
     var press = null,
       seq = 0,
@@ -121,6 +121,7 @@ var BoxAlarm = (function () {
     /** The box's open alarm, whoever pressed the key: another remote, an app, or this page before it was reloaded. */
     function adopt(from) {
       var alarm = from.alarm;
+      page.heard(alarm ? alarm.alarm : null, from.call || null);
       if (alarm && alarm.pid) {
         if (!press || (press.pid !== alarm.pid && BoxPress.over(press))) {
           press = BoxPress.create(alarm.now || now(), alarm.pid, 0, null, alarm.silent || wasSilent(alarm.pid));

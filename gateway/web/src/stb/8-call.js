@@ -12,7 +12,8 @@ var BoxCall = (function () {
     GUARD_MS = 1200, // an OK that was meant for something else, as the question came up
     GONE = [403, 404, 409, 410];
   var devices = navigator.mediaDevices,
-    old = navigator.getUserMedia || navigator.webkitGetUserMedia;
+    old = navigator.getUserMedia || navigator.webkitGetUserMedia,
+    able = !!((devices && devices.getUserMedia) || old);
 
   /** Microphone and camera, or the microphone alone, or null: never anything but after an OK. */
   function capture(done) {
@@ -55,9 +56,11 @@ var BoxCall = (function () {
 
   /** `page`: press() what was pressed, flash(text, ms), busy(yes) while the tiles are to rest, changed(). */
   function open(me, page) {
-    var mayTalk = !!((devices && devices.getUserMedia) || old),
+    var mayTalk = able,
       offered = null, // the call that is asked about
       offeredAt = 0,
+      news = null, // {alarm, call} as the gateway said last
+      asking = null, // the id of a call that is being looked up
       declined = null, // the id of the call to which the resident said no
       opening = false,
       room = null, // {call, leg, stream, publisher, shown: {leg id: Seat}}
@@ -74,46 +77,51 @@ var BoxCall = (function () {
     var el = BoxPage.el;
 
     // ---- what the gateway says ----
-    function poll() {
-      var about = page.press();
-      if (!BoxPeer.able || (!room && !BoxRoom.wanted(about))) {
-        forget();
-        return;
-      }
-      if (now() - lastPoll < POLL_MS) {
-        return;
-      }
-      lastPoll = now();
-      request("GET", "/api/v1/calls?open=1", null, function (status, data) {
-        if (status === 200 && data) {
-          heard(data.calls || []);
-        }
-      });
+    function path(call, more) {
+      return "/api/v1/calls/" + encodeURIComponent(call) + (more || "");
     }
-    function heard(calls) {
-      var about = page.press(),
-        call;
-      if (room) {
-        call = BoxRoom.find(calls, room.call.id);
-        if (BoxRoom.here(call, room.leg)) {
-          room.call = call;
-          seats();
-        } else {
-          end(TEXT.callOver);
+    function look() {
+      var mine = room;
+      if (mine) {
+        if (now() - lastPoll >= POLL_MS) {
+          lastPoll = now();
+          request("GET", path(mine.call.id), null, function (status, data) {
+            if (room === mine && status === 200) {
+              heard(data);
+            } else if (room === mine && GONE.indexOf(status) >= 0) {
+              end(TEXT.callOver);
+            }
+          });
         }
-        return;
+      } else if (!opening) {
+        consider();
       }
-      call = BoxRoom.wanted(about) ? BoxRoom.open(calls, about.alarm) : null;
-      if (!call || call.id === declined || opening) {
+    }
+    function heard(call) {
+      if (BoxRoom.here(call, room.leg)) {
+        room.call = call;
+        seats();
+      } else {
+        room.call = call;
+        end(TEXT.callOver);
+      }
+    }
+    function consider() {
+      var id = BoxRoom.asks(page.press(), news) ? news.call.id : null;
+      if (!BoxPeer.able || id === null || id === declined) {
         forget();
-        return;
+      } else if ((!offered || offered.id !== id) && asking !== id) {
+        asking = id;
+        request("GET", path(id), null, function (status, data) {
+          asking = null;
+          if (status === 200 && !room && news && news.call && news.call.id === id) {
+            offered = data;
+            offeredAt = now();
+            learn();
+            page.changed();
+          }
+        });
       }
-      if (!offered || offered.id !== call.id) {
-        offeredAt = now();
-        learn();
-      }
-      offered = call;
-      page.changed();
     }
     function forget() {
       if (offered && !opening) {
@@ -123,7 +131,7 @@ var BoxCall = (function () {
     }
     /** Where the WebView tells without opening anything whether there is a microphone at all. */
     function learn() {
-      if (devices && devices.enumerateDevices) {
+      if (able && devices && devices.enumerateDevices) {
         devices.enumerateDevices().then(
           function (all) {
             mayTalk = all.some(function (one) {
@@ -161,7 +169,7 @@ var BoxCall = (function () {
       page.changed();
     }
     function join(call, stream) {
-      request("POST", "/api/v1/calls/" + encodeURIComponent(call.id) + "/join", {}, function (status, data) {
+      request("POST", path(call.id, "/join"), {}, function (status, data) {
         if (status === 200 && data && data.leg) {
           enter(data, data.leg, stream);
         } else {
@@ -199,8 +207,7 @@ var BoxCall = (function () {
       return video;
     }
     function publish(mine) {
-      var path =
-        "/api/v1/calls/" + encodeURIComponent(mine.call.id) + "/legs/" + encodeURIComponent(mine.leg) + "/whip";
+      var to = path(mine.call.id, "/legs/" + encodeURIComponent(mine.leg) + "/whip");
       function again(afterS) {
         mine.publisher.close();
         setTimeout(
@@ -212,10 +219,13 @@ var BoxCall = (function () {
           Math.max(AGAIN_MS, (afterS || 0) * 1000)
         );
       }
+      function unable() {
+        end(TEXT.callBad);
+      }
       mine.publisher = BoxPeer.dial(
-        path,
+        to,
         { send: mine.stream },
-        { refused: again, lost: again, failed: again, unable: end }
+        { refused: again, lost: again, failed: again, unable: unable }
       );
     }
     /** Leaves the room. Nothing of the box is open afterwards, whatever the network does. */
@@ -250,7 +260,7 @@ var BoxCall = (function () {
       var mine = room;
       end(TEXT.callLeft);
       if (mine.leg) {
-        request("POST", "/api/v1/calls/" + encodeURIComponent(mine.call.id) + "/hangup", {}, function () {
+        request("POST", path(mine.call.id, "/hangup"), {}, function () {
           return null; // a leg without media is given up by the gateway too
         });
       }
@@ -288,7 +298,7 @@ var BoxCall = (function () {
         note = make("p", "", host),
         mark = make("canvas", "", host),
         who = make("span", "", host),
-        path = "/api/v1/calls/" + encodeURIComponent(call) + "/legs/" + encodeURIComponent(leg.id) + "/whep",
+        from = path(call, "/legs/" + encodeURIComponent(leg.id) + "/whep"),
         closed = false,
         peer = null,
         seen = 0,
@@ -309,7 +319,7 @@ var BoxCall = (function () {
         if (!closed) {
           began = now();
           peer = BoxPeer.dial(
-            path,
+            from,
             { audio: true },
             {
               stream: function (stream) {
@@ -451,7 +461,7 @@ var BoxCall = (function () {
       paint: paint,
       /** Twice a second. `words` is the watermark. */
       tick: function (words) {
-        poll();
+        look();
         if (room) {
           each(function (one, leg) {
             one.knows(leg);
@@ -461,8 +471,9 @@ var BoxCall = (function () {
           paint();
         }
       },
-      /** The gateway has news of this box: ask at once. */
-      wake: function () {
+      /** What the gateway says of the alarm's call, {id, state, joinable} or null. */
+      hear: function (alarm, call) {
+        news = { alarm: alarm, call: call };
         lastPoll = 0;
       },
       talking: function () {
@@ -489,10 +500,10 @@ var BoxCall = (function () {
       /** Said no, or left: the call goes on, and may be joined from the alarm's panel. */
       reoffer: function () {
         declined = null;
-        lastPoll = 0;
+        consider();
       },
       refused: function () {
-        return declined !== null && !room;
+        return declined !== null && !room && BoxRoom.asks(page.press(), news) && news.call.id === declined;
       }
     };
   }

@@ -54,7 +54,7 @@
       },
       state: function (body) {
         alarm.onState(body);
-        call.wake();
+        call.hear(body.alarm, body.call || null);
       },
       up: function () {
         alarm.wake();
@@ -74,6 +74,7 @@
       up: link.up,
       flash: notice,
       changed: paint,
+      heard: call.hear,
       mayTalk: call.refused,
       talk: call.reoffer
     });
