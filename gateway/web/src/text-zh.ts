@@ -45,7 +45,7 @@ export const zh = {
   remove: "删除",
   tour: "轮巡",
   tourOn: "轮巡中",
-  emptyTile: "空画面：从左侧或地图拖一路到这里",
+  emptyTile: "空画面，可拖入摄像机",
   clearTile: "移出画面",
   close: "关闭",
   enlarge: "放大（回车）",
