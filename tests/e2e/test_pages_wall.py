@@ -71,6 +71,21 @@ async def test_a_camera_is_dragged_from_the_tree_and_from_the_map(product: Produ
     assert errors == []
 
 
+async def test_twentyfive_tiles_and_the_page_after_them(product: Product, browser: Browser) -> None:
+    """24 cameras on 25 tiles, each live on its sub-stream; of nine, the third page holds the last six, and the first comes next."""
+    wall, errors = await wall_of(browser, product, "op23", width=1920, height=1080)
+    await wall.click("[data-layout='25']")
+    await expect(wall.locator("[data-tile]")).to_have_count(25)
+    await expect(wall.locator("[data-tile][data-state=live]")).to_have_count(24, timeout=90_000)
+    await wall.click("[data-layout='9']")
+    for first in ("cam010", "cam019", "cam001"):
+        await wall.keyboard.press("PageDown")
+        await expect(wall.locator("[data-tile='0']")).to_have_attribute("data-camera", first)
+        if first == "cam019":
+            await expect(wall.locator("[data-tile][data-camera^=cam]")).to_have_count(6)
+    assert errors == []
+
+
 async def test_layouts_and_tours_follow_the_operator(product: Product, browser: Browser) -> None:
     wall, errors = await wall_of(browser, product, "op12")
     for name, size in (("校门", "4"), ("路口", "1")):

@@ -85,6 +85,34 @@ export async function joinCall(call: Call): Promise<void> {
   }
 }
 
+/** The gateway gives a place away when nothing comes in time (a machine under load, a network that stalls): whoever is still here
+ * takes it again. One that was live was given up elsewhere, by the same user. */
+async function rejoin(own: Joined): Promise<void> {
+  if (joining.value) return;
+  if (own.publisher?.state.value === "live") {
+    leave();
+    return;
+  }
+  joining.value = true;
+  try {
+    const mine = await attempt(() => post<Call>(`/api/v1/calls/${seg(own.call)}/join`));
+    if (joined.value !== own) return;
+    if (!mine?.leg) {
+      leave();
+      return;
+    }
+    own.publisher?.close(true);
+    keep(mine);
+    joined.value = {
+      ...own,
+      leg: mine.leg,
+      publisher: own.stream && new Publisher(`/api/v1/calls/${seg(own.call)}/legs/${seg(mine.leg)}/whip`, own.stream),
+    };
+  } finally {
+    joining.value = false;
+  }
+}
+
 /** Joins the alarm's open call, or opens one and joins that. */
 export async function callAbout(alarm: string): Promise<void> {
   const open = callOf(alarm);
@@ -173,6 +201,10 @@ export function CallPanel() {
   useEffect(() => {
     if (ended && own && call?.id === own.call) leave();
   }, [ended, own, call]);
+  const gone = !ended && (call?.legs.some((leg) => leg.id === own?.leg && leg.left_at !== null) ?? false);
+  useEffect(() => {
+    if (gone && own) void rejoin(own);
+  }, [gone, own]);
   if (!call) return null;
   const inIt = own?.call === call.id;
   const others = call.legs.filter((leg) => leg.publishing && leg.left_at === null && leg.id !== own?.leg);
@@ -284,6 +316,7 @@ export function CallPanel() {
           {inIt && (
             <button type="button" class="danger" data-act="hangup" onClick={() => void hangUp()}>
               {t("hangup")}
+              <kbd>X</kbd>
             </button>
           )}
         </footer>

@@ -17,7 +17,7 @@ import {
 import { AlarmDetail } from "./alarm-detail.tsx";
 import { ArrivalBar, onNewAlarm, tab, watchTouches } from "./arrival-bar.tsx";
 import { api, openSession } from "./api.ts";
-import { callAbout, CallPanel, inboundCalls, joinCall, ringingCall } from "./callpanel.tsx";
+import { callAbout, CallPanel, hangUp, inCall, inboundCalls, joinCall, ringingCall } from "./callpanel.tsx";
 import {
   applyIncident,
   draft,
@@ -282,6 +282,15 @@ function onKey(event: KeyboardEvent): void {
   if (key === "l")
     return act(() => {
       listing.value = listing.value === "alarms" ? "incidents" : "alarms";
+    });
+  if (key === "x" && inCall.value) return act(() => void hangUp());
+  if (key === "j" || key === "k")
+    return act(() => {
+      const rows = [...document.querySelectorAll<HTMLElement>(".queue [data-alarm], .queue [data-incident]")];
+      const at = rows.findIndex((row) => row.getAttribute("aria-current") === "true");
+      const next = rows[at < 0 ? 0 : at + (key === "j" ? 1 : -1)];
+      next?.scrollIntoView({ block: "nearest" });
+      next?.click();
     });
   if (decides.value && (key === "+" || key === "e"))
     return act(() => {
