@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hmac
 import logging
 import signal
 import ssl
@@ -27,11 +26,11 @@ from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
 from gateway.alarms.policy import Actor, AlarmSettings
-from gateway.alarms.press import sign
 from gateway.alarms.roster import Roster, WorkerView
 from gateway.alarms.statistics import Statistics
 from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
+from gateway.box_calls import BoxCalls
 from gateway.callout import Callout
 from gateway.catalog import Catalog
 from gateway.certificates import certificates
@@ -165,13 +164,14 @@ class Gateway:
         )
         self.participants = Participants(store)
         self.callout = Callout(lambda: self.catalog, store, self.roster, alarms.dispatch, now_ms=now_ms)
+        self.box_calls = BoxCalls(store, lambda: self.switchboard.open_calls(), self.devices.publish_all)
         self.desk = AlarmDesk(
             store,
             self.catalog.world,
             alarms,
             roster=self.roster,
             camera_health=self._camera_healthy,
-            publish_mqtt=self.devices.publish_all,
+            publish_mqtt=self.box_calls.publish,
             publish_events=lambda events: self.news.publish(events),
             ring=self._ring_plan,
             reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
@@ -451,7 +451,7 @@ class Gateway:
             full_lineage=lambda codes: self.catalog.full_lineage(codes),
             names=self._display_name,
             duties=self.settings.alarms.duties,
-            verify_box=self._verify_box,
+            verify_box=self.callout.verify_box,
         )
         calls = CallsEdge(
             self.switchboard,
@@ -497,6 +497,7 @@ class Gateway:
             duty_changed=self._duty_changed,
             last_ack=self.callout.last_ack,
             asked_of=self.callout.asked_of,
+            call_of=self.box_calls.of_box,
             now_ms=now_ms,
             mqtt_on=not self.devices.is_off,
             base_map=self.settings.map,
@@ -603,13 +604,10 @@ class Gateway:
         area = self.catalog.district.areas.get(code)
         return area.name if area else self._helper_name(code) or code
 
-    def _verify_box(self, sid: str, text: str, signature: str) -> bool:
-        key = self.catalog.world.box_key(sid)
-        return key is not None and hmac.compare_digest(sign(key, text).encode(), signature.encode())
-
     async def _publish_call_event(self, type: str, data: dict[str, Any], audience: Audience) -> None:
         if type == "call":
             self.witness.desk.on_call(data)
+            await self.box_calls.call_changed(data)
         resource = Resource(
             kind="call",
             id=str(data.get("id") or data.get("call_id")),

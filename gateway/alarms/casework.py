@@ -13,7 +13,8 @@ import datetime
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, func, select, update
+import msgspec
+from sqlalchemy import Connection, func, insert, select, update
 
 from gateway.alarms import follow_up, records
 from gateway.alarms.alarm import Event, Handling, change_handling
@@ -27,7 +28,7 @@ from gateway.alarms.incident import (
     change_incident,
     check_verifier,
 )
-from gateway.alarms.records import Row, alarm_table, incident_table
+from gateway.alarms.records import Row, alarm_table, incident_table, report_table
 from gateway.alarms.task import TaskEvent, TaskState
 from gateway.alarms.tasks import offer_task, settle_tasks
 from gateway.audit import audit, audit_table
@@ -44,6 +45,8 @@ MERGE_M, MERGE_MS = 150.0, 7_200_000
 _AT_WORK = (IncidentState.REPORTED, IncidentState.DISPATCHED, IncidentState.HANDLING)
 _OPEN_TASKS = frozenset({TaskState.OFFERED, TaskState.ACCEPTED, TaskState.EN_ROUTE, TaskState.ON_SCENE})
 _COMES_BACK = (Transition.TAKE_BACK, Transition.SUBMIT, Transition.CANCEL)
+_REPEATED = {Transition.HANDLE: IncidentState.HANDLING, Transition.SUBMIT: IncidentState.VERIFYING}
+"""What a gridworker's phone sends out of its queue, and where that leads."""
 _HANDLING_STEPS = ("incident.dispatch", "incident.handle", "incident.submit")
 
 
@@ -175,12 +178,20 @@ class CaseDesk:
         grid: str | None,
         police: str = "undetermined",
         note: str = "",
+        report_id: str | None = None,
     ) -> Json:
-        """An incident without an alarm: a gridworker's 上报 or a click on the operator's map."""
+        """An incident without an alarm: a gridworker's 上报 or a click on the operator's map.
+
+        report_id: the reporter's own name for it. Like a press it is known for ever by (source, report_id): whoever
+        missed the answer asks again and gets the same, and there is no second incident.
+        """
         now_ms = self._clock()
         incident_id = self._new_id(now_ms)
 
-        def step(c: Connection) -> Row:
+        def step(c: Connection) -> Json:
+            known = _reported(c, str(by), report_id)
+            if known is not None:
+                return known
             row = open_incident(
                 c,
                 incident_id,
@@ -201,9 +212,13 @@ class CaseDesk:
             if severity == 4:
                 brief = {**_brief(row), "position": incident_view(row)["position"]}
                 call_on_everybody(c, f"incident/{incident_id}", brief, now_ms, told=None, peaceful=True)
-            return row
+            view = incident_view(row)
+            if report_id is not None:
+                kept = {"source": str(by), "report_id": report_id, "incident_id": incident_id}
+                c.execute(insert(report_table), {**kept, "answer": msgspec.json.encode(view).decode()})
+            return view
 
-        return incident_view(await self._store.write(step))
+        return await self._store.write(step)
 
     async def list(
         self,
@@ -270,8 +285,8 @@ class CaseDesk:
         note: str = "",
         detail: dict[str, Any] | None = None,
     ) -> Json:
-        """One transition. detail: what belongs to it (worker, satisfied, score, to: 110|12345, into).
-        Raises Conflict, NotAllowed.
+        """One transition. detail: what belongs to it (worker, satisfied, score, to: 110|12345, into). A handler's same
+        step again changes nothing. Raises Conflict, NotAllowed.
         """
         now_ms = self._clock()
         task_id = self._new_id(now_ms)
@@ -281,6 +296,9 @@ class CaseDesk:
             raise NotFound(f"no gridworker or volunteer {worker}")
 
         def step(c: Connection) -> Json:
+            known = records.load_incident(c, incident_id)
+            if _said_before(c, known, transition, by):
+                return incident_view(known)
             row = self._move(c, incident_id, transition, by, now_ms, note, said)
             if transition is Transition.DISPATCH and worker is not None:
                 offer_task(
@@ -467,6 +485,30 @@ class CaseDesk:
         if after in ENDS:
             _close_alarms(c, incident_id, now_ms)
         return row
+
+
+def _reported(connection: Connection, source: str, report_id: str | None) -> Json | None:
+    """What this report was answered the first time."""
+    if report_id is None:
+        return None
+    r = report_table.c
+    query = select(r.answer).where(r.source == source, r.report_id == report_id)
+    answer = connection.execute(query).scalar()
+    return None if answer is None else records.decode(answer)
+
+
+def _said_before(connection: Connection, row: Row, transition: Transition, by: _Actor) -> bool:
+    """Whether this person's very step brought the incident to where it is: a phone that missed the answer says it again."""
+    if _REPEATED.get(transition) != row["state"]:
+        return False
+    flush(connection)
+    a = audit_table.c
+    last = connection.execute(
+        select(a.who)
+        .where(a.subject == f"incident/{row['id']}", a.action == f"incident.{transition}")
+        .order_by(a.id.desc())
+    ).scalar()
+    return bool(last == str(by))
 
 
 def _hand_overs(timeline: list[Json]) -> list[Json]:

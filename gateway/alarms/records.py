@@ -49,6 +49,7 @@ __all__ = [
     "neighbours",
     "press_table",
     "progress_of",
+    "report_table",
     "stamp_incident",
     "store_deadlines",
     "timeline_of",
@@ -105,6 +106,7 @@ alarm_table = Table(
     Column("group_id", Text),
     Column("cleared_at", BigInteger),
     Column("closed_at", BigInteger),
+    Column("call_back", Text),  # JSON {at, sub, name, outcome, note} since the last cancel
 )
 Index(
     "uq_alarm_press",
@@ -183,6 +185,15 @@ incident_table = Table(
 Index("ix_incident_action_by", incident_table.c.action_by)
 Index("ix_incident_reported_at", incident_table.c.reported_at)
 Index("ix_incident_state", incident_table.c.state, incident_table.c.reported_at)
+report_table = Table(
+    "incident_report",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("report_id", Text, primary_key=True),
+    Column("incident_id", Text, nullable=False),
+    Column("answer", Text, nullable=False),  # JSON, as it was given the first time
+    sqlite_with_rowid=False,
+)
 
 CELL_DEGREES = 0.002
 """Side of a cell of the grouping index, over 150 m everywhere south of 47 degrees north, so that 3 x 3

@@ -42,7 +42,9 @@ class Note(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """An incident by hand: from the operator's map, or a gridworker's 上报. The position names its datum."""
+    """An incident by hand: from the operator's map, or a gridworker's 上报. The position names its datum.
+
+    report_id: the sender's own name for the report, so that it can be sent again until it is answered."""
 
     type: str
     lat: Annotated[float, msgspec.Meta(ge=-90, le=90)]
@@ -52,6 +54,7 @@ class Report(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     police: Literal["yes", "no", "undetermined"] = "undetermined"
     place_label: str = ""
     note: str = ""
+    report_id: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
 
 
 class Move(msgspec.Struct, kw_only=True):
@@ -244,6 +247,7 @@ class AlarmsEdge:
         view = await self._cases.report(
             actor(who), type=said.type, severity=said.severity, police=said.police, position=position,
             place_label=said.place_label, district=district, street=street, community=community, grid=grid, note=said.note,
+            report_id=said.report_id,
         )  # fmt: skip
         return json_response(view, status=201)
 

@@ -49,7 +49,8 @@ def call_resource(call: Call) -> Resource:
 
 
 def participant(principal: Principal) -> Participant:
-    return Participant(id=principal.sub, name=principal.name or principal.sub, role=principal.role)
+    name = principal.name or (f"居民 {principal.sub}" if principal.role is Role.STB else principal.sub)
+    return Participant(id=principal.sub, name=name, role=principal.role)
 
 
 class Sos(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

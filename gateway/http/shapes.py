@@ -421,6 +421,12 @@ class Mqtt(Shape):
     password: str
 
 
+class BoxCall(Shape):
+    id: str
+    state: calls.CallState
+    joinable: bool
+
+
 class Box(Shape):
     sid: str
     key: str
@@ -430,6 +436,7 @@ class Box(Shape):
     cameras: list[Named]
     mqtt: Mqtt | None
     alarm: dict[str, Any] | None
+    call: BoxCall | None
     now: int
 
 

@@ -147,6 +147,33 @@ async def test_a_task_with_photos_and_a_follow_up_by_the_box(bench: Bench) -> No
     ] == []
 
 
+async def test_a_report_whose_answer_was_lost_is_sent_again_without_harm(bench: Bench) -> None:
+    lat, lon = CORNERS["a2"]
+    said = {
+        "type": "消防隐患",
+        "lat": lat + 0.01,
+        "lon": lon + 0.01,
+        "datum": "wgs84",
+        "report_id": "phone-1",
+    }
+    worker, operator = bench.bearer("worker", "wa2"), bench.bearer("operator", "op")
+    at_once = await asyncio.gather(
+        *(done(bench, "POST", "/api/v1/incidents", worker, said, 201) for _ in range(2))
+    )
+    first = at_once[0]
+    assert at_once == [first, first]
+    photos, picture = f"/api/v1/incidents/{first['id']}/photos", jpeg()
+    headers = {"Content-Type": "image/jpeg"}
+    sent = [await bench.call("POST", photos, worker, data=picture, headers=headers) for _ in range(2)]
+    assert sent[0] == sent[1]
+    assert len((await done(bench, "GET", photos, worker))["photos"]) == 1
+    await done(bench, "POST", f"/api/v1/incidents/{first['id']}/cancel", operator, {})
+    assert await done(bench, "POST", "/api/v1/incidents", worker, said, 201) == first
+    # the name is the sender's own, and must be a name
+    assert (await done(bench, "POST", "/api/v1/incidents", operator, said, 201))["id"] != first["id"]
+    await done(bench, "POST", "/api/v1/incidents", worker, {**said, "report_id": "a b"}, 400)
+
+
 async def test_a_desk_follows_up_by_phone_in_its_own_area_only(bench: Bench) -> None:
     worker = bench.bearer("worker", "wa2")
     _, incident = await alarm_incident(bench, "a2", "phone-1")

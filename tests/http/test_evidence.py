@@ -248,6 +248,14 @@ async def test_recording_is_refused_with_a_reason_before_the_disk_is_full(tmp_pa
         call_id, leg, worker = await claimed(bench)
         path = f"/api/v1/calls/{call_id}/legs/{leg}/whip"
         async with publishing(bench.client, bench.gateway.base_url, path, worker):
+
+            async def tracks() -> list[str]:
+                _, call = await bench.call("GET", f"/api/v1/calls/{call_id}", worker)
+                return call["legs"][0]["tracks"]
+
+            await until(
+                tracks, lambda seen: seen == ["audio", "video"], why="both tracks come, each by itself"
+            )
             (clip,) = await until(lambda: clips(bench, f"call_id={call_id}"), bool)
         assert clip["state"] == "failed"
         assert clip["reason"].startswith("disk_full:")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import web
-from running_gateway import STREET_A, STREET_B, Bench, running_gateway, write_files
+from running_gateway import KEY, STREET_A, STREET_B, Bench, running_gateway, write_files
 
 from gateway.errors import NotAllowed
+from gateway.identity import device_password
 from gateway.notify import read_receipt, sign
+from simulators.mqtt import Client
 
 SECRET = "between the gateway and its provider"
 
@@ -186,8 +188,38 @@ async def test_help_is_more_than_the_call_one_is_in(tmp_path: Path) -> None:
         assert before["end_reason"] == "superseded"
 
 
+@asynccontextmanager
+async def box_state(
+    bench: Bench, sid: str
+) -> AsyncIterator[Callable[[Callable[[Any], bool]], Awaitable[Any]]]:
+    """Waits until the retained state of this box, as it gets it from the broker, is as asked."""
+    state: list[Any] = [None]
+    came = asyncio.Event()
+
+    def keep(topic: str, payload: bytes) -> None:
+        state[0] = json.loads(payload) if payload else None
+        came.set()
+
+    client = Client(sid, on_message=keep)
+    assert bench.gateway.devices.address is not None
+    await client.connect(*bench.gateway.devices.address, password=device_password(bytes.fromhex(KEY), sid))
+    await client.subscribe(f"pd/v1/stb/{sid}/state")
+
+    async def until(right: Callable[[Any], bool]) -> Any:
+        async with asyncio.timeout(20):
+            while not right(state[0]):
+                came.clear()
+                await came.wait()
+        return state[0]
+
+    try:
+        yield until
+    finally:
+        client.disconnect()
+
+
 async def test_the_box_of_the_alarm_joins_by_an_ok_and_no_other_box(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path) as bench:
+    async with running_gateway(tmp_path) as bench, box_state(bench, "box-a1") as state:
         await bench.on_duty("wa", "a1")
         call_id = await bench.call_of((await bench.press("a1"))["alarm"])
         path = f"/api/v1/calls/{call_id}"
@@ -196,6 +228,9 @@ async def test_the_box_of_the_alarm_joins_by_an_ok_and_no_other_box(tmp_path: Pa
             call_id
         ]
         assert (await bench.call("GET", "/api/v1/calls?open=1", neighbour))[1]["calls"] == []
+        ringing = {"id": call_id, "state": "RINGING", "joinable": False}
+        assert (await bench.call("GET", "/api/v1/stb/me", box))[1]["call"] == ringing
+        assert (await bench.call("GET", "/api/v1/stb/me", neighbour))[1]["call"] is None
         assert (await bench.call("POST", f"{path}/join", neighbour, json={}))[0] == 403
         status, joined = await bench.call("POST", f"{path}/join", box, json={})
         assert status == 200
@@ -207,5 +242,15 @@ async def test_the_box_of_the_alarm_joins_by_an_ok_and_no_other_box(tmp_path: Pa
         assert joined["state"] == "RINGING", "a box is never waited for"
         worker = bench.bearer("worker", "wa")
         assert (await bench.call("POST", f"{path}/claim", worker, json={}))[0] == 200
+        answered = {"id": call_id, "state": "CLAIMED", "joinable": True}
+        await state(lambda told: told["stage"] == "dispatched" and told.get("call") == answered)
+        assert (await bench.call("GET", "/api/v1/stb/me", box))[1]["call"] == answered
         status, left = await bench.call("POST", f"{path}/hangup", box, json={})
         assert (status, left["state"]) == (200, "CLAIMED"), "it leaves, the call goes on"
+        operator = bench.bearer("operator", "op")
+        alarm = f"/api/v1/alarms/{left['alarm_id']}"
+        assert (await bench.call("POST", f"{alarm}/acknowledge", operator, json={}))[0] == 200
+        await state(lambda told: told.get("call") == answered)
+        assert (await bench.call("POST", f"{path}/hangup", worker, json={}))[0] == 200
+        assert (await state(lambda told: "call" not in told))["alarm"] == left["alarm_id"]
+        assert (await bench.call("GET", "/api/v1/stb/me", box))[1]["call"] is None

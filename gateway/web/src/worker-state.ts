@@ -142,7 +142,10 @@ export async function sendPhoto(path: string, photo: Blob): Promise<{ sha256: st
   }
 }
 
-/** An event of one's own with its photos. Null: kept for later. */
+export const newReportId = (): string =>
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+
+/** An event of one's own with its photos; `body` has a `report_id`. Null: kept for later. */
 export async function sendReport<T extends { id: string }>(body: unknown, photos: Blob[]): Promise<T | null> {
   const path = "/api/v1/incidents";
   let made: T;
