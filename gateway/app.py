@@ -203,6 +203,7 @@ class Gateway:
             on_no_answer=self._on_no_answer,
             on_opened=self.desk.on_call,
             on_missed=self._on_missed,
+            on_hung_up=self.cases.on_hung_up,
             notify=self.provider.deliver,
             clock=now_ms,
         )

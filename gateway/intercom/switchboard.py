@@ -89,8 +89,8 @@ class Switchboard:
     position): one worker as the ranking sees it, None if it is unknown or off duty. ring(worker_id, message):
     MQTT `w/{wid}/call`. notify(notice): the provider that reaches phones (None: there is none). publish_event(type, data, audience): the event channel. close_media(owner): ends
     media sessions of that owner. on_accepted(alarm_id, worker_id, name, eta_s), on_no_answer(alarm_id,
-    reason), on_opened(alarm_id, call_id), on_missed(call_id, worker_id, alarm_id) tell the alarm desk; they
-    may be repeated after a crash and raise to be tried again. clock: UTC milliseconds.
+    reason), on_opened(alarm_id, call_id), on_missed(call_id, worker_id, alarm_id), on_hung_up(alarm_id, worker_id, call_id: the caller
+    hung up as this worker answered) tell the alarm desk; they may be repeated after a crash and raise to be tried again. clock: UTC milliseconds.
     """
 
     def __init__(
@@ -107,6 +107,7 @@ class Switchboard:
         on_no_answer: Callable[[str, str], Awaitable[None]],
         on_opened: Callable[[str, str], Awaitable[None]],
         on_missed: Callable[[str, str | None, str | None], Awaitable[None]],
+        on_hung_up: Callable[[str, str, str], Awaitable[None]] | None = None,
         notify: Callable[[Json], Awaitable[None]] | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         new_id: Callable[[], str] = lambda: str(ULID()),
@@ -123,6 +124,7 @@ class Switchboard:
             on_no_answer=on_no_answer,
             on_opened=on_opened,
             on_missed=on_missed,
+            on_hung_up=on_hung_up,
             clock=clock,
         )
         self.receipts = Receipts()
@@ -258,6 +260,8 @@ class Switchboard:
 
         def claim_it(connection: Connection) -> list[_Moved]:
             before = self._load(connection, call_id)
+            if ledger.answered_too_late(connection, before, by, now_ms):
+                return [_Moved(before, ())]
             won = self._move(connection, before, Claim(participant=by, device=device), now_ms)
             if by.side is not Side.WORKER or won.call.answered_at == before.answered_at:
                 return [won]
@@ -272,7 +276,10 @@ class Switchboard:
                     moved.append(self._move(connection, other, Busy(worker_id=by.id, reason="busy"), now_ms))
             return moved
 
-        return (await self._write(claim_it)).call
+        claimed = (await self._write(claim_it)).call
+        if claimed.ended:
+            raise Conflict("the caller has hung up", state=claimed.state.value, end_reason="cancelled")
+        return claimed
 
     async def decline(self, call_id: str, worker_id: str) -> Call:
         """This worker won't come; the next one rings at once."""
@@ -321,14 +328,19 @@ class Switchboard:
         self.receipts.count(before, call, worker_id, channel)
         return call
 
-    async def cancel_alarm(self, alarm_id: str) -> None:
-        """The alarm is over: what still rings for it falls silent. A call that was answered goes on."""
+    async def cancel_alarm(self, alarm_id: str, *, at_ms: int | None = None, hung_up: bool = False) -> None:
+        """The alarm is over: what still rings for it falls silent. A call that was answered goes on, unless the caller
+        hung up (`hung_up`: the resident cancelled) before anybody could speak. A desk's own call after `at_ms` goes on."""
+        ends = (
+            (CallState.RINGING, CallState.CLAIMED, CallState.CONNECTING) if hung_up else (CallState.RINGING,)
+        )
 
         def cancel(connection: Connection) -> list[_Moved]:
             moved = []
             for call_id in tables.open_for(connection, alarm_id):
                 call = self._load(connection, call_id)
-                if call.state is CallState.RINGING:
+                later = at_ms is not None and call.opened_by is not None and call.opened_at > at_ms
+                if call.state in ends and not later:
                     moved.append(self._move(connection, call, Cancel(), self._clock()))
             return moved
 
