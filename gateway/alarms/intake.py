@@ -76,17 +76,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """A press ready to be recorded. alarm_id: the id it gets should it be a new alarm."""
+    """A press ready to be recorded. alarm_id: the id it gets should it be a new alarm. origin: `stb`, or `worker` for a
+    gridworker's call for help, whose id is `press.sid` then."""
 
     press: Press
     place: Place
     alarm_id: str
     now_ms: int
     via: str
+    origin: str = "stb"
 
     @property
     def source(self) -> str:
-        return f"stb/{self.press.sid}"
+        return f"{self.origin}/{self.press.sid}"
 
 
 def place_of(world: World, sid: str, camera_id: str | None, *, prefer: PlaceKind = PlaceKind.CAMERA) -> Place:
@@ -170,7 +172,7 @@ def _new_alarm(
 ) -> Row:
     press, now_ms = admitted.press, admitted.now_ms
     group = None
-    if admitted.place.position is not None and press.kind is not Kind.TEST:
+    if admitted.place.position is not None and press.kind not in records.ALONE:
         group = _group(
             connection, admitted.place.position, group_radius_m, now_ms - group_ms, admitted.source
         )
@@ -293,10 +295,12 @@ def _repeat(connection: Connection, row: Row, again: list[Admitted]) -> None:
         count=len(again),
         kind=last.press.kind,
     )
-    for admitted in again:
+    for admitted in again if last.origin == "stb" else ():
         announce_ack(
             connection, last.press.sid, ack(admitted.press.pid, row["id"], Stage.PERSISTED, admitted.now_ms)
         )
+    if last.press.kind is Kind.SOS:  # its call may be over by now
+        announce_ring(connection, {**row, "press_id": last.press.pid})
     announce_alarm(connection, row, records.load_deadlines(connection, row["id"]))
 
 

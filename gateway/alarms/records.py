@@ -25,12 +25,13 @@ from sqlalchemy import (
 )
 
 from gateway.alarms.escalation import DeadlineKind, Level, Progress
-from gateway.alarms.press import PlaceKind
+from gateway.alarms.press import Kind, PlaceKind
 from gateway.errors import NotFound
 from gateway.geo import Position
 from gateway.store import Prepared, defer, metadata
 
 __all__ = [
+    "ALONE",
     "Row",
     "add_press",
     "add_timeline",
@@ -184,6 +185,8 @@ Index("ix_incident_action_by", incident_table.c.action_by)
 Index("ix_incident_reported_at", incident_table.c.reported_at)
 Index("ix_incident_state", incident_table.c.state, incident_table.c.reported_at)
 
+ALONE = (Kind.TEST, Kind.SOS)
+"""Kinds that neither join a group nor lead one: no gridworker is rung for them, and a press near by must ring."""
 CELL_DEGREES = 0.002
 """Side of a cell of the grouping index, over 150 m everywhere south of 47 degrees north, so that 3 x 3
 cells cover the radius.
@@ -212,6 +215,7 @@ _NEIGHBOURS = Prepared(
         alarm_table.c.received_at >= bindparam("since"),
         alarm_table.c.closed_at.is_(None),
         alarm_table.c.verified,
+        *(alarm_table.c.kind != kind.value for kind in ALONE),
     )
 )
 _UPDATES: dict[tuple[str, ...], Prepared] = {}

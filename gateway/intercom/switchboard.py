@@ -213,10 +213,13 @@ class Switchboard:
         position: Position | None,
         place_label: str,
         sos: bool = False,
+        alarm_id: str | None = None,
+        press_id: str | None = None,
     ) -> Call:
         """A gridworker calls the command center: its desks ring.
 
-        The same worker again gets the call that is open. sos: for help; it ends whatever call the worker is in.
+        The same worker again gets the call that is open. sos: for help; it ends whatever call the worker is in. alarm_id:
+        the alarm that it raised; press_id: its name for this one, by which it gets the same call again, ended or not.
         """
         now_ms = self._clock()
         call = replace(
@@ -228,9 +231,14 @@ class Switchboard:
             position=position,
             place_label=place_label,
             grid=lineage[-1] if lineage else None,
+            alarm_id=alarm_id,
         )
+        opened_for = None if press_id is None else f"worker/{by.id}/{press_id}"
 
         def open_it(connection: Connection) -> list[_Moved]:
+            before = None if opened_for is None else tables.opened_for(connection, opened_for)
+            if before is not None:
+                return [_Moved(self._load(connection, before), ())]
             moved = []
             for known in tables.involving(connection, by.id):
                 other = self._load(connection, known)
@@ -240,7 +248,7 @@ class Switchboard:
                     if not sos:
                         raise Conflict("you are in another call", call_id=other.id)
                     moved.append(self._move(connection, other, Supersede(), now_ms))
-            tables.insert_call(connection, call, opened_for=None)
+            tables.insert_call(connection, call, opened_for=opened_for)
             ledger.record_opening(connection, call, ledger.who(by), now_ms)
             return [self._move(connection, call, Join(participant=by), now_ms), *moved]
 

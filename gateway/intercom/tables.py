@@ -216,9 +216,9 @@ def save(connection: Connection, before: Call, after: Call) -> None:
     _write_parts(connection, after, legs=before.legs, rung=before.rung)
 
 
-def opened_for(connection: Connection, alarm_id: str) -> str | None:
-    """The call that this alarm's commit opened, ended or not."""
-    row = _OPENED_FOR.first(connection, {"of_alarm": alarm_id})
+def opened_for(connection: Connection, name: str) -> str | None:
+    """The call that this alarm's commit (or a gridworker's call for help, `worker/{id}/{press}`) opened, ended or not."""
+    row = _OPENED_FOR.first(connection, {"of_alarm": name})
     return None if row is None else row[0]
 
 
