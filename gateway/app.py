@@ -497,6 +497,7 @@ class Gateway:
             watchable_leg=self.switchboard.watchable_leg,
             call_resource=calls.resource,
             leg_resource=calls.leg_resource,
+            watching_changed=self.switchboard.watching_changed,
             draining=lambda: self.draining,
         )
         people = PeopleEdge(

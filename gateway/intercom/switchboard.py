@@ -42,6 +42,7 @@ from gateway.intercom.model import (
     Hangup,
     Input,
     Join,
+    Leg,
     MediaChanged,
     MediaLost,
     Participant,
@@ -51,6 +52,7 @@ from gateway.intercom.model import (
     RingWorkers,
     Side,
     Supersede,
+    WatchChanged,
 )
 from gateway.intercom.outgoing import Audience, Outgoing, Receipts
 from gateway.intercom.plan import choose, ring_request, ring_until
@@ -133,7 +135,7 @@ class Switchboard:
         self._timers = Timers(settings)
         # Bounded by the legs there are: of each only the newest word of the media plane counts.
         self._media: dict[tuple[str, str], frozenset[str]] = {}
-        self._recording: dict[tuple[str, str], bool] = {}
+        self._flags: dict[tuple[str, str, type[RecordingChanged | WatchChanged]], bool] = {}
         self._wake = asyncio.Event()
         self._paused_until = 0
         self._resting: dict[str, int] = {}
@@ -162,9 +164,7 @@ class Switchboard:
         return [moved.call for moved in opened]
 
     async def ring_for_alarm(self, brief: AlarmBrief, by: Participant) -> Call:
-        """An operator asks for a call about an alarm: joins the one that is open, else rings as the
-        alarm's commit does.
-        """
+        """An operator asks for a call about an alarm: joins the one that is open, else rings as its commit does."""
         now_ms = self._clock()
         call = replace(self._new_call(CallKind.ALARM, brief, now_ms), opened_by=by)
         ranked = self._rank(call.position, call.grid, frozenset())
@@ -426,9 +426,16 @@ class Switchboard:
 
     def recording_changed(self, source: str, recording: bool) -> None:
         """The evidence desk: this leg is being written down, or no more. Cheap."""
-        key = leg_of_source(source)
+        self._flag(source, RecordingChanged, recording)
+
+    def watching_changed(self, owner: str, watching: bool) -> None:
+        """The media edge: the leg that owns this media watches somebody, or nobody any more. Cheap."""
+        self._flag(owner, WatchChanged, watching)
+
+    def _flag(self, leg: str, what: type[RecordingChanged | WatchChanged], on: bool) -> None:
+        key = leg_of_source(leg)
         if key is not None:
-            self._recording[key] = recording
+            self._flags[*key, what] = on
             self._wake.set()
 
     def media_lost(self, source: str, reason: str) -> None:
@@ -452,6 +459,7 @@ class Switchboard:
                 for leg in call.present:
                     gone: list[Input] = [MediaLost(leg_id=leg.id)] if leg.publishing else []
                     gone += [RecordingChanged(leg_id=leg.id, recording=False)] if leg.recording else []
+                    gone += [WatchChanged(leg_id=leg.id, watching=False)] if leg.watching else []
                     for given in gone:
                         result = self._move(connection, call, given, now_ms)
                         call = result.call
@@ -481,23 +489,25 @@ class Switchboard:
         if now_ms < self._paused_until:
             return
         media, self._media = self._media, {}
-        recording, self._recording = self._recording, {}
+        flags, self._flags = self._flags, {}
         async with asyncio.TaskGroup() as group:
             for (call_id, leg_id), tracks in media.items():
                 group.create_task(self._tell_media(call_id, leg_id, tracks), name=f"call-media-{call_id}")
-            for (call_id, leg_id), on in recording.items():
-                group.create_task(self._tell_recording(call_id, leg_id, on), name=f"call-recording-{call_id}")
+            for (call_id, leg_id, what), on in flags.items():
+                group.create_task(self._tell_flag(call_id, leg_id, what, on), name=f"call-flag-{call_id}")
             for call_id in self._timers.due(now_ms):
                 group.create_task(self._elapse(call_id), name="call-timer")
 
     def _wait_s(self) -> float | None:
         at = self._timers.next_deadline()
-        if self._media or self._recording or (at is not None and at < self._paused_until):
+        if self._media or self._flags or (at is not None and at < self._paused_until):
             at = self._paused_until
         return None if at is None else max(0.0, (at - self._clock()) / 1000)
 
     async def _elapse(self, call_id: str) -> None:
-        known = self._open[call_id]
+        known = self._open.get(call_id)
+        if known is None:
+            return
         now_ms = self._clock()
         request = ring_request(known, now_ms, self._settings)
         ranked: Sequence[RankedWorker] = ()
@@ -524,29 +534,32 @@ class Switchboard:
             self._timers.set(still, not_before=self._resting.pop(call_id, 0))
 
     async def _tell_media(self, call_id: str, leg_id: str, tracks: frozenset[str]) -> None:
-        def tell(connection: Connection) -> list[_Moved]:
-            call = self._load(connection, call_id)
-            leg = call.leg(leg_id)
-            if call.ended or leg is None or leg.left_at is not None or leg.tracks == tracks:
-                return [_Moved(call, ())]
-            given = MediaChanged(leg_id=leg_id, tracks=tracks) if tracks else MediaLost(leg_id=leg_id)
-            return [self._move(connection, call, given, self._clock())]
-
-        if not await self._supervised(call_id, tell):
+        given = MediaChanged(leg_id=leg_id, tracks=tracks) if tracks else MediaLost(leg_id=leg_id)
+        if not await self._tell(call_id, leg_id, given, lambda leg: leg.tracks != tracks):
             self._media.setdefault((call_id, leg_id), tracks)
 
-    async def _tell_recording(self, call_id: str, leg_id: str, on: bool) -> None:
+    async def _tell_flag(
+        self, call_id: str, leg_id: str, what: type[RecordingChanged | WatchChanged], on: bool
+    ) -> None:
+        given: Input
+        if what is WatchChanged:
+            given, name = WatchChanged(leg_id=leg_id, watching=on), "watching"
+        else:
+            given, name = RecordingChanged(leg_id=leg_id, recording=on), "recording"
+        if not await self._tell(call_id, leg_id, given, lambda leg: getattr(leg, name) != on):
+            self._flags.setdefault((call_id, leg_id, what), on)
+
+    async def _tell(self, call_id: str, leg_id: str, given: Input, new: Callable[[Leg], bool]) -> bool:
+        """What concerns one leg, if it is there and that is new. False when it shall be tried again."""
+
         def tell(connection: Connection) -> list[_Moved]:
             call = self._load(connection, call_id)
             leg = call.leg(leg_id)
-            if call.ended or leg is None or leg.left_at is not None or leg.recording == on:
+            if call.ended or leg is None or leg.left_at is not None or not new(leg):
                 return [_Moved(call, ())]
-            return [
-                self._move(connection, call, RecordingChanged(leg_id=leg_id, recording=on), self._clock())
-            ]
+            return [self._move(connection, call, given, self._clock())]
 
-        if not await self._supervised(call_id, tell):
-            self._recording.setdefault((call_id, leg_id), on)
+        return await self._supervised(call_id, tell)
 
     async def _supervised(self, call_id: str, fn: Callable[[Connection], list[_Moved]]) -> bool:
         """One call's trouble is not the others'. False when it shall be tried again."""

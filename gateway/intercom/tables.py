@@ -107,6 +107,8 @@ call_legs = Table(
     Column("restarts", Integer, nullable=False),
     Column("left_at", BigInteger),
     Column("recording", Boolean, nullable=False, server_default=false()),
+    Column("watching", Boolean, nullable=False, server_default=false()),
+    Column("unwatched_at", BigInteger),
 )
 
 call_rings = Table(
@@ -338,6 +340,8 @@ def _leg_row(leg: Leg) -> dict[str, Any]:
         "restarts": leg.restarts,
         "left_at": leg.left_at,
         "recording": leg.recording,
+        "watching": leg.watching,
+        "unwatched_at": leg.unwatched_at,
     }
 
 
@@ -353,6 +357,8 @@ def _leg(row: Any) -> Leg:
         restarts=row["restarts"],
         left_at=row["left_at"],
         recording=bool(row["recording"]),
+        watching=bool(row["watching"]),
+        unwatched_at=row["unwatched_at"],
     )
 
 
