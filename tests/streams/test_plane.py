@@ -189,7 +189,7 @@ async def test_lost_packets_are_sent_again():
 @both_loops
 async def test_keyframe_request_is_served_from_the_cache():
     async with running_plane("cam001") as plane:
-        feed = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip(gop=250, frames=60))
+        feed = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip(gop=1_000, frames=500))
         for _ in range(5):
             feed.push()
         client = WhepClient()
