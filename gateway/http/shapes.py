@@ -470,6 +470,7 @@ class Leg(Shape):
     left_at: int | None
     lost_at: int | None
     restarts: int
+    watching: bool
 
 
 class Call(Shape):

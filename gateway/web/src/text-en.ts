@@ -83,6 +83,7 @@ export const en: Record<keyof typeof zh, string> = {
   "kind.fire": "Fire",
   "kind.medical": "Medical",
   "kind.test": "Test",
+  "kind.sos": "Gridworker SOS",
   silent: "Silent",
   "handling.NEW": "New",
   "handling.SHOWN": "Waiting",

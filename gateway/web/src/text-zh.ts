@@ -81,6 +81,7 @@ export const zh = {
   "kind.fire": "火情",
   "kind.medical": "急救",
   "kind.test": "测试",
+  "kind.sos": "网格员求援",
   silent: "静默",
   "handling.NEW": "新报警",
   "handling.SHOWN": "待接警",
