@@ -18,7 +18,14 @@ from evidence_clients import until
 from netem import Relay
 from webrtc_clients import WhepClient, WhipClient
 
-CALLS = {"dead_s": 2, "restart_s": [0.5, 1.0], "no_answer_s": 2, "ring_next_s": 1, "join_s": 1, "publish_s": 60}
+CALLS = {
+    "dead_s": 2,
+    "restart_s": [0.5, 1.0],
+    "no_answer_s": 2,
+    "ring_next_s": 1,
+    "join_s": 1,
+    "publish_s": 60,
+}
 
 
 async def connect(
