@@ -56,8 +56,9 @@ from gateway.intercom.model import (
 )
 from gateway.intercom.outgoing import Audience, Outgoing, Receipts
 from gateway.intercom.plan import choose, ring_request, ring_until
+from gateway.intercom.reader import CallReader
 from gateway.intercom.timers import Timers
-from gateway.intercom.view import leg_of_source, media_owner, source_id
+from gateway.intercom.view import leg_of_source, media_owner
 from gateway.store import Store
 
 __all__ = ["AlarmBrief", "Audience", "Switchboard"]
@@ -83,7 +84,7 @@ class _Moved:
         return _Moved(self.call, (*earlier.effects, *self.effects))
 
 
-class Switchboard:
+class Switchboard(CallReader):
     """All calls of this gateway. `await start()` once, then `await run()` in a task; every method is for the
     loop's thread.
 
@@ -114,7 +115,7 @@ class Switchboard:
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         new_id: Callable[[], str] = lambda: str(ULID()),
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._settings = settings
         self._rank = rank
         self._pick = pick
@@ -370,62 +371,9 @@ class Switchboard:
 
     # --------------------------------------------------------------------------------------------- reading
 
-    async def get(self, call_id: str) -> Call:
-        """Raises NotFound."""
-        return await self._store.read(lambda connection: self._load(connection, call_id))
-
     def open_calls(self) -> Collection[Call]:
         """Those going on, from memory, as they are on disk."""
         return self._open.values()
-
-    async def calls(self, *, only_open: bool = False, limit: int = 100) -> list[Call]:
-        """Newest first; the caller leaves out what the principal may not see."""
-
-        def read(connection: Connection) -> list[Call]:
-            ids = tables.recent(connection, only_open=only_open, limit=limit)
-            return [self._load(connection, call_id) for call_id in ids]
-
-        return await self._store.read(read)
-
-    async def about(self, alarm_id: str) -> list[Call]:
-        """The calls about this alarm, oldest first."""
-
-        def read(connection: Connection) -> list[Call]:
-            return [self._load(connection, call_id) for call_id in tables.about(connection, alarm_id)]
-
-        return await self._store.read(read)
-
-    async def missed(self, worker_id: str, *, since_ms: int, limit: int = 50) -> list[Call]:
-        """The calls this worker missed, newest first."""
-
-        def read(connection: Connection) -> list[Call]:
-            found = tables.missed(connection, worker_id, since_ms, limit)
-            return [self._load(connection, call_id) for call_id in dict.fromkeys(c for c, _ in found)]
-
-        return await self._store.read(read)
-
-    async def own_leg(self, call_id: str, leg_id: str, participant_id: str) -> tuple[str, str]:
-        """(source id, media owner) for publishing on one's own leg.
-
-        Raises NotFound for anybody else's, or if it left.
-        """
-        call = await self.get(call_id)
-        leg = call.leg(leg_id)
-        if leg is None or leg.left_at is not None or leg.participant.id != participant_id:
-            raise NotFound(f"no leg {leg_id} of yours in call {call_id}")
-        return source_id(call_id, leg_id), media_owner(call_id, leg_id)
-
-    async def watchable_leg(self, call_id: str, leg_id: str, participant_id: str) -> tuple[str, str]:
-        """(source id, media owner) for watching a leg.
-
-        A desk that is not in the call watches under the call's own name.
-        """
-        call = await self.get(call_id)
-        leg = call.leg(leg_id)
-        if leg is None or leg.left_at is not None:
-            raise NotFound(f"no leg {leg_id} in call {call_id}")
-        own = call.leg_of(participant_id)
-        return source_id(call_id, leg_id), media_owner(call_id, own.id if own else None)
 
     # ----------------------------------------------------------------------------------------------- media
 
@@ -604,12 +552,6 @@ class Switchboard:
             lineage=brief.lineage,
             grid=brief.grid,
         )
-
-    def _load(self, connection: Connection, call_id: str) -> Call:
-        call = tables.load(connection, call_id)
-        if call is None:
-            raise NotFound(f"no call {call_id}")
-        return call
 
     def _open_or_relocate(
         self,
