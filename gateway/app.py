@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hmac
 import logging
 import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,11 @@ from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.dispatch import Duty
 from gateway.alarms.policy import Actor, AlarmSettings
-from gateway.alarms.press import sign
 from gateway.alarms.roster import Roster, WorkerView
 from gateway.alarms.statistics import Statistics
 from gateway.alarms.tasks import TaskDesk
 from gateway.audit import audit
+from gateway.box_calls import BoxCalls
 from gateway.callout import Callout
 from gateway.catalog import Catalog
 from gateway.certificates import certificates
@@ -58,7 +57,7 @@ from gateway.http.session import SessionsEdge
 from gateway.http.webhooks import WebhooksEdge
 from gateway.identity import JoinLimits, Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
-from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
+from gateway.intercom.switchboard import Audience, Switchboard
 from gateway.media_setup import credentials_of, ice_servers, make_media
 from gateway.news import AlarmNews
 from gateway.notify import make_provider, notified_by
@@ -66,6 +65,7 @@ from gateway.outbox import Courier
 from gateway.participants import Participants
 from gateway.prewarm import Prewarm
 from gateway.reload import Reloader
+from gateway.ringing import Ringing
 from gateway.settings import Settings
 from gateway.sharing import Sharing
 from gateway.store import Store
@@ -86,7 +86,7 @@ GC_ALLOCATIONS = 20_000
 """A storm of presses makes so many objects that collections at the default of 700 took a tenth of the CPU."""
 CLOCK = SteadyClock(lambda: time.time_ns() // 1_000_000, lambda: time.monotonic_ns() / 1e6)
 LAG_PROBE_S = 0.5
-RIGHTS_CHECK_S = 1.0
+RIGHTS_CHECK_S = 2.0
 LINGER_S = 2.0
 """How long the rest of a body is waited for whose request was refused."""
 
@@ -165,15 +165,16 @@ class Gateway:
         )
         self.participants = Participants(store)
         self.callout = Callout(lambda: self.catalog, store, self.roster, alarms.dispatch, now_ms=now_ms)
+        self.box_calls = BoxCalls(store, lambda: self.switchboard.open_calls(), self.devices.publish_all)
         self.desk = AlarmDesk(
             store,
             self.catalog.world,
             alarms,
             roster=self.roster,
             camera_health=self._camera_healthy,
-            publish_mqtt=self.devices.publish_all,
+            publish_mqtt=self.box_calls.publish,
             publish_events=lambda events: self.news.publish(events),
-            ring=self._ring_plan,
+            ring=lambda plans: self.ringing.plans(plans),
             reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
         )
@@ -207,6 +208,14 @@ class Gateway:
             on_hung_up=self.cases.on_hung_up,
             notify=self.provider.deliver,
             clock=now_ms,
+        )
+        self.ringing = Ringing(
+            lambda: self.catalog,
+            alarms=self.desk,
+            calls=self.switchboard,
+            callout=self.callout,
+            roster=self.roster,
+            now_ms=now_ms,
         )
         passwords = {name: one.password for name, one in configuration.secrets.credentials.items()}
         self.sharing = Sharing(store, hooks_of(self.settings.webhooks, passwords), clock=now_ms)
@@ -453,14 +462,14 @@ class Gateway:
             full_lineage=lambda codes: self.catalog.full_lineage(codes),
             names=self._display_name,
             duties=self.settings.alarms.duties,
-            verify_box=self._verify_box,
+            verify_box=self.callout.verify_box,
         )
         calls = CallsEdge(
             self.switchboard,
             brief_of=self.callout.brief_of,
             whereabouts=self.callout.whereabouts,
             box_of=self.callout.box_of,
-            in_distress=lambda worker_id: self.roster.set_duty(worker_id, Duty.SOS, now_ms=now_ms()),
+            help=self.ringing.help,
             receipt=self.provider.read,
         )
         whep = SessionEndpoint(
@@ -490,6 +499,7 @@ class Gateway:
             watchable_leg=self.switchboard.watchable_leg,
             call_resource=calls.resource,
             leg_resource=calls.leg_resource,
+            watching_changed=self.switchboard.watching_changed,
             draining=lambda: self.draining,
         )
         people = PeopleEdge(
@@ -499,6 +509,7 @@ class Gateway:
             duty_changed=self._duty_changed,
             last_ack=self.callout.last_ack,
             asked_of=self.callout.asked_of,
+            call_of=self.box_calls.of_box,
             now_ms=now_ms,
             mqtt_on=not self.devices.is_off,
             base_map=self.settings.map,
@@ -605,13 +616,10 @@ class Gateway:
         area = self.catalog.district.areas.get(code)
         return area.name if area else self._helper_name(code) or code
 
-    def _verify_box(self, sid: str, text: str, signature: str) -> bool:
-        key = self.catalog.world.box_key(sid)
-        return key is not None and hmac.compare_digest(sign(key, text).encode(), signature.encode())
-
     async def _publish_call_event(self, type: str, data: dict[str, Any], audience: Audience) -> None:
         if type == "call":
             self.witness.desk.on_call(data)
+            await self.box_calls.call_changed(data)
         resource = Resource(
             kind="call",
             id=str(data.get("id") or data.get("call_id")),
@@ -620,14 +628,6 @@ class Gateway:
         )
         to = None if audience.only is None else [audience.only]
         self.events.publish(type, data, resource=resource, to=to)
-
-    async def _ring_plan(self, plans: Sequence[dict[str, Any]]) -> None:
-        """The commit of an alarm opens its call and rings by itself."""
-        full = self.catalog.full_lineage
-        briefs = [
-            AlarmBrief.from_payload({**plan, "lineage": full(tuple(plan["lineage"]))}) for plan in plans
-        ]
-        await self.switchboard.open_for_alarms(briefs)
 
     async def _on_accepted(self, alarm_id: str, worker_id: str, name: str, eta_s: float | None) -> None:
         worker = Actor(sub=worker_id, name=name, role=Role.WORKER)

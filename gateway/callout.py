@@ -5,6 +5,7 @@ Alarms and calls don't know each other; this is the one place that reads both.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import select
 
 from gateway.alarms import announce, follow_up, records
 from gateway.alarms.dispatch import DispatchSettings, WorkerChoice, rank_workers
+from gateway.alarms.press import sign
 from gateway.alarms.roster import Roster
 from gateway.catalog import Catalog
 from gateway.errors import NotFound
@@ -110,6 +112,11 @@ class Callout:
             return None
         kind, _, sid = str(row["source"]).partition("/")
         return sid if kind == "stb" and row["verified"] else None
+
+    def verify_box(self, sid: str, text: str, signature: str) -> bool:
+        """Whether this box has signed that text."""
+        key = self._catalog().world.box_key(sid)
+        return key is not None and hmac.compare_digest(sign(key, text).encode(), signature.encode())
 
     async def last_ack(self, sid: str) -> dict[str, Any] | None:
         """The stage of the box's open alarm, for a page that was reloaded."""

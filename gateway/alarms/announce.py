@@ -215,9 +215,11 @@ def audience_brief(row: Row) -> Json:
 
 
 def announce_ring(connection: Connection, row: Row) -> None:
-    """Opens the alarm's call, which rings gridworkers by itself."""
+    """Opens the alarm's call, which rings by itself: gridworkers, or for a gridworker's call for help the desks."""
     brief = {
         "alarm_id": row["id"],
+        "source": row["source"],
+        "press_id": row["press_id"],
         "kind": row["kind"],
         "silent": bool(row["silent"]),
         "place_label": row["place_label"],

@@ -129,7 +129,7 @@ class AlarmDesk:
             return await self._answer(press.sid, refusal(press.pid, Refusal.UNKNOWN_BOX, now_ms), via)
         genuine = verify(key, press)
         if genuine:
-            known = self._gate.recent(press.sid, press.pid)
+            known = self._gate.recent(f"stb/{press.sid}", press.pid)
             if known is not None:
                 self.counters["known"] += 1
                 return await self._answer(press.sid, known, via)
@@ -150,6 +150,14 @@ class AlarmDesk:
         if was_known:
             self.counters["known"] += 1
             return await self._answer(press.sid, answer, via)
+        self._deadlines_changed.set()
+        return answer
+
+    async def raised(self, admitted: intake.Admitted) -> Json:
+        """A press that is proven without a signature (a gridworker's, by its session): the ack. Raises Unavailable."""
+        self.counters["presses"] += 1
+        answer, was_known = await self._gate.admit(admitted)
+        self.counters["known"] += was_known
         self._deadlines_changed.set()
         return answer
 

@@ -52,9 +52,9 @@ class Gate:
         )
         self.throttled = 0
 
-    def recent(self, sid: str, pid: str) -> Json | None:
+    def recent(self, source: str, pid: str) -> Json | None:
         """The answer that this press got, if it is not too long ago. The database knows for ever."""
-        return self._recent.get((sid, pid))
+        return self._recent.get((source, pid))
 
     def spend(self, name: str, now_ms: int) -> bool:
         """Takes a token of the bucket `name`; False when it is empty."""
@@ -75,7 +75,7 @@ class Gate:
 
     async def admit(self, admitted: intake.Admitted) -> tuple[Json, bool]:
         """The same press that is on its way already gets its answer, so a thousand of them cost one write."""
-        name = admitted.press.sid, admitted.press.pid
+        name = admitted.source, admitted.press.pid
         on_its_way = self._on_their_way.get(name)
         if on_its_way is not None:
             return await asyncio.shield(on_its_way), True
@@ -95,7 +95,7 @@ class Gate:
                 answered.exception()  # taken note of, should nobody wait for it
 
     async def _admit_new(self, admitted: intake.Admitted) -> tuple[Json, bool]:
-        box = self._box(admitted.press.sid, admitted.now_ms)
+        box = self._box(admitted.source, admitted.now_ms)
         if box.tokens >= 1 and not box.waiting:
             box.tokens -= 1
             return (await self._record([admitted]))[0]
@@ -104,7 +104,7 @@ class Gate:
         self.throttled += 1
         future: asyncio.Future[tuple[Json, bool]] = asyncio.get_running_loop().create_future()
         box.waiting.append((admitted, future))
-        self._behind.add(admitted.press.sid)
+        self._behind.add(admitted.source)
         self._throttled.set()
         return await future
 

@@ -77,17 +77,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """A press ready to be recorded. alarm_id: the id it gets should it be a new alarm."""
+    """A press ready to be recorded. alarm_id: the id it gets should it be a new alarm. origin: `stb`, or `worker` for a
+    gridworker's call for help, whose id is `press.sid` then."""
 
     press: Press
     place: Place
     alarm_id: str
     now_ms: int
     via: str
+    origin: str = "stb"
 
     @property
     def source(self) -> str:
-        return f"stb/{self.press.sid}"
+        return f"{self.origin}/{self.press.sid}"
 
 
 def place_of(world: World, sid: str, camera_id: str | None, *, prefer: PlaceKind = PlaceKind.CAMERA) -> Place:
@@ -261,7 +263,9 @@ def _group(connection: Connection, news: Sequence[tuple[Admitted, Row]], groupin
     """Names the alarm that leads its group in each row: the nearest neighbour's leader, or that neighbour itself."""
     if grouping.radius_m <= 0:
         return
-    sited = [(one, row) for one, row in news if row["cell"] is not None and one.press.kind is not Kind.TEST]
+    sited = [
+        (one, row) for one, row in news if row["cell"] is not None and one.press.kind not in records.ALONE
+    ]
     if not sited:
         return
     points = [one.place.position for one, _ in sited if one.place.position is not None]
@@ -312,9 +316,11 @@ def _repeat_alarms(
             count=len(again),
             kind=last.press.kind,
         )
-        for admitted in again:
+        for admitted in again if last.origin == "stb" else ():
             answer = ack(admitted.press.pid, alarm_id, Stage.PERSISTED, admitted.now_ms)
             announce_ack(connection, last.press.sid, answer)
+        if last.press.kind is Kind.SOS:  # its call may be over by now
+            announce_ring(connection, {**row, "press_id": last.press.pid})
         announce_alarm(connection, row, deadlines.get(alarm_id, {}))
 
 

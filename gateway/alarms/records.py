@@ -28,12 +28,13 @@ from sqlalchemy import (
 from sqlalchemy.sql import Executable
 
 from gateway.alarms.escalation import DeadlineKind, Level, Progress
-from gateway.alarms.press import PlaceKind
+from gateway.alarms.press import Kind, PlaceKind
 from gateway.errors import NotFound
 from gateway.geo import Position
 from gateway.store import Prepared, defer, insert_rows, metadata
 
 __all__ = [
+    "ALONE",
     "NOT_ACKNOWLEDGED",
     "Deadlines",
     "Neighbour",
@@ -212,6 +213,8 @@ report_table = Table(
     sqlite_with_rowid=False,
 )
 
+ALONE = (Kind.TEST, Kind.SOS)
+"""Kinds that neither join a group nor lead one: no gridworker is rung for them, and a press near by must ring."""
 CELL_DEGREES = 0.002
 """Side of a cell of the grouping index, over 150 m everywhere south of 47 degrees north, so that 3 x 3
 cells cover the radius.
@@ -450,6 +453,7 @@ def neighbours(
                 a.received_at >= bindparam("since"),
                 a.closed_at.is_(None),
                 a.verified,
+                *(a.kind != kind.value for kind in ALONE),
             ),
         )
         values: dict[str, Any] = {f"a{i}": one for i, one in enumerate(some)}

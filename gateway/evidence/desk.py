@@ -6,6 +6,11 @@ written before the order goes out, so that after a kill each file is known and e
 what was unfinished. A clip is one file; a recording that had to begin anew (the picture's size changed, a restart) has
 several.
 
+What can't be written (no room, a muxer that fails) waits: its row says `failed` and why, once, and it is tried again as
+soon as the disk has room, after an error at `RETRY_FIRST_S`, doubled up to `RETRY_MOST_S`, until its time is over or the
+leg has left. The row without a file that stands for the wait becomes the clip of what is written in the end, and says
+how much too late it begins.
+
 The root wires it with callables; it knows neither streams nor alarms nor calls.
 """
 
@@ -27,7 +32,7 @@ from gateway.audit import audit
 from gateway.errors import Conflict, GatewayError, NotFound, Unavailable
 from gateway.evidence import tables
 from gateway.evidence.keeping import Keeping, KeepingPolicy
-from gateway.evidence.order import LOST, Finished, News, RecordingOrder
+from gateway.evidence.order import LOST, WRITING, Finished, News, RecordingOrder
 from gateway.evidence.recording import Begun, Segment, hash_file, probe
 from gateway.evidence.tables import ClipKind, ClipState, Row
 from gateway.store import Store
@@ -39,6 +44,8 @@ logger = logging.getLogger(__name__)
 PREROLL_SLACK_MS = 500
 RETRY_S = 1.0
 """How long evidence rests when the database can't be written."""
+RETRY_FIRST_S, RETRY_MOST_S = 2.0, 60.0
+"""After how long a recording that failed is tried again: doubled each time, never more than the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +91,21 @@ class _Running:
     number: int = 0
     until_at: int | None = None
     done: int = 0
+    waited: _Waiting | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Waiting:
+    """A recording that could not be written and shall be. clip_id: its row without a file, None if each has one; number: of
+    the file that comes next; since: when the failing began; not_before: no try until then (UTC ms)."""
+
+    clip_id: str | None
+    number: int
+    until_at: int | None
+    reason: str
+    since: int
+    attempt: int
+    not_before: int
 
 
 class EvidenceDesk:
@@ -106,7 +128,8 @@ class EvidenceDesk:
         clock: Callable[[], int],
         new_id: Callable[[int], str],
     ) -> None:
-        self.keeping = Keeping(store, directory, policy.keeping, clock=clock)
+        self._wake = asyncio.Event()
+        self.keeping = Keeping(store, directory, policy.keeping, clock=clock, on_room=self._wake.set)
         self._store = store
         self._directory = directory
         self._policy = policy
@@ -116,10 +139,10 @@ class EvidenceDesk:
         self._clock = clock
         self._new_id = new_id
         self._running: dict[str, _Running] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._sources: dict[str, str] = {}  # legs of calls: source id -> recording id
         # Bounded by the recordings there are: a few entries for each.
         self._work: deque[Callable[[], Awaitable[None]]] = deque()
-        self._wake = asyncio.Event()
         self.counters = {"begun": 0, "complete": 0, "failed": 0, "refused": 0}
 
     @property
@@ -187,8 +210,11 @@ class EvidenceDesk:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.keeping.run(), name="evidence-keeping")
                 while True:
-                    await self._wake.wait()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._wait_s()):
+                            await self._wake.wait()
                     self._wake.clear()
+                    self._wake_waiting()
                     await self._do_work()
         finally:
             await self._do_work()
@@ -197,6 +223,23 @@ class EvidenceDesk:
         """Do this after what waits. It is done again if the database can't be written."""
         self._work.append(work)
         self._wake.set()
+
+    def _wait_s(self) -> float | None:
+        """Until a recording that failed is due again; None: nothing is, or there is no room for any."""
+        due = min((one.not_before for one in self._waiting.values()), default=None)
+        if due is None or self.keeping.refusal is not None:
+            return None
+        return max(0.0, (due - self._clock()) / 1000)
+
+    def _wake_waiting(self) -> None:
+        now_ms = self._clock()
+        for recording_id, one in tuple(self._waiting.items()):
+            if one.until_at is not None and one.until_at <= now_ms:
+                del self._waiting[recording_id]
+            elif self.keeping.refusal is None and one.not_before <= now_ms:
+                # Until it has been tried it is not due again: a database that is away must not make this loop spin.
+                one.not_before = now_ms + round(RETRY_MOST_S * 1000)
+                self.soon(lambda recording_id=recording_id: self._try_again(recording_id))  # type: ignore[misc]
 
     async def _do_work(self) -> None:
         """In order. The only place where the exceptions of one recording end."""
@@ -231,16 +274,28 @@ class EvidenceDesk:
         self._sources[source_id] = row["recording_id"]
         await self._order({**row, "call_id": scene.call_id})
 
-    async def _order(self, row: Row, *, refused: str | None = None, number: int = 1) -> None:
+    async def _order(
+        self, row: Row, *, refused: str | None = None, number: int = 1, waited: _Waiting | None = None
+    ) -> None:
         """The row first, then the order: whatever is written later has somebody who knows it."""
-        refused = refused or self.keeping.refusal
+        no_room = self.keeping.refusal
+        refused = refused or no_room
         if refused:
             row |= {"state": ClipState.FAILED.value, "reason": refused, "to_at": self._clock()}
             self.counters["refused"] += 1
             logger.error("%s is not recorded: %s", row["source_id"], refused)
-        await self._store.write(lambda connection: tables.add(connection, row))
+        known = waited is not None and waited.clip_id == row["id"]
+        await self._store.write(
+            lambda connection: (
+                tables.change(connection, row["id"], **row) if known else tables.add(connection, row)
+            )
+        )
+        self._waiting.pop(row["recording_id"], None)
         if refused:
-            self._forget(row["recording_id"], row["source_id"])
+            if no_room:
+                self._wait(row, str(row["id"]), number=number, reason=no_room, pause_s=0.0, waited=waited)
+            else:
+                self._forget(row["recording_id"], row["source_id"])
             return
         order = RecordingOrder(
             id=row["recording_id"],
@@ -251,7 +306,11 @@ class EvidenceDesk:
             first_number=number,
         )
         self._running[order.id] = _Running(
-            source_id=order.source_id, clip_id=row["id"], number=number, until_at=row["until_at"]
+            source_id=order.source_id,
+            clip_id=row["id"],
+            number=number,
+            until_at=row["until_at"],
+            waited=waited,
         )
         self.counters["begun"] += 1
         try:
@@ -259,7 +318,47 @@ class EvidenceDesk:
         except GatewayError as error:
             await self._on_news(News(recording_id=order.id, finished=Finished(reason=str(error))))
 
+    def _wait(
+        self,
+        row: Row,
+        clip_id: str | None,
+        *,
+        number: int,
+        reason: str,
+        pause_s: float,
+        waited: _Waiting | None,
+    ) -> None:
+        """Try this recording again later. waited: it failed before, and has written nothing since."""
+        now_ms = self._clock()
+        self._waiting[row["recording_id"]] = _Waiting(
+            clip_id=clip_id,
+            number=number,
+            until_at=row["until_at"],
+            reason=reason,
+            since=now_ms if waited is None else waited.since,
+            attempt=1 if waited is None else waited.attempt + 1,
+            not_before=now_ms + round(pause_s * 1000),
+        )
+        self._tell_unwritten(row["source_id"])
+        self._wake.set()
+
+    async def _try_again(self, recording_id: str) -> None:
+        waited = self._waiting.get(recording_id)
+        if waited is None:
+            return  # the leg has left
+        if self.keeping.refusal is not None:
+            waited.not_before = self._clock()  # the room that there was is gone: with the next that comes
+            return
+        rows = await self._store.read(lambda connection: tables.of_recording(connection, recording_id))
+        again = {"state": ClipState.RECORDING.value, "to_at": None, "number": waited.number}
+        fresh = {**_fresh(rows[0]), "id": f"{recording_id}-{waited.number}"}
+        row = next((row for row in rows if row["id"] == waited.clip_id), fresh)
+        await self._order({**row, **again}, number=waited.number, waited=waited)
+
     async def _end(self, recording_id: str) -> None:
+        """The leg has left."""
+        if self._waiting.pop(recording_id, None) is not None:
+            return
         with contextlib.suppress(NotFound):
             await self._stop(recording_id)
 
@@ -275,6 +374,10 @@ class EvidenceDesk:
             await self._on_finished(news.recording_id, running, news.finished.reason)
 
     async def _on_begun(self, recording_id: str, running: _Running, begun: Begun) -> None:
+        first_file = begun.number == running.number and not running.done
+        clip_id = running.clip_id if first_file else f"{recording_id}-{begun.number}"
+        waited = running.waited
+
         def write(connection: Connection) -> None:
             first = tables.of_recording(connection, recording_id)[0]
             values = {
@@ -283,15 +386,16 @@ class EvidenceDesk:
                 "from_at": begun.started_at,
                 **self._preroll(first, begun),
             }
-            if begun.number == running.number and not running.done:
-                tables.change(connection, running.clip_id, **values)
-            else:
+            if not first_file:
                 tables.add(connection, {**_fresh(first), "id": clip_id, "number": begun.number, **values})
+                return
+            if waited is not None:  # what was in the way when it should have begun
+                late = f"begun_late: {(begun.started_at - waited.since) / 1000:.1f} s: {waited.reason}"
+                values["reason"] = "; ".join(filter(None, (values.get("reason"), late)))
+            tables.change(connection, clip_id, **values)
 
-        first_file = begun.number == running.number and not running.done
-        clip_id = running.clip_id if first_file else f"{recording_id}-{begun.number}"
         await self._store.write(write)
-        running.clip_id, running.number = clip_id, begun.number
+        running.clip_id, running.number, running.waited = clip_id, begun.number, None
         self._recorded(running.source_id, True)
 
     def _preroll(self, row: Row, begun: Begun) -> Row:
@@ -334,7 +438,7 @@ class EvidenceDesk:
             return
         now_ms = self._clock()
 
-        def write(connection: Connection) -> None:
+        def write(connection: Connection) -> Row:
             row = tables.load(connection, running.clip_id)
             if row["state"] == ClipState.RECORDING.value:
                 tables.change(
@@ -343,16 +447,35 @@ class EvidenceDesk:
             elif reason and reason != "stopped":
                 told = "; ".join(filter(None, (row["reason"], reason)))
                 tables.change(connection, row["id"], reason=told)
+            return row
 
-        await self._store.write(write)
+        row = await self._store.write(write)
         if not running.done:
             self.counters["failed"] += 1
-        self._forget(recording_id, running.source_id)
+        if self._wanted(running, recording_id, reason, now_ms):
+            attempt = 0 if running.waited is None else running.waited.attempt
+            pause_s = min(RETRY_MOST_S, RETRY_FIRST_S * 2 ** min(attempt, 10))
+            logger.warning("%s is recorded again in %g s: %s", running.source_id, pause_s, reason)
+            del self._running[recording_id]
+            empty = None if row["file"] else str(row["id"])
+            number = running.number + (empty is None)
+            self._wait(row, empty, number=number, reason=reason, pause_s=pause_s, waited=running.waited)
+        else:
+            self._forget(recording_id, running.source_id)
+
+    def _wanted(self, running: _Running, recording_id: str, reason: str, now_ms: int) -> bool:
+        """Whether what ended so shall go on. A camera that can't be had is tried again where it is recorded."""
+        if running.until_at is None:
+            return self._sources.get(running.source_id) == recording_id and reason not in ("", "stopped")
+        return running.until_at > now_ms and reason.startswith(WRITING)
 
     def _forget(self, recording_id: str, source_id: str) -> None:
         self._running.pop(recording_id, None)
         if self._sources.get(source_id) == recording_id:
             del self._sources[source_id]
+        self._tell_unwritten(source_id)
+
+    def _tell_unwritten(self, source_id: str) -> None:
         if source_id.startswith("call/"):
             self._recorded(source_id, False)
 

@@ -44,12 +44,20 @@ class Keeping:
     """`refusal`: why nothing is recorded at this moment; None if it is."""
 
     def __init__(
-        self, store: Store, directory: Path, policy: KeepingPolicy, *, clock: Callable[[], int]
+        self,
+        store: Store,
+        directory: Path,
+        policy: KeepingPolicy,
+        *,
+        clock: Callable[[], int],
+        on_room: Callable[[], None] = lambda: None,
     ) -> None:
+        """on_room: there is room again."""
         self._store = store
         self._directory = directory
         self._policy = policy
         self._clock = clock
+        self._on_room = on_room
         self.refusal: str | None = None
         self.free_octets = 0
         self.pruned = {"retention": 0, "disk_full": 0}
@@ -81,7 +89,9 @@ class Keeping:
             logger.log(
                 logging.ERROR if lacking else logging.INFO, "evidence: %s", refusal or "there is room again"
             )
-        self.refusal = refusal
+        was, self.refusal = self.refusal, refusal
+        if was is not None and refusal is None:
+            self._on_room()
 
     async def _free(self) -> int:
         def look() -> int:

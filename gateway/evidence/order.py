@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from gateway.evidence.recording import Begun, Segment
 
-__all__ = ["DISK_FULL", "LOST", "NO_MEDIA", "Finished", "News", "RecordingOrder", "RecordingSpec"]
+__all__ = ["DISK_FULL", "LOST", "NO_MEDIA", "WRITING", "Finished", "News", "RecordingOrder", "RecordingSpec"]
 
 DISK_FULL = "disk_full"
 NO_MEDIA = "no_media"
 LOST = "worker_lost"
+WRITING = (DISK_FULL, "disk: ", "failed: ")
+"""How the reasons begin that mean: it could not be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,19 +45,21 @@ class PeopleEdge:
         duty_changed: Callable[[str, Duty], Awaitable[None]],
         last_ack: Callable[[str], Awaitable[dict[str, Any] | None]],
         asked_of: Callable[[str], Awaitable[dict[str, Any] | None]],
+        call_of: Callable[[dict[str, Any] | None], dict[str, Any] | None],
         now_ms: Callable[[], int],
         mqtt_on: bool,
         base_map: MapSettings,
     ) -> None:
         """rank(position, limit): the nearest gridworkers; duty_changed(worker, duty): told after the commit;
         last_ack(sid): the stage of the box's open alarm, for a page that was reloaded; asked_of(sid): the incident
-        whose handling the resident is asked about (回访)."""
+        whose handling the resident is asked about (回访); call_of(that stage): the alarm's call."""
         self._catalog = catalog
         self._roster = roster
         self._rank = rank
         self._duty_changed = duty_changed
         self._last_ack = last_ack
         self._asked_of = asked_of
+        self._call_of = call_of
         self._now_ms = now_ms
         self._mqtt_on = mqtt_on
         self._base_map = base_map
@@ -230,6 +232,7 @@ class PeopleEdge:
             if catalog.configs[site.id].visible_to is not Visibility.NONE
             and authorize(exchange.who, Action.CAMERA_VIEW, catalog.resource(site.id)).allowed
         ]
+        last = await self._last_ack(sid)
         mqtt = {"path": "/mqtt", "client_id": sid, "username": sid, "password": device_password(key, sid)}
         return json_response(
             {
@@ -240,7 +243,8 @@ class PeopleEdge:
                 "grid_phone": (grid.phone if grid else None) or (community.phone if community else None),
                 "cameras": visible,
                 "mqtt": mqtt if self._mqtt_on else None,
-                "alarm": await self._last_ack(sid),
+                "alarm": last,
+                "call": self._call_of(last),
                 "follow_up": await self._asked_of(sid),
                 "now": self._now_ms(),
             }

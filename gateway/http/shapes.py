@@ -430,6 +430,12 @@ class Mqtt(Shape):
     password: str
 
 
+class BoxCall(Shape):
+    id: str
+    state: calls.CallState
+    joinable: bool
+
+
 class Box(Shape):
     sid: str
     key: str
@@ -439,6 +445,7 @@ class Box(Shape):
     cameras: list[Named]
     mqtt: Mqtt | None
     alarm: dict[str, Any] | None
+    call: BoxCall | None
     now: int
 
 
@@ -463,6 +470,7 @@ class Leg(Shape):
     left_at: int | None
     lost_at: int | None
     restarts: int
+    watching: bool
 
 
 class Call(Shape):

@@ -1,11 +1,11 @@
-"""A call reaches people: the provider that rings silent phones, a gridworker's call for help, the box that says OK."""
+"""A call reaches people: the provider that rings silent phones, the box that says OK."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import web
-from running_gateway import STREET_A, STREET_B, Bench, running_gateway, write_files
+from running_gateway import KEY, Bench, running_gateway, write_files
 
 from gateway.errors import NotAllowed
+from gateway.identity import device_password
 from gateway.notify import read_receipt, sign
+from simulators.mqtt import Client
 
 SECRET = "between the gateway and its provider"
 
@@ -148,46 +150,38 @@ def test_a_signature_covers_time_and_body(spoil: Any) -> None:
         read_receipt(SECRET, stamp, signature, body, now_s=1_790_000_100)
 
 
-async def test_a_gridworkers_call_for_help_rings_the_desks_of_its_place(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path) as bench:
-        await bench.on_duty("wa", "a1")
-        worker = bench.bearer("worker", "wa")
-        position = {"lat": 30.812, "lon": 103.812, "datum": "wgs84"}
-        sos = {"position": position, "note": "有人持刀"}
-        assert (await bench.call("POST", "/api/v1/workers/me/sos", worker, json={"position": {"lat": 1}}))[
-            0
-        ] == 400
-        status, call = await bench.call("POST", "/api/v1/workers/me/sos", worker, json=sos)
-        assert (status, call["kind"], call["state"], call["sos"]) == (201, "inbound", "RINGING", True)
-        assert call["position"] == {"lat": 30.812, "lon": 103.812}
-        assert call["place_label"].startswith("网格员求助")
-        assert "有人持刀" in call["place_label"]
-        _, me = await bench.call("GET", "/api/v1/workers/me", worker)
-        assert me["duty"] == "sos"
-        _, again = await bench.call("POST", "/api/v1/workers/me/sos", worker, json={})
-        assert again["id"] == call["id"], "pressed twice is one call"
-        near, far = bench.bearer("desk", "desk-a", STREET_A), bench.bearer("desk", "desk-b", STREET_B)
-        path = f"/api/v1/calls/{call['id']}"
-        assert (await bench.call("GET", path, far))[0] == 403
-        status, answered = await bench.call("POST", f"{path}/join", near, json={})
-        assert (status, answered["answered_by"]["id"]) == (200, "desk-a")
+@asynccontextmanager
+async def box_state(
+    bench: Bench, sid: str
+) -> AsyncIterator[Callable[[Callable[[Any], bool]], Awaitable[Any]]]:
+    """Waits until the retained state of this box, as it gets it from the broker, is as asked."""
+    state: list[Any] = [None]
+    came = asyncio.Event()
 
+    def keep(topic: str, payload: bytes) -> None:
+        state[0] = json.loads(payload) if payload else None
+        came.set()
 
-async def test_help_is_more_than_the_call_one_is_in(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path) as bench:
-        await bench.on_duty("wa", "a1")
-        worker = bench.bearer("worker", "wa")
-        call_id = await bench.call_of((await bench.press("a1"))["alarm"])
-        assert (await bench.call("POST", f"/api/v1/calls/{call_id}/claim", worker, json={}))[0] == 200
-        assert (await bench.call("POST", "/api/v1/calls", worker, json={}))[0] == 409
-        status, call = await bench.call("POST", "/api/v1/workers/me/sos", worker, json={})
-        assert (status, call["sos"]) == (201, True)
-        _, before = await bench.call("GET", f"/api/v1/calls/{call_id}", worker)
-        assert before["end_reason"] == "superseded"
+    client = Client(sid, on_message=keep)
+    assert bench.gateway.devices.address is not None
+    await client.connect(*bench.gateway.devices.address, password=device_password(bytes.fromhex(KEY), sid))
+    await client.subscribe(f"pd/v1/stb/{sid}/state")
+
+    async def until(right: Callable[[Any], bool]) -> Any:
+        async with asyncio.timeout(20):
+            while not right(state[0]):
+                came.clear()
+                await came.wait()
+        return state[0]
+
+    try:
+        yield until
+    finally:
+        client.disconnect()
 
 
 async def test_the_box_of_the_alarm_joins_by_an_ok_and_no_other_box(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path) as bench:
+    async with running_gateway(tmp_path) as bench, box_state(bench, "box-a1") as state:
         await bench.on_duty("wa", "a1")
         call_id = await bench.call_of((await bench.press("a1"))["alarm"])
         path = f"/api/v1/calls/{call_id}"
@@ -196,6 +190,9 @@ async def test_the_box_of_the_alarm_joins_by_an_ok_and_no_other_box(tmp_path: Pa
             call_id
         ]
         assert (await bench.call("GET", "/api/v1/calls?open=1", neighbour))[1]["calls"] == []
+        ringing = {"id": call_id, "state": "RINGING", "joinable": False}
+        assert (await bench.call("GET", "/api/v1/stb/me", box))[1]["call"] == ringing
+        assert (await bench.call("GET", "/api/v1/stb/me", neighbour))[1]["call"] is None
         assert (await bench.call("POST", f"{path}/join", neighbour, json={}))[0] == 403
         status, joined = await bench.call("POST", f"{path}/join", box, json={})
         assert status == 200
@@ -207,5 +204,15 @@ async def test_the_box_of_the_alarm_joins_by_an_ok_and_no_other_box(tmp_path: Pa
         assert joined["state"] == "RINGING", "a box is never waited for"
         worker = bench.bearer("worker", "wa")
         assert (await bench.call("POST", f"{path}/claim", worker, json={}))[0] == 200
+        answered = {"id": call_id, "state": "CLAIMED", "joinable": True}
+        await state(lambda told: told["stage"] == "dispatched" and told.get("call") == answered)
+        assert (await bench.call("GET", "/api/v1/stb/me", box))[1]["call"] == answered
         status, left = await bench.call("POST", f"{path}/hangup", box, json={})
         assert (status, left["state"]) == (200, "CLAIMED"), "it leaves, the call goes on"
+        operator = bench.bearer("operator", "op")
+        alarm = f"/api/v1/alarms/{left['alarm_id']}"
+        assert (await bench.call("POST", f"{alarm}/acknowledge", operator, json={}))[0] == 200
+        await state(lambda told: told.get("call") == answered)
+        assert (await bench.call("POST", f"{path}/hangup", worker, json={}))[0] == 200
+        assert (await state(lambda told: "call" not in told))["alarm"] == left["alarm_id"]
+        assert (await bench.call("GET", "/api/v1/stb/me", box))[1]["call"] is None

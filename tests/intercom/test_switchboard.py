@@ -625,6 +625,7 @@ async def test_the_call_as_json_is_the_contracts(bench: Bench) -> None:
                 "left_at": None,
                 "lost_at": None,
                 "restarts": 0,
+                "watching": False,
             }
             for leg, who, name, role in (
                 (mine, "w1", "网格员1", "worker"),

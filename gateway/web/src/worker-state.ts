@@ -156,7 +156,15 @@ export async function sendReport<T extends { id: string }>(body: unknown, photos
     keep({ kind: "report", path, body, photos: await Promise.all(photos.map(toBase64)) });
     return null;
   }
-  for (const photo of photos) await sendPhoto(photosOf(made.id), photo);
+  // Kept before they are sent: a page that is closed or reloaded now, or a gateway that says "later", loses none of them.
+  const to = photosOf(made.id);
+  for (const photo of photos)
+    try {
+      outbox.add({ kind: "photo", path: to, body: await toBase64(photo) });
+    } catch {
+      await sendPhoto(to, photo); // no room left on the phone
+    }
+  void outbox.flush();
   return made;
 }
 
