@@ -1,6 +1,6 @@
 """Calls with real media on the real gateway: answer to picture, mouth to ear, a blackout, fifty calls at once.
 
-Run: python -m benchmarks.intercom [answer] [ear] [blackout] [load]. Phones are aiortc where something is decoded, and light
+Run: python -m benchmarks.intercom [answer] [ear] [blackout] [load] [load-unrecorded]. Phones are aiortc where something is decoded, and light
 RTP senders of a pre-encoded picture (640x360, 15 a second, ~500 kbps) and sound for the fifty calls, each leg of which is
 watched by a light viewer. CPU is the gateway's own (user + system). Recording is on unless said.
 """
@@ -22,11 +22,19 @@ from typing import Any
 import aiohttp
 import av
 import numpy as np
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
+from aiortc import (
+    RTCConfiguration,
+    RTCPeerConnection,
+    RTCSessionDescription,
+    VideoStreamTrack,
+    rtcrtpreceiver,
+)
+from aiortc.jitterbuffer import JitterBuffer
 from aiortc.mediastreams import AudioStreamTrack, MediaStreamError
+from pylibsrtp import Policy, Session
 
 from benchmarks.district import Site, make_site, percentiles, running
-from benchmarks.whep_load import OFFER, PROFILES, Viewer, identity, poll
+from benchmarks.whep_load import OFFER, PROFILES, SALT_LENGTHS, Viewer, identity, poll
 from gateway.access import Principal, Role
 from gateway.identity import Keyring, TokenKind
 from gateway.streams.packets import packetize_h264
@@ -123,8 +131,10 @@ class Peer:
         self._tasks: list[asyncio.Task[None]] = []
         self.into.on("track", lambda track: self._tasks.append(asyncio.ensure_future(self._take(track))))
 
-    async def publish(self, desk: Desk, path: str, who: dict[str, str], via: Relay | None = None) -> None:
-        for track in (VideoStreamTrack(), self.voice):
+    async def publish(
+        self, desk: Desk, path: str, who: dict[str, str], via: Relay | None = None, video: bool = True
+    ) -> None:
+        for track in (VideoStreamTrack(), self.voice) if video else (self.voice,):
             self.out.addTransceiver(track, direction="sendonly")
         await self.out.setLocalDescription(await self.out.createOffer())
         answer = await desk.sdp(path, who, self.out.localDescription.sdp)
@@ -189,7 +199,8 @@ async def call(desk: Desk, worker: str) -> AsyncIterator[tuple[str, str, str, di
 
 async def measure_answer(desk: Desk, workers: list[str]) -> None:
     """From the claim leaving the phone to the first decoded picture and sound on either side."""
-    pictures, sounds = [], []
+    pictures: list[float] = []
+    sounds: list[float] = []
     for number in range(ANSWERS):
         async with call(desk, workers[number % len(workers)]) as (base, desk_leg, worker_leg, who):
             operator, phone = Peer(), Peer()
@@ -211,15 +222,39 @@ async def measure_answer(desk: Desk, workers: list[str]) -> None:
     print(f"answer to first decoded sound, both sides, ms: {percentiles(sounds)}")
 
 
-async def measure_ear(desk: Desk, worker: str) -> None:
-    """From the tone's first sample leaving the microphone to its first decoded frame at the desk."""
+class Shallow(JitterBuffer):
+    """A receiver that plays what it has: aiortc's own waits for four packets of sound (80 ms) before the first."""
+
+    def __init__(self, capacity: int, prefetch: int = 0, is_video: bool = False) -> None:
+        super().__init__(capacity, 0, is_video)
+
+
+async def measure_ear(desk: Desk, workers: list[str]) -> None:
+    """From the tone's first sample leaving the microphone to its first decoded frame at the desk; and our own part of it."""
+    await measure_through(desk, workers[0])
+    for label, buffer, video in (
+        ("aiortc as it is, with pictures", JitterBuffer, True),
+        ("receiver without its wait for four packets, with pictures", Shallow, True),
+        ("the same, sound alone", Shallow, False),
+    ):
+        rtcrtpreceiver.JitterBuffer = buffer  # type: ignore[attr-defined]
+        try:
+            delays = await _ear(desk, workers[1], video)
+        finally:
+            rtcrtpreceiver.JitterBuffer = JitterBuffer  # type: ignore[attr-defined]
+        print(
+            f"mouth to ear on loopback, {label}, {len(delays)} tones, ms: {percentiles(delays)}", flush=True
+        )
+
+
+async def _ear(desk: Desk, worker: str, video: bool) -> list[float]:
     async with call(desk, worker) as (base, desk_leg, worker_leg, who):
         await desk.post(f"{base}/claim", who, {})
         voice = Bursts()
         operator, phone = Peer(), Peer(voice)
         try:
-            await operator.publish(desk, f"{desk_leg}/whip", desk.operator)
-            await phone.publish(desk, f"{worker_leg}/whip", who)
+            await operator.publish(desk, f"{desk_leg}/whip", desk.operator, video=video)
+            await phone.publish(desk, f"{worker_leg}/whip", who, video=video)
             await operator.watch(desk, f"{worker_leg}/whep", desk.operator)
             await until(lambda: len(operator.heard) > BURSTS, BURSTS + 30)
         finally:
@@ -229,7 +264,7 @@ async def measure_ear(desk: Desk, worker: str) -> None:
         spoken = max((at for at in voice.at if at < heard), default=None)
         if spoken is not None and heard - spoken < 0.9:
             delays.append((heard - spoken) * 1000)
-    print(f"mouth to ear on loopback, {len(delays)} tones, ms: {percentiles(delays[1:])}")
+    return delays[1:]
 
 
 async def measure_blackout(desk: Desk, worker: str, port: int) -> None:
@@ -299,6 +334,19 @@ a=rtpmap:111 opus/48000/2
 )
 
 
+def opener(connection: Any) -> Session:
+    """What opens the gateway's packets: the second half of what DTLS exports, with AES-GCM (RFC 5764)."""
+    salt = SALT_LENGTHS["gcm"]
+    block = connection.export_keying_material(b"EXTRACTOR-dtls_srtp", 2 * (16 + salt))
+    return Session(
+        Policy(
+            key=block[16:32] + block[32 + salt :],
+            ssrc_type=Policy.SSRC_ANY_INBOUND,
+            srtp_profile=Policy.SRTP_PROFILE_AEAD_AES_128_GCM,
+        )
+    )
+
+
 class Phone(Viewer):
     """Publishes without encoding: seals ready payloads and sends them in time."""
 
@@ -334,6 +382,79 @@ class Phone(Viewer):
             while number[1] * FPS < count * 50:
                 send(1, sound, number[1] * 960, False)
             await asyncio.sleep(max(0.0, began + count / FPS - time.monotonic()))
+
+
+class Listener(Viewer):
+    """Opens the sound it gets and notes how old it is: each packet carries when it was sent."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self.delays: list[float] = []
+        self._opener: Session | None = None
+
+    def watch_socket(self) -> None:
+        """At once when something comes, not when it is polled for."""
+        asyncio.get_running_loop().add_reader(self._socket, self.read)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        super().close()
+
+    def read(self) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+            while True:
+                data = self._socket.recv(2048)
+                now = time.monotonic_ns()
+                if 19 < data[0] < 64:
+                    self._handshake(data)
+                elif 127 < data[0] < 192 and not 64 <= data[1] & 0x7F < 96:
+                    self.playing.set()
+                    if data[1] & 0x7F == 111:
+                        self._opener = self._opener or opener(self._ssl)
+                        (sent,) = struct.unpack_from("!Q", self._opener.unprotect(data)[12:], 1)
+                        self.delays.append((now - sent) / 1e6)
+
+
+class Speaker(Phone):
+    """Sends 20 ms packets of sound alone, each with the time in it."""
+
+    async def talk(self, seconds: float) -> None:
+        session, began = self._reporter, time.monotonic()
+        assert session is not None
+        for number in range(int(seconds * 50)):
+            payload = b"\x78" + struct.pack("!Q", time.monotonic_ns()) + bytes(71)
+            head = struct.pack("!BBHII", 0x80, 111, number & 0xFFFF, number * 960, 77)
+            self._send(session.protect(head + payload))
+            await asyncio.sleep(max(0.0, began + (number + 1) / 50 - time.monotonic()))
+
+
+async def measure_through(desk: Desk, worker: str) -> None:
+    """What the gateway itself takes: a packet of sound from the sender's socket to the receiver's, opened and sealed anew."""
+    context, fingerprint = identity(PROFILES["gcm"])
+    speaker, listener = Speaker(context), Listener(context)
+    listener.offer = SOUND.replace("a=sendonly", "a=recvonly")
+    async with call(desk, worker) as (base, _, worker_leg, who), asyncio.TaskGroup() as tasks:
+        await desk.post(f"{base}/claim", who, {})
+        async with aiohttp.ClientSession(headers=who) as http:
+            polling = tasks.create_task(poll([speaker]))
+            speaker.playing.clear()
+            joining = tasks.create_task(speaker.join(http, f"{desk.site.base}{worker_leg}/whip", fingerprint))
+            await speaker.connected()
+            speaker.playing.set()
+            await joining
+            talking = tasks.create_task(speaker.talk(20.0))
+            hearing = tasks.create_task(
+                listener.join(http, f"{desk.site.base}{worker_leg}/whep", fingerprint)
+            )
+            await until(lambda: listener._remote[0])
+            listener.watch_socket()
+            await hearing
+            await talking
+        polling.cancel()
+    speaker.close()
+    listener.close()
+    settled = listener.delays[50:]
+    print(f"sound through the gateway alone, {len(settled)} packets, ms: {percentiles(settled)}", flush=True)
 
 
 def cpu_s(pid: int) -> float:
@@ -393,7 +514,9 @@ async def measure_load(desk: Desk, workers: list[str], label: str) -> None:
 
 
 async def run(wanted: list[str]) -> None:
-    for recording in (True, False) if "load" in wanted else (True,):
+    for recording in (True, False):
+        if not (set(wanted) - {"load-unrecorded"} if recording else "load-unrecorded" in wanted):
+            continue
         settings = {
             "evidence": {"enabled": recording},
             "access": {"joins_staff": 1_000},
@@ -409,10 +532,10 @@ async def run(wanted: list[str]) -> None:
                 if recording and "answer" in wanted:
                     await measure_answer(desk, workers)
                 if recording and "ear" in wanted:
-                    await measure_ear(desk, workers[20])
+                    await measure_ear(desk, workers[20:])
                 if recording and "blackout" in wanted:
                     await measure_blackout(desk, workers[21], await _media_port(desk, workers[22]))
-                if "load" in wanted:
+                if not recording or "load" in wanted:
                     await measure_load(desk, workers, "recorded" if recording else "not recorded")
 
 
@@ -429,7 +552,7 @@ async def _media_port(desk: Desk, worker: str) -> int:
 
 
 def main() -> None:
-    asyncio.run(run(sys.argv[1:] or ["answer", "ear", "blackout", "load"]))
+    asyncio.run(run(sys.argv[1:] or ["answer", "ear", "blackout", "load", "load-unrecorded"]))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ from gateway.http.session import SessionsEdge
 from gateway.http.webhooks import WebhooksEdge
 from gateway.identity import JoinLimits, Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
-from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
+from gateway.intercom.switchboard import Audience, Switchboard
 from gateway.media_setup import credentials_of, ice_servers, make_media
 from gateway.news import AlarmNews
 from gateway.notify import make_provider, notified_by
@@ -65,6 +65,7 @@ from gateway.outbox import Courier
 from gateway.participants import Participants
 from gateway.prewarm import Prewarm
 from gateway.reload import Reloader
+from gateway.ringing import Ringing
 from gateway.settings import Settings
 from gateway.sharing import Sharing
 from gateway.store import Store
@@ -85,7 +86,7 @@ GC_ALLOCATIONS = 20_000
 """A storm of presses makes so many objects that collections at the default of 700 took a tenth of the CPU."""
 CLOCK = SteadyClock(lambda: time.time_ns() // 1_000_000, lambda: time.monotonic_ns() / 1e6)
 LAG_PROBE_S = 0.5
-RIGHTS_CHECK_S = 1.0
+RIGHTS_CHECK_S = 2.0
 LINGER_S = 2.0
 """How long the rest of a body is waited for whose request was refused."""
 
@@ -173,7 +174,7 @@ class Gateway:
             camera_health=self._camera_healthy,
             publish_mqtt=self.box_calls.publish,
             publish_events=lambda events: self.news.publish(events),
-            ring=self._ring_plan,
+            ring=lambda plans: self.ringing.plans(plans),
             reach=AudienceReach(self.events, lambda: self.catalog, alarms.volunteer_radius_m, now_ms).tell,
             clock=now_ms,
         )
@@ -203,8 +204,17 @@ class Gateway:
             on_no_answer=self._on_no_answer,
             on_opened=self.desk.on_call,
             on_missed=self._on_missed,
+            on_hung_up=self.cases.on_hung_up,
             notify=self.provider.deliver,
             clock=now_ms,
+        )
+        self.ringing = Ringing(
+            lambda: self.catalog,
+            alarms=self.desk,
+            calls=self.switchboard,
+            callout=self.callout,
+            roster=self.roster,
+            now_ms=now_ms,
         )
         passwords = {name: one.password for name, one in configuration.secrets.credentials.items()}
         self.sharing = Sharing(store, hooks_of(self.settings.webhooks, passwords), clock=now_ms)
@@ -458,7 +468,7 @@ class Gateway:
             brief_of=self.callout.brief_of,
             whereabouts=self.callout.whereabouts,
             box_of=self.callout.box_of,
-            in_distress=lambda worker_id: self.roster.set_duty(worker_id, Duty.SOS, now_ms=now_ms()),
+            help=self.ringing.help,
             receipt=self.provider.read,
         )
         whep = SessionEndpoint(
@@ -488,6 +498,7 @@ class Gateway:
             watchable_leg=self.switchboard.watchable_leg,
             call_resource=calls.resource,
             leg_resource=calls.leg_resource,
+            watching_changed=self.switchboard.watching_changed,
             draining=lambda: self.draining,
         )
         people = PeopleEdge(
@@ -616,14 +627,6 @@ class Gateway:
         )
         to = None if audience.only is None else [audience.only]
         self.events.publish(type, data, resource=resource, to=to)
-
-    async def _ring_plan(self, plans: Sequence[dict[str, Any]]) -> None:
-        """The commit of an alarm opens its call and rings by itself."""
-        full = self.catalog.full_lineage
-        briefs = [
-            AlarmBrief.from_payload({**plan, "lineage": full(tuple(plan["lineage"]))}) for plan in plans
-        ]
-        await self.switchboard.open_for_alarms(briefs)
 
     async def _on_accepted(self, alarm_id: str, worker_id: str, name: str, eta_s: float | None) -> None:
         worker = Actor(sub=worker_id, name=name, role=Role.WORKER)

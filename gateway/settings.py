@@ -74,7 +74,9 @@ class HttpSettings:
     trusted_proxies: tuple[str, ...] = checked((), "network")  # whose X-Forwarded-For counts
     allowed_origins: tuple[str, ...] = checked((), "origin")  # beside the own one, for WebSocket and CORS
     body_limit_bytes: int = ranged(65_536, 1_024, 16_777_216)
-    request_timeout_s: float = ranged(15.0, 1, 300)
+    request_timeout_s: float = ranged(20.0, 1, 300)
+    """For a request's header, for its body, and how long an idle connection is kept: longer than HTTP clients keep one
+    (aiohttp's 15 s), or a press would be written into a connection that is just being closed."""
     event_replay: int = ranged(4_096, 16, 1_000_000)  # events kept for pages that reconnect
     heartbeat_s: float = ranged(5.0, 0.1, 60)
     shutdown_s: float = ranged(5.0, 0, 120)  # to drain requests and viewers
@@ -112,7 +114,7 @@ class NotifySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaSettings:
-    """WebRTC. `addresses` are bound, `announce` stands in candidates instead of them (NAT). Port + n for
+    """WebRTC. `addresses` are bound, `announce` stands in candidates beside them (1:1 NAT, same port). Port + n for
     worker n.
     """
 

@@ -74,7 +74,7 @@ class EscalationSettings:
     leader_ms: int = 60_000
     triage_ms: int = 60_000
     realert_ms: int = 60_000
-    violence: frozenset[Kind] = frozenset({Kind.THEFT})
+    violence: frozenset[Kind] = frozenset({Kind.THEFT, Kind.SOS})
     """Kinds to which no volunteer is called. Silent alarms count as violence always."""
 
     def after(self, level: Level) -> int:

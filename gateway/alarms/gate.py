@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 
 from gateway.alarms import intake
 from gateway.alarms.announce import Json
@@ -44,11 +45,16 @@ class Gate:
         self._boxes: OrderedDict[str, _Box] = OrderedDict()
         self._behind: set[str] = set()
         self._throttled = asyncio.Event()
+        self._record_all = partial(
+            intake.record_presses,
+            settings=settings.escalation,
+            grouping=intake.Grouping(radius_m=settings.group_radius_m, window_ms=settings.group_ms),
+        )
         self.throttled = 0
 
-    def recent(self, sid: str, pid: str) -> Json | None:
+    def recent(self, source: str, pid: str) -> Json | None:
         """The answer that this press got, if it is not too long ago. The database knows for ever."""
-        return self._recent.get((sid, pid))
+        return self._recent.get((source, pid))
 
     def spend(self, name: str, now_ms: int) -> bool:
         """Takes a token of the bucket `name`; False when it is empty."""
@@ -69,7 +75,7 @@ class Gate:
 
     async def admit(self, admitted: intake.Admitted) -> tuple[Json, bool]:
         """The same press that is on its way already gets its answer, so a thousand of them cost one write."""
-        name = admitted.press.sid, admitted.press.pid
+        name = admitted.source, admitted.press.pid
         on_its_way = self._on_their_way.get(name)
         if on_its_way is not None:
             return await asyncio.shield(on_its_way), True
@@ -89,7 +95,7 @@ class Gate:
                 answered.exception()  # taken note of, should nobody wait for it
 
     async def _admit_new(self, admitted: intake.Admitted) -> tuple[Json, bool]:
-        box = self._box(admitted.press.sid, admitted.now_ms)
+        box = self._box(admitted.source, admitted.now_ms)
         if box.tokens >= 1 and not box.waiting:
             box.tokens -= 1
             return (await self._record([admitted]))[0]
@@ -98,7 +104,7 @@ class Gate:
         self.throttled += 1
         future: asyncio.Future[tuple[Json, bool]] = asyncio.get_running_loop().create_future()
         box.waiting.append((admitted, future))
-        self._behind.add(admitted.press.sid)
+        self._behind.add(admitted.source)
         self._throttled.set()
         return await future
 
@@ -117,13 +123,8 @@ class Gate:
         return box
 
     async def _record(self, presses: list[intake.Admitted]) -> list[tuple[Json, bool]]:
-        s = self._settings
-        return await self._store.write(
-            lambda c: intake.record_presses(
-                c, presses, s.escalation, group_radius_m=s.group_radius_m, group_ms=s.group_ms
-            ),
-            urgent=True,
-        )
+        """What comes while the writer is at work is recorded together, in a few statements."""
+        return await self._store.write_together(self._record_all, presses, urgent=True)
 
     async def _record_waiting(self, box: _Box) -> None:
         waiting, box.waiting = box.waiting, []

@@ -42,11 +42,14 @@ Signature = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
 class Kind(StrEnum):
+    """`sos` is a gridworker's call for help, which comes by its session; no box can say it."""
+
     HELP = "help"
     THEFT = "theft"
     FIRE = "fire"
     MEDICAL = "medical"
     TEST = "test"
+    SOS = "sos"
 
 
 class PlaceKind(StrEnum):
@@ -112,7 +115,10 @@ def parse_press(raw: bytes, *, sid: str | None = None) -> Press:
     """Raises ProtocolError. `sid`: known from the MQTT topic, where the body need not repeat it but must
     not contradict it.
     """
-    return _parse(raw, Press, sid)
+    press = _parse(raw, Press, sid)
+    if press.kind is Kind.SOS:
+        raise ProtocolError("malformed", detail="kind sos is a gridworker's, not a box's")
+    return press
 
 
 def parse_cancel(raw: bytes, *, sid: str | None = None) -> Cancel:

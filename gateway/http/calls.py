@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
+from ulid import ULID
 
 from gateway.access import Action, Principal, Resource, Role, authorize, require
 from gateway.errors import Conflict, NotFound, ProtocolError
-from gateway.geo import Datum, from_datum
+from gateway.geo import Datum, Position, from_datum
 from gateway.http.routes import Exchange, Route, json_response
 from gateway.intercom.model import Call, Participant
 from gateway.intercom.switchboard import AlarmBrief, Switchboard
@@ -53,16 +54,20 @@ def participant(principal: Principal) -> Participant:
     return Participant(id=principal.sub, name=name, role=principal.role)
 
 
-class Sos(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`POST /api/v1/workers/me/sos`."""
+PressId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{0,64}\Z")]
 
+
+class Sos(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """`POST /api/v1/workers/me/sos`. `id`: made by the phone, the same for each try."""
+
+    id: PressId = ""
     position: Place | None = None
-    note: str = ""
+    note: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
 
 
 class CallsEdge:
     """Routes of calls. `brief_of(alarm_id)` describes an alarm; `whereabouts(worker)` tells where a calling worker is;
-    `box_of(alarm_id)` is the box that raised it; `in_distress(worker)` sets its duty; `receipt(headers, body)` reads what the
+    `box_of(alarm_id)` is the box that raised it; `help(worker, id, position, note)` raises its alarm and rings; `receipt(headers, body)` reads what the
     provider signed."""
 
     def __init__(
@@ -72,12 +77,12 @@ class CallsEdge:
         brief_of: Callable[[str], Awaitable[AlarmBrief]],
         whereabouts: Callable[[str], tuple[tuple[str, ...], tuple[float, float] | None, str]],
         box_of: Callable[[str], Awaitable[str | None]],
-        in_distress: Callable[[str], Awaitable[object]],
+        help: Callable[[Participant, str, Position | None, str], Awaitable[Call]],
         receipt: Callable[[Mapping[str, str], bytes], Receipt],
     ) -> None:
         self._switchboard = switchboard
         self._box_of = box_of
-        self._in_distress = in_distress
+        self._help = help
         self._receipt = receipt
         self._brief_of = brief_of
         self._whereabouts = whereabouts
@@ -207,24 +212,15 @@ class CallsEdge:
         return json_response(self._view(call, who), status=201)
 
     async def _sos(self, exchange: Exchange) -> web.StreamResponse:
-        """The call first: whatever else fails, somebody rings."""
+        """The alarm is on disk before anybody is rung: should the rest fail here, it escalates and rings by itself."""
         who, said = exchange.who, await exchange.body(Sos)
-        lineage, position, label = self._whereabouts(who.sub)
+        fix = None
         if said.position is not None:
             try:
                 fix = from_datum(said.position.lat, said.position.lon, said.position.datum)
             except ValueError as error:
                 raise ProtocolError(f"position: {error}") from None
-            position = (fix.lat, fix.lon)
-        note = f" · {said.note.strip()[:200]}" if said.note.strip() else ""
-        call = await self._switchboard.call_center(
-            participant(who),
-            lineage=lineage,
-            position=position,
-            place_label=f"网格员求助 {label}{note}",
-            sos=True,
-        )
-        await self._in_distress(who.sub)
+        call = await self._help(participant(who), said.id or str(ULID()), fix, said.note)
         return json_response(self._view(call, who), status=201)
 
     async def _received(self, exchange: Exchange) -> web.StreamResponse:

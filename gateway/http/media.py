@@ -158,10 +158,12 @@ class ViewTrail:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Whose session it is, and which camera's picture it shows; None: a leg of a call, which the call itself ends."""
+    """Whose session it is, and which camera's picture it shows; None: a leg of a call, which the call itself ends.
+    watches: the media owner that watches by it."""
 
     principal: Principal
     camera_id: str | None
+    watches: str | None
 
 
 class MediaEdge:
@@ -181,10 +183,11 @@ class MediaEdge:
         watchable_leg: Callable[[str, str, str], Awaitable[tuple[str, str]]],
         call_resource: Callable[[web.Request], Awaitable[Resource]],
         leg_resource: Callable[[web.Request], Awaitable[Resource]],
+        watching_changed: Callable[[str, bool], None],
         draining: Callable[[], bool],
     ) -> None:
         """joins: sessions at once and joins a second of a principal, `now_s` its clock; viewed: the audit line of a camera's view; own_leg and
-        watchable_leg(call, leg, sub) -> (source id, media owner)."""
+        watchable_leg(call, leg, sub) -> (source id, media owner); watching_changed(owner, yes): it watches a leg, or none any more."""
         self._cameras = cameras
         self._whep, self._whip = whep, whip
         self._ice_servers = ice_servers
@@ -193,13 +196,20 @@ class MediaEdge:
         self._own_leg, self._watchable_leg = own_leg, watchable_leg
         self._call_resource, self._leg_resource = call_resource, leg_resource
         self._draining = draining
+        self._watching_changed = watching_changed
         self._holders: dict[str, _Held] = {}
 
     def session_closed(self, session_id: str) -> None:
         """The plane ended it, for whatever reason."""
         holder = self._holders.pop(session_id, None)
-        if holder is not None:
-            self._joins.leave(holder.principal)
+        if holder is None:
+            return
+        self._joins.leave(holder.principal)
+        if holder.watches is not None and not self._watches(holder.watches):
+            self._watching_changed(holder.watches, False)
+
+    def _watches(self, owner: str) -> bool:
+        return any(held.watches == owner for held in self._holders.values())
 
     def sessions_where(self, concerned: Callable[[Principal], bool]) -> list[str]:
         """Media sessions whose holder satisfies `concerned`."""
@@ -358,8 +368,11 @@ class MediaEdge:
             if answer.status == 201:
                 location = answer.headers["Location"]
                 session_id = str(location).rpartition("/")[2]
-                self._holders[session_id] = _Held(principal, camera_id)
+                watches = owner if endpoint is self._whep and camera_id is None else None
+                self._holders[session_id] = _Held(principal, camera_id, watches)
                 kept = True
+                if watches is not None:
+                    self._watching_changed(watches, True)
         finally:
             if not kept:
                 self._joins.leave(principal)

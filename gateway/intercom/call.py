@@ -9,7 +9,7 @@ Pure: `now_ms` goes in, effects come out.
 RINGING       phones of gridworkers ring (or, for an inbound call, the desks); nobody has answered.
 CLAIMED       one participant won; it has not published anything yet and loses the claim if it does not soon.
 CONNECTING    the claimant publishes and waits in the room until the other side publishes as well.
-ACTIVE        a gridworker and somebody of the command center publish.
+ACTIVE        a gridworker publishes, and somebody of the command center does or (without a microphone) watches.
 RECONNECTING  one of the two sides lost its media. ICE restarts are asked for, then it is dead: a dead worker
               is redialled in the same call, a dead desk leaves the worker waiting in CONNECTING.
 ENDED         for good, with an EndReason.
@@ -61,6 +61,7 @@ from gateway.intercom.model import (
     Step,
     StopRinging,
     Supersede,
+    WatchChanged,
 )
 from gateway.intercom.plan import ms, ring_request, ring_until, unheard, vain_since
 
@@ -117,7 +118,7 @@ def _end(call: Call, now_ms: int, reason: EndReason) -> Step:
     if reason in (EndReason.NO_ANSWER, EndReason.DECLINED, EndReason.MEDIA_FAILED):
         effects.append(NoAnswer(reason=reason.value))
     legs = tuple(
-        replace(leg, left_at=now_ms, tracks=frozenset(), lost_at=None, recording=False)
+        replace(leg, left_at=now_ms, tracks=frozenset(), lost_at=None, recording=False, watching=False)
         if leg.left_at is None
         else leg
         for leg in call.legs
@@ -130,7 +131,8 @@ def _settle(call: Call, now_ms: int) -> Call:
     """The state that the media of an answered call amounts to."""
     worker = [leg for leg in call.present if leg.participant.side is Side.WORKER]
     center = [leg for leg in call.present if leg.participant.side is Side.CENTER]
-    worker_up, center_up = (any(leg.publishing for leg in side) for side in (worker, center))
+    worker_up = any(leg.publishing for leg in worker)
+    center_up = any(leg.publishing or leg.listening for leg in center)
     answering = worker if call.rings is Side.WORKER else center
     begins = call.state in (CallState.RINGING, CallState.CLAIMED)
     if begins and all(leg.published_at is None for leg in answering):
@@ -299,7 +301,7 @@ def _hangup(call: Call, given: Hangup, now_ms: int, settings: CallSettings) -> S
         side is Side.CENTER and any(other.participant.side is Side.CENTER for other in others)
     ):
         # Somebody else of the command center stays: only this one leaves.
-        gone = replace(leg, left_at=now_ms, tracks=frozenset(), lost_at=None, recording=False)
+        gone = replace(leg, left_at=now_ms, tracks=frozenset(), lost_at=None, recording=False, watching=False)
         call = _with_leg(call, gone)
         call = call if call.state is CallState.RINGING else _settle(call, now_ms)
         return call, (CloseMedia(leg_id=leg.id),)
@@ -309,6 +311,8 @@ def _hangup(call: Call, given: Hangup, now_ms: int, settings: CallSettings) -> S
 
 
 def _cancel(call: Call, given: Cancel, now_ms: int, settings: CallSettings) -> Step:
+    if call.active_at is not None and call.state is not CallState.RINGING:
+        return call, ()  # they have spoken: a call that lost its media since is theirs to end
     return _end(call, now_ms, EndReason.CANCELLED)
 
 
@@ -352,6 +356,16 @@ def _media_lost(call: Call, given: MediaLost, now_ms: int, settings: CallSetting
     if not leg.publishing:
         return call, ()
     call = _with_leg(call, replace(leg, tracks=frozenset(), lost_at=now_ms, restarts=0))
+    return (call if call.state is CallState.RINGING else _settle(call, now_ms)), ()
+
+
+def _watch_changed(call: Call, given: WatchChanged, now_ms: int, settings: CallSettings) -> Step:
+    leg = _leg_present(call, given.leg_id)
+    if leg.watching == given.watching:
+        return call, ()
+    call = _with_leg(
+        call, replace(leg, watching=given.watching, unwatched_at=None if given.watching else now_ms)
+    )
     return (call if call.state is CallState.RINGING else _settle(call, now_ms)), ()
 
 
@@ -401,7 +415,9 @@ def _lost_legs(call: Call, now_ms: int, settings: CallSettings) -> Step:
         gone_ms = now_ms - (leg.lost_at or now_ms)
         if vain or gone_ms >= ms(settings.dead_s):
             effects.append(CloseMedia(leg_id=leg.id))
-            call = _with_leg(call, replace(leg, left_at=now_ms, lost_at=None, recording=False))
+            call = _with_leg(
+                call, replace(leg, left_at=now_ms, lost_at=None, recording=False, watching=False)
+            )
             if leg.participant.side is not Side.WORKER:
                 continue
             if call.state is CallState.RINGING:
@@ -436,7 +452,7 @@ def _elapsed_claimed(call: Call, given: Elapsed, now_ms: int, settings: CallSett
     leg = call.leg_of(winner.id)
     if leg is not None:
         effects.append(CloseMedia(leg_id=leg.id))
-        call = _with_leg(call, replace(leg, left_at=now_ms, recording=False))
+        call = _with_leg(call, replace(leg, left_at=now_ms, recording=False, watching=False))
     if winner.side is Side.WORKER:
         effects.append(StopRinging(worker_id=winner.id, reason="released"))
         rung = tuple(
@@ -490,26 +506,31 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_R, MediaChanged): Row(_media_changed, _to(_R)),
     (_R, MediaLost): Row(_media_lost, _to(_R)),
     (_R, Delivered): Row(_delivered, _to(_R)),
+    (_R, WatchChanged): Row(_watch_changed, _to(_R)),
     (_R, RecordingChanged): Row(_recording_changed, _to(_R)),
     (_R, Elapsed): Row(_elapsed_ringing, _to(_R, _E)),
     (_L, Claim): Row(_claim_late, _to(_L)),
     (_L, Join): Row(_join, _to(_L)),
     (_L, Hangup): Row(_hangup, _to(_L, _E)),
+    (_L, Cancel): Row(_cancel, _to(_E)),
     (_L, Supersede): Row(_supersede, _to(_E)),
     (_L, Relocate): Row(_relocate, _to(_L)),
     (_L, MediaChanged): Row(_media_changed, _to(_L, _C, _A, _X)),
     (_L, MediaLost): Row(_media_lost, _to(_L)),
     (_L, Delivered): Row(_delivered, _to(_L)),
+    (_L, WatchChanged): Row(_watch_changed, _to(_L)),
     (_L, RecordingChanged): Row(_recording_changed, _to(_L)),
     (_L, Elapsed): Row(_elapsed_claimed, _to(_L, _R, _E)),
     (_C, Claim): Row(_claim_late, _to(_C)),
     (_C, Join): Row(_join, _to(_C)),
     (_C, Hangup): Row(_hangup, _to(_C, _X, _E)),
+    (_C, Cancel): Row(_cancel, _to(_C, _E)),
     (_C, Supersede): Row(_supersede, _to(_E)),
     (_C, Relocate): Row(_relocate, _to(_C)),
     (_C, MediaChanged): Row(_media_changed, _to(_C, _A, _X)),
     (_C, MediaLost): Row(_media_lost, _to(_C, _X)),
     (_C, Delivered): Row(_delivered, _to(_C)),
+    (_C, WatchChanged): Row(_watch_changed, _to(_C, _A)),
     (_C, RecordingChanged): Row(_recording_changed, _to(_C)),
     (_C, Elapsed): Row(_elapsed_answered, _to(_C, _R, _E)),
     (_A, Claim): Row(_claim_late, _to(_A)),
@@ -520,6 +541,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_A, MediaChanged): Row(_media_changed, _to(_A, _X)),
     (_A, MediaLost): Row(_media_lost, _to(_A, _X)),
     (_A, Delivered): Row(_delivered, _to(_A)),
+    (_A, WatchChanged): Row(_watch_changed, _to(_A, _C, _X)),
     (_A, RecordingChanged): Row(_recording_changed, _to(_A)),
     (_A, Elapsed): Row(_elapsed_answered, _to(_A)),
     (_X, Claim): Row(_claim_late, _to(_X)),
@@ -530,6 +552,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_X, MediaChanged): Row(_media_changed, _to(_X, _A, _C)),
     (_X, MediaLost): Row(_media_lost, _to(_X)),
     (_X, Delivered): Row(_delivered, _to(_X)),
+    (_X, WatchChanged): Row(_watch_changed, _to(_X, _A)),
     (_X, RecordingChanged): Row(_recording_changed, _to(_X)),
     (_X, Elapsed): Row(_elapsed_answered, _to(_X, _C, _R, _E)),
 }

@@ -49,6 +49,7 @@ __all__ = [
     "Step",
     "StopRinging",
     "Supersede",
+    "WatchChanged",
 ]
 
 
@@ -107,7 +108,7 @@ class CallSettings:
     publish within, before others are rung again. restart_s: after the loss of a leg, when its page is asked
     for an ICE restart. dead_s: when it is given up. rerank_s: how often a round that found too few workers
     asks the ranking again. max_rings: how often ringing may begin in one call (released claims and redials
-    included). join_s: who takes a place and publishes nothing for so long loses it (a closed tab). receipt_s: a phone that
+    included). join_s: who takes a place and neither publishes nor watches for so long loses it (a closed tab). receipt_s: a phone that
     has not said by then that it rings is rung by the provider's `notify` channels too (sms, voice, push; none: no provider).
     sos_no_answer_s: how long a gridworker's call for help rings.
     """
@@ -235,7 +236,8 @@ class Leg:
     """One participant's place in the room. `device` tells two phones of one person apart ("" while unknown).
 
     lost_at: since when its media is missing after it had some; restarts: ICE restarts asked for since then.
-    recording: what it publishes is being written down, as everybody in the call is told.
+    recording: what it publishes is being written down, as everybody in the call is told. watching: it receives another
+    leg's media; unwatched_at: since when it does no more.
     """
 
     id: str
@@ -248,10 +250,17 @@ class Leg:
     restarts: int = 0
     left_at: int | None = None
     recording: bool = False
+    watching: bool = False
+    unwatched_at: int | None = None
 
     @property
     def publishing(self) -> bool:
         return bool(self.tracks) and self.left_at is None
+
+    @property
+    def listening(self) -> bool:
+        """It takes part without a microphone or camera of its own."""
+        return self.watching and self.published_at is None and self.left_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,6 +400,14 @@ class MediaLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WatchChanged:
+    """The media edge: this leg watches another one, or none any more."""
+
+    leg_id: str
+    watching: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordingChanged:
     """The evidence desk: this leg is being written down, or no more."""
 
@@ -424,6 +441,7 @@ Input = (
     | Relocate
     | MediaChanged
     | MediaLost
+    | WatchChanged
     | RecordingChanged
     | Delivered
     | Elapsed

@@ -68,6 +68,7 @@ class Outgoing:
         on_no_answer: Callable[[str, str], Awaitable[None]],
         on_opened: Callable[[str, str], Awaitable[None]],
         on_missed: Callable[[str, str | None, str | None], Awaitable[None]],
+        on_hung_up: Callable[[str, str, str], Awaitable[None]] | None,
         clock: Callable[[], int],
     ) -> None:
         self._ring = ring
@@ -77,6 +78,7 @@ class Outgoing:
         self._on_no_answer = on_no_answer
         self._on_opened = on_opened
         self._on_missed = on_missed
+        self._on_hung_up = on_hung_up
         self._clock = clock
 
     def kinds(self) -> dict[str, Callable[[outbox.Message], Awaitable[None]]]:
@@ -114,6 +116,8 @@ class Outgoing:
         match news["what"]:
             case "missed":
                 await self._on_missed(news["call_id"], news["worker_id"], alarm_id)
+                if news.get("answering") and alarm_id is not None and self._on_hung_up is not None:
+                    await self._on_hung_up(alarm_id, news["worker_id"], news["call_id"])
             case _ if alarm_id is None:
                 pass  # a call that belongs to no alarm: the desk sees it in the call itself
             case "opened":

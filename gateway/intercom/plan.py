@@ -101,18 +101,18 @@ def unheard(rung: Rung, settings: CallSettings) -> bool:
 
 
 def vain_since(call: Call, leg: Leg) -> int | None:
-    """Since when somebody has a place and publishes nothing; None if that is as it should be.
+    """Since when somebody has a place, publishes nothing and watches nobody; None if that is as it should be.
 
     Who has just answered has a time of its own (`publish_s`), and a caller may wait in silence until somebody answers.
     """
-    if leg.published_at is not None or leg.left_at is not None:
+    if leg.published_at is not None or leg.left_at is not None or leg.watching:
         return None
     winner, caller = call.answered_by, call.opened_by
     if call.state is CallState.CLAIMED and winner is not None and winner.id == leg.participant.id:
         return None
     if call.state is CallState.RINGING and caller is not None and caller.id == leg.participant.id:
         return None
-    return max(leg.joined_at, call.answered_at or 0)
+    return max(leg.joined_at, call.answered_at or 0, leg.unwatched_at or 0)
 
 
 def next_deadline(call: Call, settings: CallSettings) -> int | None:

@@ -42,6 +42,7 @@ from gateway.intercom.model import (
     Hangup,
     Input,
     Join,
+    Leg,
     MediaChanged,
     MediaLost,
     Participant,
@@ -51,11 +52,13 @@ from gateway.intercom.model import (
     RingWorkers,
     Side,
     Supersede,
+    WatchChanged,
 )
 from gateway.intercom.outgoing import Audience, Outgoing, Receipts
 from gateway.intercom.plan import choose, ring_request, ring_until
+from gateway.intercom.reader import CallReader
 from gateway.intercom.timers import Timers
-from gateway.intercom.view import leg_of_source, media_owner, source_id
+from gateway.intercom.view import leg_of_source, media_owner
 from gateway.store import Store
 
 __all__ = ["AlarmBrief", "Audience", "Switchboard"]
@@ -81,7 +84,7 @@ class _Moved:
         return _Moved(self.call, (*earlier.effects, *self.effects))
 
 
-class Switchboard:
+class Switchboard(CallReader):
     """All calls of this gateway. `await start()` once, then `await run()` in a task; every method is for the
     loop's thread.
 
@@ -89,8 +92,8 @@ class Switchboard:
     position): one worker as the ranking sees it, None if it is unknown or off duty. ring(worker_id, message):
     MQTT `w/{wid}/call`. notify(notice): the provider that reaches phones (None: there is none). publish_event(type, data, audience): the event channel. close_media(owner): ends
     media sessions of that owner. on_accepted(alarm_id, worker_id, name, eta_s), on_no_answer(alarm_id,
-    reason), on_opened(alarm_id, call_id), on_missed(call_id, worker_id, alarm_id) tell the alarm desk; they
-    may be repeated after a crash and raise to be tried again. clock: UTC milliseconds.
+    reason), on_opened(alarm_id, call_id), on_missed(call_id, worker_id, alarm_id), on_hung_up(alarm_id, worker_id, call_id: the caller
+    hung up as this worker answered) tell the alarm desk; they may be repeated after a crash and raise to be tried again. clock: UTC milliseconds.
     """
 
     def __init__(
@@ -107,11 +110,12 @@ class Switchboard:
         on_no_answer: Callable[[str, str], Awaitable[None]],
         on_opened: Callable[[str, str], Awaitable[None]],
         on_missed: Callable[[str, str | None, str | None], Awaitable[None]],
+        on_hung_up: Callable[[str, str, str], Awaitable[None]] | None = None,
         notify: Callable[[Json], Awaitable[None]] | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         new_id: Callable[[], str] = lambda: str(ULID()),
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._settings = settings
         self._rank = rank
         self._pick = pick
@@ -123,6 +127,7 @@ class Switchboard:
             on_no_answer=on_no_answer,
             on_opened=on_opened,
             on_missed=on_missed,
+            on_hung_up=on_hung_up,
             clock=clock,
         )
         self.receipts = Receipts()
@@ -133,7 +138,7 @@ class Switchboard:
         self._timers = Timers(settings)
         # Bounded by the legs there are: of each only the newest word of the media plane counts.
         self._media: dict[tuple[str, str], frozenset[str]] = {}
-        self._recording: dict[tuple[str, str], bool] = {}
+        self._flags: dict[tuple[str, str, type[RecordingChanged | WatchChanged]], bool] = {}
         self._wake = asyncio.Event()
         self._paused_until = 0
         self._resting: dict[str, int] = {}
@@ -162,9 +167,7 @@ class Switchboard:
         return [moved.call for moved in opened]
 
     async def ring_for_alarm(self, brief: AlarmBrief, by: Participant) -> Call:
-        """An operator asks for a call about an alarm: joins the one that is open, else rings as the
-        alarm's commit does.
-        """
+        """An operator asks for a call about an alarm: joins the one that is open, else rings as its commit does."""
         now_ms = self._clock()
         call = replace(self._new_call(CallKind.ALARM, brief, now_ms), opened_by=by)
         ranked = self._rank(call.position, call.grid, frozenset())
@@ -213,10 +216,13 @@ class Switchboard:
         position: Position | None,
         place_label: str,
         sos: bool = False,
+        alarm_id: str | None = None,
+        press_id: str | None = None,
     ) -> Call:
         """A gridworker calls the command center: its desks ring.
 
-        The same worker again gets the call that is open. sos: for help; it ends whatever call the worker is in.
+        The same worker again gets the call that is open. sos: for help; it ends whatever call the worker is in. alarm_id:
+        the alarm that it raised; press_id: its name for this one, by which it gets the same call again, ended or not.
         """
         now_ms = self._clock()
         call = replace(
@@ -228,9 +234,14 @@ class Switchboard:
             position=position,
             place_label=place_label,
             grid=lineage[-1] if lineage else None,
+            alarm_id=alarm_id,
         )
+        opened_for = None if press_id is None else f"worker/{by.id}/{press_id}"
 
         def open_it(connection: Connection) -> list[_Moved]:
+            before = None if opened_for is None else tables.opened_for(connection, opened_for)
+            if before is not None:
+                return [_Moved(self._load(connection, before), ())]
             moved = []
             for known in tables.involving(connection, by.id):
                 other = self._load(connection, known)
@@ -240,7 +251,7 @@ class Switchboard:
                     if not sos:
                         raise Conflict("you are in another call", call_id=other.id)
                     moved.append(self._move(connection, other, Supersede(), now_ms))
-            tables.insert_call(connection, call, opened_for=None)
+            tables.insert_call(connection, call, opened_for=opened_for)
             ledger.record_opening(connection, call, ledger.who(by), now_ms)
             return [self._move(connection, call, Join(participant=by), now_ms), *moved]
 
@@ -258,6 +269,8 @@ class Switchboard:
 
         def claim_it(connection: Connection) -> list[_Moved]:
             before = self._load(connection, call_id)
+            if ledger.answered_too_late(connection, before, by, now_ms):
+                return [_Moved(before, ())]
             won = self._move(connection, before, Claim(participant=by, device=device), now_ms)
             if by.side is not Side.WORKER or won.call.answered_at == before.answered_at:
                 return [won]
@@ -272,7 +285,10 @@ class Switchboard:
                     moved.append(self._move(connection, other, Busy(worker_id=by.id, reason="busy"), now_ms))
             return moved
 
-        return (await self._write(claim_it)).call
+        claimed = (await self._write(claim_it)).call
+        if claimed.ended:
+            raise Conflict("the caller has hung up", state=claimed.state.value, end_reason="cancelled")
+        return claimed
 
     async def decline(self, call_id: str, worker_id: str) -> Call:
         """This worker won't come; the next one rings at once."""
@@ -321,14 +337,19 @@ class Switchboard:
         self.receipts.count(before, call, worker_id, channel)
         return call
 
-    async def cancel_alarm(self, alarm_id: str) -> None:
-        """The alarm is over: what still rings for it falls silent. A call that was answered goes on."""
+    async def cancel_alarm(self, alarm_id: str, *, at_ms: int | None = None, hung_up: bool = False) -> None:
+        """The alarm is over: what still rings for it falls silent. A call that was answered goes on, unless the caller
+        hung up (`hung_up`: the resident cancelled) before anybody could speak. A desk's own call after `at_ms` goes on."""
+        ends = (
+            (CallState.RINGING, CallState.CLAIMED, CallState.CONNECTING) if hung_up else (CallState.RINGING,)
+        )
 
         def cancel(connection: Connection) -> list[_Moved]:
             moved = []
             for call_id in tables.open_for(connection, alarm_id):
                 call = self._load(connection, call_id)
-                if call.state is CallState.RINGING:
+                later = at_ms is not None and call.opened_by is not None and call.opened_at > at_ms
+                if call.state in ends and not later:
                     moved.append(self._move(connection, call, Cancel(), self._clock()))
             return moved
 
@@ -350,62 +371,9 @@ class Switchboard:
 
     # --------------------------------------------------------------------------------------------- reading
 
-    async def get(self, call_id: str) -> Call:
-        """Raises NotFound."""
-        return await self._store.read(lambda connection: self._load(connection, call_id))
-
     def open_calls(self) -> Collection[Call]:
         """Those going on, from memory, as they are on disk."""
         return self._open.values()
-
-    async def calls(self, *, only_open: bool = False, limit: int = 100) -> list[Call]:
-        """Newest first; the caller leaves out what the principal may not see."""
-
-        def read(connection: Connection) -> list[Call]:
-            ids = tables.recent(connection, only_open=only_open, limit=limit)
-            return [self._load(connection, call_id) for call_id in ids]
-
-        return await self._store.read(read)
-
-    async def about(self, alarm_id: str) -> list[Call]:
-        """The calls about this alarm, oldest first."""
-
-        def read(connection: Connection) -> list[Call]:
-            return [self._load(connection, call_id) for call_id in tables.about(connection, alarm_id)]
-
-        return await self._store.read(read)
-
-    async def missed(self, worker_id: str, *, since_ms: int, limit: int = 50) -> list[Call]:
-        """The calls this worker missed, newest first."""
-
-        def read(connection: Connection) -> list[Call]:
-            found = tables.missed(connection, worker_id, since_ms, limit)
-            return [self._load(connection, call_id) for call_id in dict.fromkeys(c for c, _ in found)]
-
-        return await self._store.read(read)
-
-    async def own_leg(self, call_id: str, leg_id: str, participant_id: str) -> tuple[str, str]:
-        """(source id, media owner) for publishing on one's own leg.
-
-        Raises NotFound for anybody else's, or if it left.
-        """
-        call = await self.get(call_id)
-        leg = call.leg(leg_id)
-        if leg is None or leg.left_at is not None or leg.participant.id != participant_id:
-            raise NotFound(f"no leg {leg_id} of yours in call {call_id}")
-        return source_id(call_id, leg_id), media_owner(call_id, leg_id)
-
-    async def watchable_leg(self, call_id: str, leg_id: str, participant_id: str) -> tuple[str, str]:
-        """(source id, media owner) for watching a leg.
-
-        A desk that is not in the call watches under the call's own name.
-        """
-        call = await self.get(call_id)
-        leg = call.leg(leg_id)
-        if leg is None or leg.left_at is not None:
-            raise NotFound(f"no leg {leg_id} in call {call_id}")
-        own = call.leg_of(participant_id)
-        return source_id(call_id, leg_id), media_owner(call_id, own.id if own else None)
 
     # ----------------------------------------------------------------------------------------------- media
 
@@ -418,9 +386,16 @@ class Switchboard:
 
     def recording_changed(self, source: str, recording: bool) -> None:
         """The evidence desk: this leg is being written down, or no more. Cheap."""
-        key = leg_of_source(source)
+        self._flag(source, RecordingChanged, recording)
+
+    def watching_changed(self, owner: str, watching: bool) -> None:
+        """The media edge: the leg that owns this media watches somebody, or nobody any more. Cheap."""
+        self._flag(owner, WatchChanged, watching)
+
+    def _flag(self, leg: str, what: type[RecordingChanged | WatchChanged], on: bool) -> None:
+        key = leg_of_source(leg)
         if key is not None:
-            self._recording[key] = recording
+            self._flags[*key, what] = on
             self._wake.set()
 
     def media_lost(self, source: str, reason: str) -> None:
@@ -444,6 +419,7 @@ class Switchboard:
                 for leg in call.present:
                     gone: list[Input] = [MediaLost(leg_id=leg.id)] if leg.publishing else []
                     gone += [RecordingChanged(leg_id=leg.id, recording=False)] if leg.recording else []
+                    gone += [WatchChanged(leg_id=leg.id, watching=False)] if leg.watching else []
                     for given in gone:
                         result = self._move(connection, call, given, now_ms)
                         call = result.call
@@ -473,23 +449,25 @@ class Switchboard:
         if now_ms < self._paused_until:
             return
         media, self._media = self._media, {}
-        recording, self._recording = self._recording, {}
+        flags, self._flags = self._flags, {}
         async with asyncio.TaskGroup() as group:
             for (call_id, leg_id), tracks in media.items():
                 group.create_task(self._tell_media(call_id, leg_id, tracks), name=f"call-media-{call_id}")
-            for (call_id, leg_id), on in recording.items():
-                group.create_task(self._tell_recording(call_id, leg_id, on), name=f"call-recording-{call_id}")
+            for (call_id, leg_id, what), on in flags.items():
+                group.create_task(self._tell_flag(call_id, leg_id, what, on), name=f"call-flag-{call_id}")
             for call_id in self._timers.due(now_ms):
                 group.create_task(self._elapse(call_id), name="call-timer")
 
     def _wait_s(self) -> float | None:
         at = self._timers.next_deadline()
-        if self._media or self._recording or (at is not None and at < self._paused_until):
+        if self._media or self._flags or (at is not None and at < self._paused_until):
             at = self._paused_until
         return None if at is None else max(0.0, (at - self._clock()) / 1000)
 
     async def _elapse(self, call_id: str) -> None:
-        known = self._open[call_id]
+        known = self._open.get(call_id)
+        if known is None:
+            return
         now_ms = self._clock()
         request = ring_request(known, now_ms, self._settings)
         ranked: Sequence[RankedWorker] = ()
@@ -516,29 +494,32 @@ class Switchboard:
             self._timers.set(still, not_before=self._resting.pop(call_id, 0))
 
     async def _tell_media(self, call_id: str, leg_id: str, tracks: frozenset[str]) -> None:
-        def tell(connection: Connection) -> list[_Moved]:
-            call = self._load(connection, call_id)
-            leg = call.leg(leg_id)
-            if call.ended or leg is None or leg.left_at is not None or leg.tracks == tracks:
-                return [_Moved(call, ())]
-            given = MediaChanged(leg_id=leg_id, tracks=tracks) if tracks else MediaLost(leg_id=leg_id)
-            return [self._move(connection, call, given, self._clock())]
-
-        if not await self._supervised(call_id, tell):
+        given = MediaChanged(leg_id=leg_id, tracks=tracks) if tracks else MediaLost(leg_id=leg_id)
+        if not await self._tell(call_id, leg_id, given, lambda leg: leg.tracks != tracks):
             self._media.setdefault((call_id, leg_id), tracks)
 
-    async def _tell_recording(self, call_id: str, leg_id: str, on: bool) -> None:
+    async def _tell_flag(
+        self, call_id: str, leg_id: str, what: type[RecordingChanged | WatchChanged], on: bool
+    ) -> None:
+        given: Input
+        if what is WatchChanged:
+            given, name = WatchChanged(leg_id=leg_id, watching=on), "watching"
+        else:
+            given, name = RecordingChanged(leg_id=leg_id, recording=on), "recording"
+        if not await self._tell(call_id, leg_id, given, lambda leg: getattr(leg, name) != on):
+            self._flags.setdefault((call_id, leg_id, what), on)
+
+    async def _tell(self, call_id: str, leg_id: str, given: Input, new: Callable[[Leg], bool]) -> bool:
+        """What concerns one leg, if it is there and that is new. False when it shall be tried again."""
+
         def tell(connection: Connection) -> list[_Moved]:
             call = self._load(connection, call_id)
             leg = call.leg(leg_id)
-            if call.ended or leg is None or leg.left_at is not None or leg.recording == on:
+            if call.ended or leg is None or leg.left_at is not None or not new(leg):
                 return [_Moved(call, ())]
-            return [
-                self._move(connection, call, RecordingChanged(leg_id=leg_id, recording=on), self._clock())
-            ]
+            return [self._move(connection, call, given, self._clock())]
 
-        if not await self._supervised(call_id, tell):
-            self._recording.setdefault((call_id, leg_id), on)
+        return await self._supervised(call_id, tell)
 
     async def _supervised(self, call_id: str, fn: Callable[[Connection], list[_Moved]]) -> bool:
         """One call's trouble is not the others'. False when it shall be tried again."""
@@ -571,12 +552,6 @@ class Switchboard:
             lineage=brief.lineage,
             grid=brief.grid,
         )
-
-    def _load(self, connection: Connection, call_id: str) -> Call:
-        call = tables.load(connection, call_id)
-        if call is None:
-            raise NotFound(f"no call {call_id}")
-        return call
 
     def _open_or_relocate(
         self,

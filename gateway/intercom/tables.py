@@ -107,6 +107,8 @@ call_legs = Table(
     Column("restarts", Integer, nullable=False),
     Column("left_at", BigInteger),
     Column("recording", Boolean, nullable=False, server_default=false()),
+    Column("watching", Boolean, nullable=False, server_default=false()),
+    Column("unwatched_at", BigInteger),
 )
 
 call_rings = Table(
@@ -216,9 +218,9 @@ def save(connection: Connection, before: Call, after: Call) -> None:
     _write_parts(connection, after, legs=before.legs, rung=before.rung)
 
 
-def opened_for(connection: Connection, alarm_id: str) -> str | None:
-    """The call that this alarm's commit opened, ended or not."""
-    row = _OPENED_FOR.first(connection, {"of_alarm": alarm_id})
+def opened_for(connection: Connection, name: str) -> str | None:
+    """The call that this alarm's commit (or a gridworker's call for help, `worker/{id}/{press}`) opened, ended or not."""
+    row = _OPENED_FOR.first(connection, {"of_alarm": name})
     return None if row is None else row[0]
 
 
@@ -338,6 +340,8 @@ def _leg_row(leg: Leg) -> dict[str, Any]:
         "restarts": leg.restarts,
         "left_at": leg.left_at,
         "recording": leg.recording,
+        "watching": leg.watching,
+        "unwatched_at": leg.unwatched_at,
     }
 
 
@@ -353,6 +357,8 @@ def _leg(row: Any) -> Leg:
         restarts=row["restarts"],
         left_at=row["left_at"],
         recording=bool(row["recording"]),
+        watching=bool(row["watching"]),
+        unwatched_at=row["unwatched_at"],
     )
 
 

@@ -158,4 +158,5 @@ def _leg(leg: Leg) -> Json:
         "left_at": leg.left_at,
         "lost_at": leg.lost_at,
         "restarts": leg.restarts,
+        "watching": leg.watching,
     }

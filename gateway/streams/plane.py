@@ -12,6 +12,7 @@ a second.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 _BUCKETS = 20  # a viewer is visited once in _BUCKETS ticks: once a second
+_FEW = 400
+"""Up to so many viewers are visited in few wakings of many ticks, because a waking costs more than a visit; more than these
+would keep pictures waiting."""
 _PACE_S = 0.005
 SILENT_S = 2.0
 """Without a packet of any kind a publisher counts as lost. A muted microphone and a covered camera still send."""
@@ -121,6 +125,7 @@ class MediaPlane:
         self._replaying: set[Viewer] = set()
         self._pacer: asyncio.TimerHandle | None = None
         self._tasks: asyncio.TaskGroup | None = None
+        self._hurry = asyncio.Event()  # a publisher came: it is polled each tick
         self._reserved = 0
 
     async def run(self) -> None:
@@ -130,16 +135,28 @@ class MediaPlane:
             async with asyncio.TaskGroup() as self._tasks:
                 tick = 0
                 while True:
-                    # At multiples of a tick, when sockets at rest are read too: one wake for both.
-                    await asyncio.sleep(_TICK_S - time.monotonic() % _TICK_S)
-                    tick += 1
-                    self._tick(tick, time.monotonic())
+                    stride = self._stride()
+                    wait_s = stride * _TICK_S - time.monotonic() % (stride * _TICK_S)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(wait_s):
+                            await self._hurry.wait()
+                    self._hurry.clear()
+                    for _ in range(stride):
+                        tick += 1
+                        self._visit(tick, time.monotonic())
+                    self._poll_publishers(time.monotonic())
         finally:
             self._tasks = None
             if self._pacer is not None:
                 self._pacer.cancel()
             for session_id in list(self._sessions):
                 self.close(session_id, reason="shutdown")
+
+    def _stride(self) -> int:
+        """How many ticks pass until the next waking."""
+        if self._publishers or len(self._sessions) > _FEW:
+            return 1
+        return 5 if self._sessions else _BUCKETS
 
     # Sources.
 
@@ -383,6 +400,7 @@ class MediaPlane:
             self._drop_source(source_id)
             raise
         self._publishers[session.session_id] = session
+        self._hurry.set()
         return answer
 
     def _answer(self, session: Session, answers: Mapping[str, sdp.Answer]) -> SessionAnswer:
@@ -530,7 +548,8 @@ class MediaPlane:
             if self._on_source_change is not None:
                 self._on_source_change(source_id, tracks)
 
-    def _tick(self, tick: int, now: float) -> None:
+    def _visit(self, tick: int, now: float) -> None:
+        """The viewers of one bucket."""
         for session in list(self._buckets[tick % _BUCKETS].values()):
             if session.state is SessionState.CONNECTING:
                 if now - session.created_at > self._limits.connect_s:
@@ -539,6 +558,8 @@ class MediaPlane:
                 session.viewer.report(now)
                 if session.has_sent():
                     self._port.note_media(now)
+
+    def _poll_publishers(self, now: float) -> None:
         for session in list(self._publishers.values()):
             if session.publisher is None or session.link is None or session.state is SessionState.CONNECTING:
                 continue

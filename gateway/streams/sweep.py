@@ -3,9 +3,10 @@
 Cameras' sockets are taken out of the loop's selector and live in one of two epolls. `add`: nobody watches and nobody is in
 a hurry; polled every INTERVAL_S, and SO_RCVLOWAT sees to it that a socket is ready only when it holds a good piece of data
 (the kernel also says so when the window is about to close, and at the end of the connection). What must be done once in a
-while for each of them rides along. `add_urgent`: somebody watches; the first packet wakes the loop at once, but after each
-round of reading the next comes REST_S later at the earliest, so that many cameras share a waking (and warm caches), and
-so do the packets of one picture that a camera writes one by one.
+while for each of them rides along. `add_urgent`: somebody watches; a packet wakes the loop at once, but where packets come
+sooner than REST_S after each other, they are read in rounds that far apart, so that many cameras share a waking (and warm
+caches), and so do the packets of one picture that a camera writes one by one. A single camera's pictures, further apart
+than that, cost one waking each and no timer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 __all__ = ["ReceiveBuffer", "Sweep"]
 
 INTERVAL_S = 0.05
-REST_S = 0.004  # what a packet of a watched camera may wait for others; a tenth of a picture's time
+REST_S = 0.008  # what a packet of a watched camera may wait for others; a fifth of a picture's time
 TURNS = 50  # each member's on_turn comes once in so many sweeps
 
 
@@ -56,6 +57,7 @@ class Sweep:
         self._urgent: dict[int, Callable[[], None]] = {}
         self._urgent_epoll: select.epoll | None = None
         self._rest: asyncio.TimerHandle | None = None  # None: the loop wakes us at the first packet
+        self._rested_at = 0.0  # the loop's time before which the next packets wait for each other
 
     def __len__(self) -> int:
         return len(self._members) + len(self._urgent)
@@ -85,20 +87,25 @@ class Sweep:
         self._urgent[fd] = on_readable
 
     def _round(self) -> None:
-        """Read all urgent sockets that have something. Called by the loop, then by a timer until a round finds nothing."""
+        """Read all urgent sockets that have something. Called by the loop, or by a timer until a round finds nothing."""
         epoll, urgent = self._urgent_epoll, self._urgent
         if epoll is None:
             return
-        ready = epoll.poll(0, len(urgent))
         loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._rest is None and now < self._rested_at:
+            loop.remove_reader(epoll.fileno())
+            self._rest = loop.call_at(self._rested_at, self._round)
+            return
+        ready = epoll.poll(0, len(urgent))
         if not ready:
             if self._rest is not None:
                 self._rest = None
                 loop.add_reader(epoll.fileno(), self._round)
             return
-        if self._rest is None:
-            loop.remove_reader(epoll.fileno())
-        self._rest = loop.call_later(REST_S, self._round)
+        self._rested_at = now + REST_S
+        if self._rest is not None:
+            self._rest = loop.call_at(self._rested_at, self._round)
         for fd, _events in ready:
             if (on_readable := urgent.get(fd)) is not None:  # an earlier one may have removed it
                 on_readable()

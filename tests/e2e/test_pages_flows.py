@@ -234,4 +234,10 @@ async def test_the_resident_corrects_the_place_and_cancels(product: Product, bro
     await stb.click("text=取消报警")
     await stb.wait_for_selector("body[data-stage=cancelled]")
     assert (await alarm())["condition"] == "CLEARED"
-    assert errors == []
+    wall, wall_errors = await open_page(browser, product.link("wall", "operator", "op01"), 1280, 720)
+    await wall.click(f"[data-alarm='{alarm_id}']")
+    assert await wall.is_disabled("[data-act=called-unreachable]")  # until it says what was done instead
+    await wall.click("[data-act=called-safe]")
+    await wall.wait_for_selector("text=已确认平安")
+    assert (await alarm())["call_back"]["outcome"] == "safe"
+    assert errors == wall_errors == []

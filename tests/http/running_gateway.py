@@ -173,16 +173,18 @@ class Bench:
                 return answer.status, json.loads(body)
             return answer.status, body.decode(errors="replace")
 
-    async def press(self, place: str, *, pid: str = "p1", camera: str = "", key: str = KEY) -> dict[str, Any]:
+    async def press(
+        self, place: str, *, pid: str = "p1", camera: str = "", key: str = KEY, kind: str = "help"
+    ) -> dict[str, Any]:
         sid = f"box-{place}"
-        text = f"press|{sid}|{pid}|1|1700000000000|help|{camera}|0"
+        text = f"press|{sid}|{pid}|1|1700000000000|{kind}|{camera}|0"
         press = {
             "v": 1,
             "sid": sid,
             "pid": pid,
             "seq": 1,
             "ts": 1_700_000_000_000,
-            "kind": "help",
+            "kind": kind,
             "sig": sign(key, text),
         }
         if camera:

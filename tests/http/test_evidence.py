@@ -67,6 +67,33 @@ def streams_of(data: bytes) -> dict[str, int]:
     return counts
 
 
+async def output_of(*command: str) -> bytes:
+    """Of a program, both streams."""
+    child = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    out, _ = await child.communicate()
+    assert child.returncode == 0, out
+    return out
+
+
+async def ffmpeg_says(path: Path) -> str:
+    """What it has to complain of when it decodes all of it."""
+    return (await output_of("ffmpeg", "-v", "error", "-i", str(path), "-f", "null", "-")).decode().strip()
+
+
+async def spans(path: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """First and last time of each kind of stream, in seconds, as ffprobe reads them; it may say nothing on stderr."""
+    entries = "packet=codec_type,pts_time"
+    out = await output_of("ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", str(path))
+    begin: dict[str, float] = {}
+    end: dict[str, float] = {}
+    for packet in json.loads(out)["packets"]:
+        kind, at = packet["codec_type"], float(packet["pts_time"])
+        begin[kind], end[kind] = min(at, begin.get(kind, at)), max(at, end.get(kind, at))
+    return begin, end
+
+
 async def alarm_clip(bench: Bench) -> dict[str, Any]:
     """Presses at a1 and waits for the clip of its one live camera."""
     alarm_id = (await bench.press("a1"))["alarm"]
@@ -240,6 +267,13 @@ async def test_each_leg_of_a_call_is_recorded_and_everybody_is_told(tmp_path: Pa
             packets = streams_of(data)
             assert packets["video"] > 20
             assert packets["audio"] > 60
+            path = tmp_path / f"clip{len(data)}"
+            path.write_bytes(data)
+            assert await ffmpeg_says(path) == "", "FFmpeg decodes it without a word"
+            begin, end = await spans(path)
+            assert abs(begin["video"] - begin["audio"]) < 0.5, clip
+            assert abs(end["video"] - end["audio"]) < 0.5, "picture and sound are in step"
+            assert abs(end["video"] - (clip["to_at"] - clip["from_at"]) / 1000) < 0.5
 
 
 async def test_recording_is_refused_with_a_reason_before_the_disk_is_full(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A call reaches people: the provider that rings silent phones, a gridworker's call for help, the box that says OK."""
+"""A call reaches people: the provider that rings silent phones, the box that says OK."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import web
-from running_gateway import KEY, STREET_A, STREET_B, Bench, running_gateway, write_files
+from running_gateway import KEY, Bench, running_gateway, write_files
 
 from gateway.errors import NotAllowed
 from gateway.identity import device_password
@@ -148,44 +148,6 @@ def test_a_signature_covers_time_and_body(spoil: Any) -> None:
     stamp, signature, body = spoil(stamp, signature, body)
     with pytest.raises(NotAllowed):
         read_receipt(SECRET, stamp, signature, body, now_s=1_790_000_100)
-
-
-async def test_a_gridworkers_call_for_help_rings_the_desks_of_its_place(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path) as bench:
-        await bench.on_duty("wa", "a1")
-        worker = bench.bearer("worker", "wa")
-        position = {"lat": 30.812, "lon": 103.812, "datum": "wgs84"}
-        sos = {"position": position, "note": "有人持刀"}
-        assert (await bench.call("POST", "/api/v1/workers/me/sos", worker, json={"position": {"lat": 1}}))[
-            0
-        ] == 400
-        status, call = await bench.call("POST", "/api/v1/workers/me/sos", worker, json=sos)
-        assert (status, call["kind"], call["state"], call["sos"]) == (201, "inbound", "RINGING", True)
-        assert call["position"] == {"lat": 30.812, "lon": 103.812}
-        assert call["place_label"].startswith("网格员求助")
-        assert "有人持刀" in call["place_label"]
-        _, me = await bench.call("GET", "/api/v1/workers/me", worker)
-        assert me["duty"] == "sos"
-        _, again = await bench.call("POST", "/api/v1/workers/me/sos", worker, json={})
-        assert again["id"] == call["id"], "pressed twice is one call"
-        near, far = bench.bearer("desk", "desk-a", STREET_A), bench.bearer("desk", "desk-b", STREET_B)
-        path = f"/api/v1/calls/{call['id']}"
-        assert (await bench.call("GET", path, far))[0] == 403
-        status, answered = await bench.call("POST", f"{path}/join", near, json={})
-        assert (status, answered["answered_by"]["id"]) == (200, "desk-a")
-
-
-async def test_help_is_more_than_the_call_one_is_in(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path) as bench:
-        await bench.on_duty("wa", "a1")
-        worker = bench.bearer("worker", "wa")
-        call_id = await bench.call_of((await bench.press("a1"))["alarm"])
-        assert (await bench.call("POST", f"/api/v1/calls/{call_id}/claim", worker, json={}))[0] == 200
-        assert (await bench.call("POST", "/api/v1/calls", worker, json={}))[0] == 409
-        status, call = await bench.call("POST", "/api/v1/workers/me/sos", worker, json={})
-        assert (status, call["sos"]) == (201, True)
-        _, before = await bench.call("GET", f"/api/v1/calls/{call_id}", worker)
-        assert before["end_reason"] == "superseded"
 
 
 @asynccontextmanager

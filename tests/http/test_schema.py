@@ -16,7 +16,6 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Flaky
 from running_gateway import Bench, running_gateway
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -81,8 +80,9 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
         yield Rig(bench, schemathesis.openapi.from_dict(api), tokens, ids)
 
 
-def exercise(rig: Rig, operation: Any, person: str, base: str) -> None:
-    """In a thread: schemathesis is synchronous."""
+def exercise(rig: Rig, operation: Any, person: str, base: str, findings: list[str]) -> None:
+    """In a thread: schemathesis is synchronous. A wrong answer is a finding even if the same request is answered well
+    the next time: what is there changes with each request, so Hypothesis isn't asked to see it twice."""
     token = {"Authorization": f"Bearer {rig.tokens[person]}"}
     session = requests.Session()
 
@@ -97,8 +97,13 @@ def exercise(rig: Rig, operation: Any, person: str, base: str) -> None:
                 name: rig.ids[name] for name in case.path_parameters if name in rig.ids}}  # fmt: skip
         answer = case.call(base_url=base, headers=token, session=session)
         rig.answered[operation.method.upper(), operation.path, answer.status_code] += 1
-        assert answer.status_code < 500 or (answer.status_code == 503 and is_refusal(answer)), answer.text
-        case.validate_response(answer, checks=CHECKS)
+        try:
+            assert answer.status_code < 500 or (answer.status_code == 503 and is_refusal(answer))
+            case.validate_response(answer, checks=CHECKS)
+        except (AssertionError, BaseExceptionGroup) as error:
+            findings.append(
+                f"{person} {operation.method} {operation.path}: {answer.status_code} {answer.text[:500]}\n{error!r:.1500}"
+            )
 
     try:
         run()
@@ -114,24 +119,17 @@ def is_refusal(answer: Any) -> bool:
     )
 
 
+# Hypothesis takes a changed state of `random` for a strategy's doing; here the gateway's loop draws beside it.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 async def test_no_request_breaks_it_and_answers_are_as_described(rig: Rig) -> None:
     base = str(rig.bench.gateway.base_url)
-    wrong = []
+    wrong: list[str] = []
     for result in rig.schema.get_all_operations():
         operation = result.ok()
         if operation.path in NOT_CALLED or operation.method.upper() in ("HEAD", "OPTIONS"):
             continue
         for person in PEOPLE:
-            try:
-                try:
-                    await asyncio.to_thread(exercise, rig, operation, person, base)
-                except Flaky:
-                    # Once and not again may be the state that other requests left: it must come twice.
-                    await asyncio.to_thread(exercise, rig, operation, person, base)
-            except (Exception, BaseExceptionGroup) as error:  # all of them in one run
-                wrong.append(
-                    f"{person} {operation.method} {operation.path}: {type(error).__name__} {str(error)[:1500]}"
-                )
+            await asyncio.to_thread(exercise, rig, operation, person, base, wrong)
     assert not wrong, f"{len(wrong)} findings\n" + "\n\n".join(wrong)
     # It would also pass if nothing were ever reached: whatever is only read must have been read.
     read = {path for method, path, status in rig.answered if method == "GET" and status == 200}

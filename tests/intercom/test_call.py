@@ -47,6 +47,7 @@ from gateway.intercom.model import (
     Side,
     StopRinging,
     Supersede,
+    WatchChanged,
 )
 from gateway.intercom.plan import choose, next_deadline, ring_request
 
@@ -177,6 +178,7 @@ ONE_OF_EACH: list[Input] = [
     MediaChanged(leg_id="leg1", tracks=BOTH),
     MediaLost(leg_id="leg1"),
     RecordingChanged(leg_id="leg1", recording=True),
+    WatchChanged(leg_id="leg1", watching=True),
     Delivered(worker_id="w1", channel="mqtt"),
     Elapsed(),
 ]
@@ -658,6 +660,24 @@ def test_publishing_nothing_is_losing_it_and_a_silent_leg_has_nothing_to_lose() 
 # ------------------------------------------------------------------------------------------------- endings
 
 
+def test_a_desk_without_a_microphone_is_there_as_long_as_it_watches() -> None:
+    drive = claimed().give(MediaChanged(leg_id="leg1", tracks=BOTH)).give(Join(participant=DESK))
+    assert drive.call.state is C
+    desk = drive.leg(DESK)
+    assert drive.give(WatchChanged(leg_id=desk, watching=True)).call.state is A
+    assert next_deadline(drive.call, S) is None
+    assert drive.give(Elapsed(), after_s=600).call.leg_of(DESK.id) is not None
+    drive.give(MediaLost(leg_id="leg1"))
+    assert drive.call.state is X
+    drive.give(MediaChanged(leg_id="leg1", tracks=BOTH))
+    assert drive.give(WatchChanged(leg_id=desk, watching=False)).call.state is C
+    drive.give(Elapsed(), after_s=S.join_s - 1)
+    assert drive.call.leg_of(DESK.id) is not None
+    drive.give(Elapsed(), after_s=1)
+    assert drive.call.leg_of(DESK.id) is None, "its page is closed"
+    assert drive.of(CloseMedia) == [CloseMedia(leg_id=desk)]
+
+
 @pytest.mark.parametrize("who", [worker(1), DESK], ids=["worker", "desk"])
 @pytest.mark.parametrize("make", [active, reconnecting], ids=["active", "reconnecting"])
 def test_hanging_up_ends_it_on_both_sides(make: Callable[[], Drive], who: Participant) -> None:
@@ -792,6 +812,10 @@ class AnyCall(RuleBasedStateMachine):
     def lose(self, number: int) -> None:
         self.try_(MediaLost(leg_id=f"leg{number}"))
 
+    @rule(number=st.integers(1, 6), watching=st.booleans())
+    def watch(self, number: int, watching: bool) -> None:
+        self.try_(WatchChanged(leg_id=f"leg{number}", watching=watching))
+
     @rule(grid=st.sampled_from(["g1", "g2"]))
     def relocate(self, grid: str) -> None:
         self.try_(Relocate(place_label=grid, position=None, lineage=(), grid=grid))
@@ -836,10 +860,30 @@ class AnyCall(RuleBasedStateMachine):
             assert call.present == ()
             assert next_deadline(call, S) is None
         if call.state is A:
-            sides = {leg.participant.side for leg in call.present if leg.publishing}
+            sides = {leg.participant.side for leg in call.present if leg.publishing or leg.listening}
             assert {Side.WORKER, Side.CENTER} <= sides
         if call.state in (R, L):
             assert next_deadline(call, S) is not None, "ringing and a claim without media end by themselves"
+
+    def teardown(self) -> None:
+        """Everybody's phone and page is gone at once, and nobody answers any more: the call ends by itself."""
+        if not hasattr(self, "drive"):
+            return
+        for leg in self.drive.call.present:
+            self.try_(WatchChanged(leg_id=leg.id, watching=False))
+            self.try_(MediaLost(leg_id=leg.id))
+        end = self.drive.now_ms + 1000 * (
+            S.dead_s + S.join_s + S.max_rings * (S.no_answer_s + S.inbound_no_answer_s)
+        )
+        while not self.drive.call.ended:
+            deadline = next_deadline(self.drive.call, S)
+            assert deadline is not None, f"{self.drive.call.state} with nobody in it, for ever"
+            self.drive.now_ms = max(self.drive.now_ms, deadline)
+            assert self.drive.now_ms <= end
+            self.try_(Elapsed())
+            request = ring_request(self.drive.call, self.drive.now_ms, S)
+            if request is not None:
+                self.try_(choose([], request, frozenset(), nobody_rings=not self.drive.call.ringing))
 
 
 TestAnyCall = AnyCall.TestCase

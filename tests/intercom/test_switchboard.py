@@ -435,8 +435,15 @@ async def test_a_cancelled_alarm_silences_phones_but_leaves_an_answered_call(ben
     assert (await bench.board.get(call.id)).end_reason is EndReason.CANCELLED
     other = await bench.board.open_for_alarm(replace(BRIEF, alarm_id="alarm-2"))
     await bench.board.claim(other.id, worker(1))
-    await bench.board.cancel_alarm("alarm-2")
+    await bench.board.cancel_alarm("alarm-2")  # the desk has closed it
     assert (await bench.board.get(other.id)).state is CallState.CLAIMED
+    # a desk's own call about an alarm that was over already goes on; an older one falls silent
+    operator = Participant(id="op1", name="指挥", role="operator")
+    late = await bench.board.dispatch("w2", operator, brief=replace(BRIEF, alarm_id="alarm-3"))
+    await bench.board.cancel_alarm("alarm-3", at_ms=late.opened_at - 1, hung_up=True)
+    assert (await bench.board.get(late.id)).state is CallState.RINGING
+    await bench.board.cancel_alarm("alarm-3", at_ms=late.opened_at, hung_up=True)
+    assert (await bench.board.get(late.id)).end_reason is EndReason.CANCELLED
 
 
 # ----------------------------------------------------------------------------------------------- media
@@ -618,6 +625,7 @@ async def test_the_call_as_json_is_the_contracts(bench: Bench) -> None:
                 "left_at": None,
                 "lost_at": None,
                 "restarts": 0,
+                "watching": False,
             }
             for leg, who, name, role in (
                 (mine, "w1", "网格员1", "worker"),

@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("answer", sa.Text, nullable=False),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_incident_alarm_id", "incident", ["alarm_id"])
     op.add_column("alarm", sa.Column("call_back", sa.Text))
 
 

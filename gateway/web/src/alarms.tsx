@@ -26,7 +26,14 @@ export const severity = signal(2);
 export const police = signal<"yes" | "no" | "undetermined">("undetermined");
 export const merging = signal(false);
 
-export const KIND_SHAPE: Record<string, string> = { help: "✚", theft: "◈", fire: "▲", medical: "♥", test: "◇" };
+export const KIND_SHAPE: Record<string, string> = {
+  help: "✚",
+  theft: "◈",
+  fire: "▲",
+  medical: "♥",
+  test: "◇",
+  sos: "⚠",
+};
 
 export async function select(alarm: Alarm, show: boolean): Promise<void> {
   if (selectedId.value !== alarm.id) {

@@ -6,7 +6,7 @@ import { capture, Publisher, type CaptureFault } from "./media.ts";
 import type { Alarm, Call, Camera, CameraChoice, Rung } from "./model.ts";
 import { t } from "./text.ts";
 import { here } from "./worker-position.ts";
-import { busy, call, fail, me, miss, remember, ring, say, scene, session, setDuty, task } from "./worker-state.ts";
+import { busy, call, fail, me, miss, remember, ring, say, scene, session, task } from "./worker-state.ts";
 
 export interface InCall {
   leg: string;
@@ -179,16 +179,32 @@ export async function flip(): Promise<void> {
   }
 }
 
-/** By its own route, which alerts the desks as an alarm does; a gateway without that rings them by a call. */
+const SOS_PATIENCE_MS = 60_000;
+const SOS_PAUSE_MS = [1000, 2000, 4000, 8000];
+/** The call for help that no answer has come to yet: every try bears the same id, so it is one alarm. */
+let unanswered: string | null = null;
+
+/** An alarm of one's own. Tried again until the gateway says that it has it, at most for a minute. */
 async function callForHelp(): Promise<Call> {
-  try {
-    const made = await post<Call>("/api/v1/workers/me/sos", here.value ? { position: here.value } : {});
-    if (me.value) me.value = { ...me.value, duty: "sos" };
-    return made;
-  } catch (error) {
-    if (!(error instanceof ApiError) || error.status !== 404) throw error;
-    await setDuty("sos");
-    return post<Call>("/api/v1/calls");
+  unanswered ??= Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join(
+    "",
+  );
+  const began = Date.now();
+  for (let tries = 0; ; tries++) {
+    try {
+      const said = here.value ? { id: unanswered, position: here.value } : { id: unanswered };
+      const made = await post<Call>("/api/v1/workers/me/sos", said);
+      unanswered = null;
+      if (me.value) me.value = { ...me.value, duty: "sos" };
+      return made;
+    } catch (error) {
+      const refused = error instanceof ApiError && error.status >= 400 && error.status < 500 && error.status !== 429;
+      if (refused || Date.now() - began > SOS_PATIENCE_MS) {
+        if (refused) unanswered = null;
+        throw error;
+      }
+      await new Promise((resolve) => setTimeout(resolve, SOS_PAUSE_MS[Math.min(tries, SOS_PAUSE_MS.length - 1)]));
+    }
   }
 }
 
