@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-LONG_FIRST = ("alarms", "e2e", "faults", "deploy", "soak", "http", "conformance", "evidence", "simulators", "web")
+LONG_FIRST = (
+    "alarms",
+    "e2e",
+    "faults",
+    "deploy",
+    "soak",
+    "http",
+    "conformance",
+    "evidence",
+    "simulators",
+    "web",
+)
 ROOT = Path(__file__).parent
 
 
