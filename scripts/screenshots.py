@@ -168,7 +168,7 @@ def few_colours(picture: Image.Image) -> Image.Image:
     rare = picture.quantize(56, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
     palette = Image.new("P", (1, 1))
     palette.putpalette(common[: 200 * 3] + rare[: 56 * 3])
-    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)  # dots don't pack
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 from running_product import Product, open_page
-from test_pages_flows import alarm_from, press, until
+from test_pages_flows import alarm_from, open_alarm, press, until
 
 pytestmark = pytest.mark.browser
 
@@ -267,9 +267,10 @@ async def test_a_leader_on_a_phone_sees_alarms_map_a_camera_and_joins(
     await press(product, "stb00030")
     await leader.wait_for_selector(f"[data-alarm='{mine}']:has-text('×2')", state="attached")
     await expect(tabs.nth(1)).to_have_attribute("aria-pressed", "true")
-    await leader.click("[data-act=arrival]")  # what waits longest is one tap away
-    await leader.wait_for_selector(f"[data-detail]:not([data-detail='{mine}'])")
-    await leader.click(f"[data-alarm='{mine}']")
+    await leader.click("[data-act=arrival]")  # what waits first in the queue is one tap away
+    await expect(tabs.nth(0)).to_have_attribute("aria-pressed", "true")
+    await leader.wait_for_selector("[data-detail]")
+    await open_alarm(leader, mine)
     await leader.wait_for_selector(f"[data-detail='{mine}']")
     await leader.click("[data-act=acknowledge]")
     await leader.wait_for_selector("[data-act=call]")
