@@ -198,6 +198,7 @@ class Gateway:
             rank=self.callout.rank,
             pick=self.callout.pick,
             ring=self.devices.ring,
+            ring_all=self.devices.ring_all,
             publish_event=self._publish_call_event,
             close_media=self._close_media,
             on_accepted=self._on_accepted,
@@ -218,7 +219,7 @@ class Gateway:
         )
         passwords = {name: one.password for name, one in configuration.secrets.credentials.items()}
         self.sharing = Sharing(store, hooks_of(self.settings.webhooks, passwords), clock=now_ms)
-        self.calls_courier = Courier(store, self.switchboard.deliveries())
+        self.calls_courier = Courier(store, self.switchboard.deliveries(), batched=self.switchboard.batches())
         self.media = make_media(
             options,
             MediaCallbacks(

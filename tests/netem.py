@@ -173,6 +173,7 @@ class Relay:
         self._front: asyncio.DatagramTransport | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._dark_until = float("-inf")
 
     @classmethod
     async def open(
@@ -212,11 +213,11 @@ class Relay:
             flow.up.shape, flow.down.shape = self._shapes
 
     def blackout(self, seconds: float) -> None:
-        """Nothing passes for so long."""
-        until = time.monotonic() + seconds
+        """Nothing passes for so long, from no address: a socket that is opened in the dark sees nothing either."""
+        self._dark_until = time.monotonic() + seconds
         for flow in self._flows.values():
-            flow.up.blackout(until)
-            flow.down.blackout(until)
+            flow.up.blackout(self._dark_until)
+            flow.down.blackout(self._dark_until)
 
     def rebind(self) -> None:
         """Every client gets a new address towards the target; what is sent to the old one is lost without an error."""
@@ -250,6 +251,8 @@ class Relay:
             flow = self._flows[client] = _Flow(
                 client, Direction(self._shapes[0], seed=number), Direction(self._shapes[1], seed=number + 1)
             )
+            flow.up.blackout(self._dark_until)
+            flow.down.blackout(self._dark_until)
             self._connect(flow)
         self._carry(flow, data, upwards=True)
 

@@ -184,6 +184,11 @@ async def test_the_shell_carries_both_ways_hides_clients_and_rebinds() -> None:
         ends[0][0].sendto(b"lost")
         await asyncio.sleep(0.05)
         assert relay.counters("up")["blackout"] == 1
+        late, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=relay.address)
+        late.sendto(b"lost, too")
+        await asyncio.sleep(0.05)
+        assert relay.counters("up")["blackout"] == 2, "a client that comes in the dark sees nothing"
+        late.close()
         for transport, _ in ends:
             transport.close()
     server.close()

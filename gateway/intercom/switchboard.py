@@ -90,7 +90,7 @@ class Switchboard(CallReader):
 
     rank(position, grid, exclude): the ranking, best first, without off-duty workers. pick(worker_id,
     position): one worker as the ranking sees it, None if it is unknown or off duty. ring(worker_id, message):
-    MQTT `w/{wid}/call`. notify(notice): the provider that reaches phones (None: there is none). publish_event(type, data, audience): the event channel. close_media(owner): ends
+    MQTT `w/{wid}/call` (ring_all: many at once). notify(notice): the provider that reaches phones (None: there is none). publish_event(type, data, audience): the event channel. close_media(owner): ends
     media sessions of that owner. on_accepted(alarm_id, worker_id, name, eta_s), on_no_answer(alarm_id,
     reason), on_opened(alarm_id, call_id), on_missed(call_id, worker_id, alarm_id), on_hung_up(alarm_id, worker_id, call_id: the caller
     hung up as this worker answered) tell the alarm desk; they may be repeated after a crash and raise to be tried again. clock: UTC milliseconds.
@@ -111,6 +111,7 @@ class Switchboard(CallReader):
         on_opened: Callable[[str, str], Awaitable[None]],
         on_missed: Callable[[str, str | None, str | None], Awaitable[None]],
         on_hung_up: Callable[[str, str, str], Awaitable[None]] | None = None,
+        ring_all: Callable[[Sequence[tuple[str, Json]]], Awaitable[None]] | None = None,
         notify: Callable[[Json], Awaitable[None]] | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         new_id: Callable[[], str] = lambda: str(ULID()),
@@ -121,6 +122,7 @@ class Switchboard(CallReader):
         self._pick = pick
         self._outgoing = Outgoing(
             ring=ring,
+            ring_all=ring_all,
             notify=notify,
             publish_event=publish_event,
             on_accepted=on_accepted,
@@ -649,5 +651,8 @@ class Switchboard(CallReader):
         self._wake.set()
 
     def deliveries(self) -> dict[str, Callable[[outbox.Message], Awaitable[None]]]:
-        """The outbox kinds of calls, for the courier."""
+        """The outbox kinds of calls, for the courier; `batches()` those that it hands over many at a time."""
         return self._outgoing.kinds()
+
+    def batches(self) -> dict[str, Callable[[Sequence[outbox.Message]], Awaitable[None]]]:
+        return self._outgoing.batches()

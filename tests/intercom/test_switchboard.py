@@ -128,7 +128,7 @@ class Bench:
 
     async def deliver(self) -> None:
         """Runs the courier until nothing is left in the outbox."""
-        courier = Courier(self.store, self.board.deliveries())
+        courier = Courier(self.store, self.board.deliveries(), batched=self.board.batches())
         task = asyncio.create_task(courier.run())
         try:
             while await self.store.read(_undelivered):
