@@ -86,7 +86,7 @@ GC_ALLOCATIONS = 20_000
 """A storm of presses makes so many objects that collections at the default of 700 took a tenth of the CPU."""
 CLOCK = SteadyClock(lambda: time.time_ns() // 1_000_000, lambda: time.monotonic_ns() / 1e6)
 LAG_PROBE_S = 0.5
-RIGHTS_CHECK_S = 1.0
+RIGHTS_CHECK_S = 2.0
 LINGER_S = 2.0
 """How long the rest of a body is waited for whose request was refused."""
 
@@ -198,12 +198,14 @@ class Gateway:
             rank=self.callout.rank,
             pick=self.callout.pick,
             ring=self.devices.ring,
+            ring_all=self.devices.ring_all,
             publish_event=self._publish_call_event,
             close_media=self._close_media,
             on_accepted=self._on_accepted,
             on_no_answer=self._on_no_answer,
             on_opened=self.desk.on_call,
             on_missed=self._on_missed,
+            on_hung_up=self.cases.on_hung_up,
             notify=self.provider.deliver,
             clock=now_ms,
         )
@@ -217,7 +219,7 @@ class Gateway:
         )
         passwords = {name: one.password for name, one in configuration.secrets.credentials.items()}
         self.sharing = Sharing(store, hooks_of(self.settings.webhooks, passwords), clock=now_ms)
-        self.calls_courier = Courier(store, self.switchboard.deliveries())
+        self.calls_courier = Courier(store, self.switchboard.deliveries(), batched=self.switchboard.batches())
         self.media = make_media(
             options,
             MediaCallbacks(

@@ -225,7 +225,7 @@ def _serve(options: argparse.Namespace) -> int:
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     os.umask(0o077)  # database, photos and recordings are nobody else's
     files = _files(options)
-    configuration = load_configuration(files)
+    configuration = load_configuration(files, district_cache=options.data / "cache" / "district")
     if unusable := certificate_problems(configuration.settings):
         raise ConfigError(unusable)
     with DataDir.open(options.data) as data:

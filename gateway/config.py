@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from gateway.access import Visibility
 from gateway.data_dir import DataDir
 from gateway.district import District, Level
+from gateway.district_cache import read_district as read_cached_district
 from gateway.errors import ConfigError
 from gateway.geo import Position
 from gateway.settings import MqttMode, Settings
@@ -188,11 +189,15 @@ def load_secrets(path: Path | None) -> Secrets:
 
 
 def load_configuration(
-    files: Files, *, cameras: bytes | None = None, only_from: Collection[str] = ()
+    files: Files,
+    *,
+    cameras: bytes | None = None,
+    only_from: Collection[str] = (),
+    district_cache: Path | None = None,
 ) -> Configuration:
-    """All files. cameras: what cameras.yaml is going to say, with those in only_from being added or changed by API: their
+    """All files. district_cache: where the district is kept for the next start. cameras: what cameras.yaml is going to say, with those in only_from being added or changed by API: their
     URLs must lie in ingest.camera_networks. Raises one ConfigError with the mistakes of all files."""
-    loaded, mistakes = _read_all(files, cameras, only_from)
+    loaded, mistakes = _read_all(files, cameras, only_from, district_cache)
     if mistakes:
         raise ConfigError([str(mistake) for mistake in mistakes])
     return loaded
@@ -204,7 +209,10 @@ def check_files(files: Files) -> list[Mistake]:
 
 
 def _read_all(
-    files: Files, data: bytes | None = None, only_from: Collection[str] = ()
+    files: Files,
+    data: bytes | None = None,
+    only_from: Collection[str] = (),
+    district_cache: Path | None = None,
 ) -> tuple[Configuration, list[Mistake]]:
     mistakes: list[Mistake] = []
     settings, read_secrets, read_district = Settings(), Secrets(), District.empty()
@@ -217,7 +225,7 @@ def _read_all(
         read_secrets = _read_secrets(document, files.secrets)
         mistakes += document.mistakes
     if files.district is not None:
-        read_district, found = District.read(files.district)
+        read_district, found = read_cached_district(files.district, district_cache)
         mistakes += found
     if files.cameras is not None:
         document = Document(files.cameras, data=data)

@@ -118,8 +118,13 @@ class Devices:
 
     async def ring(self, worker_id: str, message: dict[str, Any]) -> None:
         """`w/{wid}/call`: a phone rings, or stops ringing."""
-        await self.publish(
-            f"{self._configured.root}/w/{worker_id}/call", msgspec.json.encode(message), 1, False
+        await self.ring_all([(worker_id, message)])
+
+    async def ring_all(self, rings: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """As ring(), of many phones: (worker, message)."""
+        root = self._configured.root
+        await self.publish_all(
+            [(f"{root}/w/{who}/call", msgspec.json.encode(ring), 1, False) for who, ring in rings]
         )
 
     async def _tell_health(self, client: MqttClient) -> None:

@@ -64,8 +64,10 @@ class AlarmNews:
                 if self._witness.wants(news.id, news.incident):
                     self._witness.alarm_changed(news.values())
         # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
-        over = [news.id for _, news in events if news.over]
-        await asyncio.gather(*(self._calls.cancel_alarm(alarm_id) for alarm_id in over))
+        over = [news for _, news in events if news.over_at is not None]
+        await asyncio.gather(
+            *(self._calls.cancel_alarm(one.id, at_ms=one.over_at, hung_up=one.cancelled) for one in over)
+        )
         if self._sharing.wanted:
             await self._sharing.take(
                 [(number, news.type, news.values(), full_lineage(news.lineage)) for number, news in events]

@@ -114,7 +114,7 @@ class NotifySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaSettings:
-    """WebRTC. `addresses` are bound, `announce` stands in candidates instead of them (NAT). Port + n for
+    """WebRTC. `addresses` are bound, `announce` stands in candidates beside them (1:1 NAT, same port). Port + n for
     worker n.
     """
 

@@ -1,8 +1,8 @@
 """The database: one SQLite file, one writer thread, group commit.
 
 `persisted` must mean "on disk" and 500 presses a second must fit on one disk, so all writes that wait share
-one transaction and one fsync (WAL, synchronous=FULL), each in a savepoint of its own: a write that fails
-takes back itself and nothing else. The future of a write is resolved after COMMIT has returned, never before.
+one transaction and one fsync (WAL, synchronous=FULL). A write that fails takes back itself and nothing else: the
+transaction is then taken back and run again, each write in a savepoint of its own. The future of a write is resolved after COMMIT has returned, never before.
 
 What goes wrong with the disk is told apart:
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import random
@@ -42,11 +43,12 @@ from sqlalchemy.sql import Executable
 
 from gateway.errors import Unavailable
 
-__all__ = ["Prepared", "Store", "StoreHealth", "defer", "deferred", "flush", "metadata"]
+__all__ = ["Prepared", "Store", "StoreHealth", "defer", "deferred", "flush", "insert_rows", "metadata"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741 - an item
 
 metadata = MetaData(
     naming_convention={
@@ -62,8 +64,10 @@ MAX_BATCH = 512
 """Urgent writes in one transaction. More would delay the first of them for no gain: the fsync is shared long
 before.
 """
-MAX_ORDINARY = 24
-"""Other writes in one transaction: an urgent one that comes meanwhile waits for no more than these."""
+MAX_ORDINARY = 64
+"""Other writes in one transaction, which is cut short once an urgent one waits."""
+SLICE_S = 0.004
+"""How long a transaction of other writes may go on once an urgent one waits."""
 MAX_WAITING = 20_000
 """Writes that may wait. Beyond it a write is refused with Unavailable; a press is then not acknowledged
 and comes again.
@@ -168,7 +172,7 @@ class _Deferred:
             self._put_aside = rows, {table: len(done) for table, done in self.inserted.items()}
         for table, some in rows.items():
             if some:
-                _insert_rows(connection, table, some)
+                insert_rows(connection, table, some)
                 self.inserted.setdefault(table, []).extend(some)
 
 
@@ -179,7 +183,7 @@ def defer(connection: Connection, table: Table, row: Values) -> None:
     """
     waiting: _Deferred | None = connection.info.get(_DEFERRED)
     if waiting is None:
-        _insert_rows(connection, table, [row])
+        insert_rows(connection, table, [row])
     else:
         rows = waiting.rows.get(table)
         if rows is None:
@@ -204,8 +208,8 @@ def flush(connection: Connection) -> None:
 _INSERTS: dict[tuple[Table, tuple[str, ...]], tuple[str, str]] = {}
 
 
-def _insert_rows(connection: Connection, table: Table, rows: list[Values]) -> None:
-    """Multi-row INSERTs. A row without a value for an integer primary key gets it as `id`."""
+def insert_rows(connection: Connection, table: Table, rows: list[Values]) -> None:
+    """Multi-row INSERTs of rows that name the same columns. A row without a value for an integer primary key gets it as `id`."""
     names = tuple(rows[0])
     parts = _INSERTS.get((table, names))
     if parts is None:
@@ -233,12 +237,23 @@ def _driver(connection: Connection) -> sqlite3.Connection:
 
 
 class _Write(Generic[T]):
-    """One write on its way: what to run and whom to tell."""
+    """One write on its way: what to run and whom to tell. many: takes the items of all such writes in a row at once."""
 
-    __slots__ = ("error", "fn", "future", "result")
+    __slots__ = ("error", "future", "item", "many", "ordinary", "result", "run")
 
-    def __init__(self, fn: Callable[[Connection], T], future: asyncio.Future[T]) -> None:
-        self.fn = fn
+    def __init__(
+        self,
+        future: asyncio.Future[T],
+        run: Callable[[Connection], T],
+        *,
+        ordinary: bool,
+        many: Callable[[Connection, list[Any]], list[T]] | None = None,
+        item: Any = None,
+    ) -> None:
+        self.run = run
+        self.ordinary = ordinary
+        self.many = many
+        self.item = item
         self.future = future
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -264,6 +279,7 @@ class Store:
         self._urgent: deque[_Write[Any]] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._others_turn = False
         self._trouble = ""
         self._commits = 0
         self._writes = 0
@@ -302,16 +318,28 @@ class Store:
         broken or overloaded. `urgent` (a press) goes before what waits; those that are not stay in order.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        write = _Write(fn, future)
+        self._queue(_Write(future, fn, ordinary=not urgent))
+        return await future
+
+    async def write_together(
+        self, many: Callable[[Connection, list[I]], list[T]], item: I, *, urgent: bool = False
+    ) -> T:
+        """As write(), of `many(connection, [item])[0]`; but what waits with the same `many` is handed to it at once, which
+        costs a few statements for all instead of some for each. If it raises, it is asked for each item by itself."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        alone: Callable[[Connection], T] = lambda connection: many(connection, [item])[0]  # noqa: E731
+        self._queue(_Write(future, alone, ordinary=not urgent, many=many, item=item))
+        return await future
+
+    def _queue(self, write: _Write[Any]) -> None:
         with self._wake:
             if self._closing:
                 raise Unavailable("the database is closed")
-            queue = self._urgent if urgent else self._waiting
+            queue = self._waiting if write.ordinary else self._urgent
             if len(queue) >= MAX_WAITING:
                 raise Unavailable("cannot process: too many writes are waiting", retry_after_s=2.0)
             queue.append(write)
             self._wake.notify()
-        return await future
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
         """Runs `fn(connection)` on a reader thread in one snapshot of what is committed."""
@@ -368,15 +396,22 @@ class Store:
                 with self._wake:
                     while not (self._waiting or self._urgent or self._closing):
                         self._wake.wait()
-                    batch = [self._urgent.popleft() for _ in range(min(len(self._urgent), MAX_BATCH))]
-                    batch += [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_ORDINARY))]
+                    batch = self._next()
                     if not batch:
                         return
-                self._commit(connection, batch)
+                batch = self._commit(connection, batch)
                 with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to be told
                     self._loop.call_soon_threadsafe(self._resolve, batch, waiting.inserted)
         finally:
             connection.close()
+
+    def _next(self) -> list[_Write[Any]]:
+        """What goes into the next transaction. Urgent writes have one to themselves; then it is the others' turn."""
+        if self._urgent and not (self._others_turn and self._waiting):
+            self._others_turn = True
+            return [self._urgent.popleft() for _ in range(min(len(self._urgent), MAX_BATCH))]
+        self._others_turn = False
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_ORDINARY))]
 
     def _resolve(self, batch: list[_Write[Any]], inserted: dict[Table, list[Values]]) -> None:
         for write in batch:
@@ -387,13 +422,14 @@ class Store:
         for notice in self._commit_listeners:
             notice()
 
-    def _commit(self, connection: Connection, batch: list[_Write[Any]]) -> None:
-        """Commits the batch, or gives every write of it an error. Never raises."""
+    def _commit(self, connection: Connection, batch: list[_Write[Any]]) -> list[_Write[Any]]:
+        """Commits the batch, or gives every write of it an error. Never raises. Returns what was done; the rest of a batch
+        that was cut short waits again."""
         deadline = time.monotonic() + self._busy_deadline_s
-        attempt = 0
+        attempt, careful = 0, False
         while True:
             try:
-                self._attempt(connection, batch)
+                done = self._attempt(connection, batch, careful=careful)
             except Exception as exc:
                 _rollback(connection)
                 connection.info[_DEFERRED].clear()
@@ -407,41 +443,72 @@ class Store:
                     attempt = min(attempt + 1, 10)
                     continue
                 known = code in _BUSY or code in _BROKEN
+                if not known and not careful:
+                    careful = True  # one of them is at fault: again, so that the others don't suffer
+                    continue
                 self._trouble = _reason(exc)
                 logger.error("a transaction of %d writes failed: %s", len(batch), exc)
                 for write in batch:
                     write.error = Unavailable(f"cannot process: {self._trouble}") if known else exc
-                return
+                return batch
             if self._trouble:
                 logger.info("database is writable again")
             self._trouble = ""
             self._commits += 1
-            self._writes += len(batch)
-            return
+            self._writes += done
+            if done < len(batch):
+                with self._wake:
+                    self._waiting.extendleft(reversed(batch[done:]))
+            return batch[:done]
 
-    def _attempt(self, connection: Connection, batch: list[_Write[Any]]) -> None:
-        """One BEGIN IMMEDIATE ... COMMIT over the batch. Raises what concerns all of it, keeps what
-        concerns one write.
+    def _attempt(self, connection: Connection, batch: list[_Write[Any]], *, careful: bool) -> int:
+        """One BEGIN IMMEDIATE ... COMMIT over the batch, or as much of it as fits in a slice while an urgent write waits; how
+        much that was. `careful`: each write has a savepoint; then only what concerns all of it is raised.
         """
         waiting: _Deferred = connection.info[_DEFERRED]
         waiting.clear()
+        until, done = time.monotonic() + SLICE_S, 0
         with connection.begin():
             raw = _driver(connection)
-            for write in batch:
-                write.result = write.error = None
-                waiting.savepoint()
-                raw.execute("SAVEPOINT one_write")
-                try:
-                    write.result = write.fn(connection)
-                except Exception as exc:
-                    code = _code(exc)
-                    if code in _BUSY or code in _BROKEN or not raw.in_transaction:
-                        raise  # SQLite may have rolled back the whole transaction (lang_transaction 3.1)
-                    raw.execute("ROLLBACK TO one_write")
-                    waiting.roll_back()
-                    write.error = exc
-                raw.execute("RELEASE one_write")
+            while done < len(batch):
+                write = batch[done]
+                if careful:
+                    self._run_one(connection, raw, waiting, write)
+                    done += 1
+                elif write.many is None:
+                    write.result, write.error = write.run(connection), None
+                    done += 1
+                else:
+                    group = [write]
+                    for other in itertools.islice(batch, done + 1, None):
+                        if other.many is not write.many:
+                            break
+                        group.append(other)
+                    answers = write.many(connection, [one.item for one in group])
+                    for one, answer in zip(group, answers, strict=True):
+                        one.result, one.error = answer, None
+                    done += len(group)
+                if self._urgent and time.monotonic() > until and batch[0].ordinary:
+                    break
             waiting.flush(connection)
+        return done
+
+    def _run_one(
+        self, connection: Connection, raw: sqlite3.Connection, waiting: _Deferred, write: _Write[Any]
+    ) -> None:
+        write.result = write.error = None
+        waiting.savepoint()
+        raw.execute("SAVEPOINT one_write")
+        try:
+            write.result = write.run(connection)
+        except Exception as exc:
+            code = _code(exc)
+            if code in _BUSY or code in _BROKEN or not raw.in_transaction:
+                raise  # SQLite may have rolled back the whole transaction (lang_transaction 3.1)
+            raw.execute("ROLLBACK TO one_write")
+            waiting.roll_back()
+            write.error = exc
+        raw.execute("RELEASE one_write")
 
     def _migrate(self) -> None:
         # Imported here: alembic pulls in mako and more, which only an opening store needs.

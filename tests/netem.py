@@ -177,12 +177,18 @@ class Relay:
 
     @classmethod
     async def open(
-        cls, target: Address, *, up: Shape | None = None, down: Shape | None = None, seed: int = 1
+        cls,
+        target: Address,
+        *,
+        up: Shape | None = None,
+        down: Shape | None = None,
+        seed: int = 1,
+        front: Address = ("127.0.0.1", 0),
     ) -> Self:
-        """A relay on a free port of this machine. up: client to target; down: target to client."""
+        """A relay on a port of this machine. up: client to target; down: target to client; front: where clients send to."""
         relay = cls(target, up or Shape(), down or Shape(), seed)
         relay._front, _ = await relay._loop.create_datagram_endpoint(
-            lambda: _Receiver(relay._from_client), local_addr=("127.0.0.1", 0)
+            lambda: _Receiver(relay._from_client), local_addr=front
         )
         return relay
 

@@ -4,7 +4,8 @@
     condition  ACTIVE <-> CLEARED
 
 They are independent: a clear never hides an alarm that nobody acknowledged, and a new press of the same box
-makes a cleared one active again. A pair that is not in a table raises Illegal and changes nothing. A row may
+and a call-back that finds
+help needed make a cleared one active again. A pair that is not in a table raises Illegal and changes nothing. A row may
 lead back to its own state: the input is then legal and without effect (a second console shows the alarm,
 too).
 """
@@ -65,6 +66,7 @@ class Event(StrEnum):
     CLOSE = "close"
     PRESS = "press"  # the same box again
     CANCEL = "cancel"  # the resident took it back
+    HELP_NEEDED = "help_needed"  # says the call-back after that
 
 
 class Illegal(Conflict):
@@ -92,6 +94,10 @@ HANDLING: dict[tuple[Handling, Event], Handling] = {
     (H.SHOWN, Event.CANCEL): H.SHOWN,
     (H.ACKNOWLEDGED, Event.CANCEL): H.ACKNOWLEDGED,
     (H.TRIAGED, Event.CANCEL): H.TRIAGED,
+    (H.NEW, Event.HELP_NEEDED): H.NEW,
+    (H.SHOWN, Event.HELP_NEEDED): H.SHOWN,
+    (H.ACKNOWLEDGED, Event.HELP_NEEDED): H.ACKNOWLEDGED,
+    (H.TRIAGED, Event.HELP_NEEDED): H.TRIAGED,
 }
 """(CLOSED, PRESS) is missing on purpose: a press after the end is a new alarm. So is (CLOSED, CANCEL)."""
 
@@ -101,6 +107,7 @@ CONDITION: dict[tuple[Condition, Event], Condition] = {
     (C.ACTIVE, Event.CANCEL): C.CLEARED,
     (C.CLEARED, Event.PRESS): C.ACTIVE,
     (C.CLEARED, Event.CANCEL): C.CLEARED,
+    (C.CLEARED, Event.HELP_NEEDED): C.ACTIVE,
 }
 
 

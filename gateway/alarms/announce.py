@@ -48,7 +48,8 @@ Json = dict[str, Any]
 
 
 class News(msgspec.Struct, frozen=True, kw_only=True):
-    """An event of the page channel on its way through the outbox. data: JSON, encoded once for all pages; participants:
+    """An event of the page channel on its way through the outbox. over_at: since when no phone may ring for this alarm
+    (UTC ms); cancelled: because its resident took it back. data: JSON, encoded once for all pages; participants:
     who takes part in an alarm, as `Participants` would say; incident: that of an alarm."""
 
     type: str
@@ -56,7 +57,8 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     lineage: tuple[str, ...]
     data: msgspec.Raw
     owner: str | None = None
-    over: bool = False
+    over_at: int | None = None
+    cancelled: bool = False
     participants: tuple[str, ...] = ()
     incident: str | None = None
 
@@ -159,10 +161,17 @@ def announce_state(connection: Connection, row: Row, state: Json | None) -> None
 
 def announce_alarm(connection: Connection, row: Row, deadlines: Mapping[DeadlineKind, int]) -> None:
     """The alarm as it is now, to every page that may see it."""
-    over = row["closed_at"] is not None or row["cleared_at"] is not None
     taking_part = tuple(sub for sub in (row["acknowledged_sub"], row["worker_id"]) if sub)
     view = alarm_view(row, deadlines)
-    announce_event(connection, "alarm", view, lineage_of(row), over=over, participants=taking_part)
+    announce_event(
+        connection,
+        "alarm",
+        view,
+        lineage_of(row),
+        over_at=row["cleared_at"] or row["closed_at"],
+        cancelled=row["cleared_at"] is not None,
+        participants=taking_part,
+    )
 
 
 def announce_event(
@@ -172,17 +181,19 @@ def announce_event(
     lineage: tuple[str, ...],
     *,
     owner: str | None = None,
-    over: bool = False,
+    over_at: int | None = None,
+    cancelled: bool = False,
     participants: tuple[str, ...] = (),
 ) -> None:
-    """owner: whose it is besides the area's; over: an alarm for which no phone may ring any more; participants: see News."""
+    """owner: whose it is besides the area's; over_at, cancelled, participants: see News."""
     encoded = msgspec.Raw(msgspec.json.encode(data))
     news = News(
         type=type,
         id=data["id"],
         lineage=lineage,
         owner=owner,
-        over=over,
+        over_at=over_at,
+        cancelled=cancelled,
         participants=participants,
         incident=data.get("incident_id"),
         data=encoded,

@@ -30,7 +30,6 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    insert,
     select,
     update,
 )
@@ -93,14 +92,14 @@ delivery_table = Table(
 Index("ix_alarm_delivery_subject", delivery_table.c.subject, delivery_table.c.id)
 
 
-_CALL_ON = Prepared(
-    insert(delivery_table).values(
-        {name: bindparam(name) for name in ("subject", "audience", "channel", "at")}
-    )
-)
 _REACHED = Prepared(
     update(delivery_table)
-    .where(delivery_table.c.id == bindparam("of_delivery"), delivery_table.c.delivered_at.is_(None))
+    .where(
+        delivery_table.c.subject == bindparam("of_subject"),
+        delivery_table.c.audience == bindparam("of_audience"),
+        delivery_table.c.at == bindparam("called_at"),
+        delivery_table.c.delivered_at.is_(None),
+    )
     .values(delivered_at=bindparam("delivered_at"), reached=bindparam("reached"))
 )
 
@@ -145,14 +144,15 @@ def call_on(connection: Connection, subject: str, audience: Audience, now_ms: in
     """Records the delivery that is due and announces it."""
     channel = "prompt" if audience is Audience.POLICE else "event"
     row = {"subject": subject, "audience": audience, "channel": channel, "at": now_ms}
-    number = _CALL_ON.run(connection, row).lastrowid
-    message = {**payload, "delivery": number, "audience": audience, "channel": channel}
+    defer(connection, delivery_table, {**row, "delivered_at": None, "reached": None})
+    message = {**payload, "called_at": now_ms, "audience": audience, "channel": channel}
     outbox.add(connection, KIND_AUDIENCE, subject, message)
 
 
-def reached(connection: Connection, number: int, count: int, now_ms: int) -> bool:
-    """Takes down how many were reached. False: it was known already."""
-    values = {"of_delivery": number, "delivered_at": now_ms, "reached": count}
+def reached(connection: Connection, subject: str, payload: Json, count: int, now_ms: int) -> bool:
+    """Takes down how many the message (`payload` as call_on made it) reached. False: it was known already."""
+    values = {"of_subject": subject, "of_audience": payload["audience"], "called_at": payload["called_at"]}
+    values |= {"delivered_at": now_ms, "reached": count}
     return _REACHED.run(connection, values).rowcount == 1
 
 

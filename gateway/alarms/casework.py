@@ -13,12 +13,14 @@ import datetime
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, func, select, update
+import msgspec
+from sqlalchemy import Connection, func, insert, select, update
 
 from gateway.alarms import follow_up, records
 from gateway.alarms.alarm import Event, Handling, change_handling
 from gateway.alarms.announce import Json, Stage, announce_alarm, announce_event, announce_stage
 from gateway.alarms.audiences import Audience, call_on, call_on_everybody, deliveries_of
+from gateway.alarms.call_back import check_called_back
 from gateway.alarms.incident import (
     ENDS,
     TRANSITIONS,
@@ -27,9 +29,10 @@ from gateway.alarms.incident import (
     change_incident,
     check_verifier,
 )
-from gateway.alarms.records import Row, alarm_table, incident_table
+from gateway.alarms.policy import Actor
+from gateway.alarms.records import Row, alarm_table, incident_table, report_table
 from gateway.alarms.task import TaskEvent, TaskState
-from gateway.alarms.tasks import offer_task, settle_tasks
+from gateway.alarms.tasks import has_task_by, offer_task, settle_tasks
 from gateway.audit import audit, audit_table
 from gateway.errors import Conflict, NotAllowed, NotFound, ProtocolError, Unavailable
 from gateway.geo import Position, distance_m
@@ -37,6 +40,7 @@ from gateway.store import Store, flush
 
 __all__ = ["CaseDesk", "announce_incident", "incident_view", "open_incident"]
 
+HUNG_UP = "居民在网格员接听时挂断，请联系或上门核实"
 CHINA = datetime.timezone(datetime.timedelta(hours=8))
 HAND_OVER = ("110", "12345")
 NUMBER_LIMIT = 64
@@ -44,6 +48,8 @@ MERGE_M, MERGE_MS = 150.0, 7_200_000
 _AT_WORK = (IncidentState.REPORTED, IncidentState.DISPATCHED, IncidentState.HANDLING)
 _OPEN_TASKS = frozenset({TaskState.OFFERED, TaskState.ACCEPTED, TaskState.EN_ROUTE, TaskState.ON_SCENE})
 _COMES_BACK = (Transition.TAKE_BACK, Transition.SUBMIT, Transition.CANCEL)
+_REPEATED = {Transition.HANDLE: IncidentState.HANDLING, Transition.SUBMIT: IncidentState.VERIFYING}
+"""What a gridworker's phone sends out of its queue, and where that leads."""
 _HANDLING_STEPS = ("incident.dispatch", "incident.handle", "incident.submit")
 
 
@@ -74,8 +80,21 @@ def open_incident(
     note: str = "",
     action_ms: int = 600_000,
 ) -> Row:
-    """A new incident in the caller's transaction, audited and announced. Returns its row."""
-    row: Row = {
+    """A new incident in the caller's transaction, audited and announced. Returns its row.
+
+    One that the alarm has already (of a call whose caller hung up) is taken over, with what is known of it now.
+    """
+    known = None if alarm_id is None else _incident_of(connection, alarm_id)
+    if known is not None:
+        values = {"type": type, "severity": severity, "police": police, "changed_at": now_ms}
+        connection.execute(update(incident_table).where(incident_table.c.id == known["id"]).values(**values))
+        row = {**known, **values}
+        said = {"type": type, "severity": severity, "police": police, "note": note, "name": by.name}
+        subject = f"incident/{known['id']}"
+        audit(connection, who=str(by), action="incident.triaged", subject=subject, detail=said, now_ms=now_ms)
+        announce_incident(connection, row)
+        return row
+    row = {
         "id": incident_id,
         "number": _number(connection, now_ms),
         "type": type,
@@ -175,12 +194,20 @@ class CaseDesk:
         grid: str | None,
         police: str = "undetermined",
         note: str = "",
+        report_id: str | None = None,
     ) -> Json:
-        """An incident without an alarm: a gridworker's 上报 or a click on the operator's map."""
+        """An incident without an alarm: a gridworker's 上报 or a click on the operator's map.
+
+        report_id: the reporter's own name for it. Like a press it is known for ever by (source, report_id): whoever
+        missed the answer asks again and gets the same, and there is no second incident.
+        """
         now_ms = self._clock()
         incident_id = self._new_id(now_ms)
 
-        def step(c: Connection) -> Row:
+        def step(c: Connection) -> Json:
+            known = _reported(c, str(by), report_id)
+            if known is not None:
+                return known
             row = open_incident(
                 c,
                 incident_id,
@@ -201,9 +228,13 @@ class CaseDesk:
             if severity == 4:
                 brief = {**_brief(row), "position": incident_view(row)["position"]}
                 call_on_everybody(c, f"incident/{incident_id}", brief, now_ms, told=None, peaceful=True)
-            return row
+            view = incident_view(row)
+            if report_id is not None:
+                kept = {"source": str(by), "report_id": report_id, "incident_id": incident_id}
+                c.execute(insert(report_table), {**kept, "answer": msgspec.json.encode(view).decode()})
+            return view
 
-        return incident_view(await self._store.write(step))
+        return await self._store.write(step)
 
     async def list(
         self,
@@ -270,8 +301,8 @@ class CaseDesk:
         note: str = "",
         detail: dict[str, Any] | None = None,
     ) -> Json:
-        """One transition. detail: what belongs to it (worker, satisfied, score, to: 110|12345, into).
-        Raises Conflict, NotAllowed.
+        """One transition. detail: what belongs to it (worker, satisfied, score, to: 110|12345, into). A handler's same
+        step again changes nothing. Raises Conflict, NotAllowed.
         """
         now_ms = self._clock()
         task_id = self._new_id(now_ms)
@@ -281,6 +312,9 @@ class CaseDesk:
             raise NotFound(f"no gridworker or volunteer {worker}")
 
         def step(c: Connection) -> Json:
+            known = records.load_incident(c, incident_id)
+            if _said_before(c, known, transition, by):
+                return incident_view(known)
             row = self._move(c, incident_id, transition, by, now_ms, note, said)
             if transition is Transition.DISPATCH and worker is not None:
                 offer_task(
@@ -305,6 +339,39 @@ class CaseDesk:
         row = records.load_incident(c, incident_id)
         if (IncidentState(row["state"]), Transition(what)) in TRANSITIONS:
             self._move(c, incident_id, Transition(what), by, self._clock(), "", {})
+
+    async def on_hung_up(self, alarm_id: str, worker_id: str, call_id: str) -> None:
+        """The caller hung up as this gridworker answered: nobody knows what it was about, so who answered looks in. A task
+        within an incident of the alarm, which is opened if there is none. Again: nothing changes."""
+        now_ms = self._clock()
+        incident_id, task_id = self._new_id(now_ms), self._new_id(now_ms)
+        by = Actor(sub=call_id, name="未接来电", role="call")
+
+        def step(c: Connection) -> None:
+            known = _incident_of(c, alarm_id) or _incident_for(
+                c, incident_id, by, records.load(c, alarm_id), now_ms, note=HUNG_UP, action_ms=self._action_ms
+            )
+            if has_task_by(c, known["id"], str(by), worker_id):
+                return
+            if (IncidentState(known["state"]), Transition.DISPATCH) not in TRANSITIONS:
+                return  # somebody has gone on with it already
+            known = self._move(
+                c, known["id"], Transition.DISPATCH, by, now_ms, HUNG_UP, {"worker": worker_id}
+            )
+            offer_task(
+                c,
+                task_id,
+                known,
+                assignee=worker_id,
+                name=self._name_of(worker_id) or worker_id,
+                role="worker",
+                by=by,
+                note=HUNG_UP,
+                now_ms=now_ms,
+                expires_at=now_ms + self._task_offer_ms,
+            )
+
+        await self._store.write(step)
 
     async def follow_up(
         self, incident_id: str, who: str, *, satisfied: bool, note: str = "", source: str | None = None
@@ -465,8 +532,72 @@ class CaseDesk:
         elif after in ENDS:
             settle_tasks(c, row, TaskEvent.REVOKE, "system", now_ms, only=_OPEN_TASKS)
         if after in ENDS:
-            _close_alarms(c, incident_id, now_ms)
+            _close_alarms(c, row, now_ms)
         return row
+
+
+def _incident_of(connection: Connection, alarm_id: str) -> Row | None:
+    """The incident that was opened for this alarm and goes on."""
+    query = select(incident_table).where(
+        incident_table.c.alarm_id == alarm_id, incident_table.c.state.not_in(list(ENDS))
+    )
+    row = connection.execute(query.order_by(incident_table.c.reported_at)).mappings().first()
+    return None if row is None else dict(row)
+
+
+def _incident_for(
+    connection: Connection,
+    incident_id: str,
+    by: _Actor,
+    alarm: Row,
+    now_ms: int,
+    *,
+    note: str,
+    action_ms: int,
+) -> Row:
+    """An incident of an alarm that nobody has triaged yet; a triage takes it over."""
+    return open_incident(
+        connection,
+        incident_id,
+        by,
+        now_ms=now_ms,
+        type=alarm["kind"],
+        severity=3,
+        police="undetermined",
+        place_label=alarm["place_label"],
+        position=records.position_of(alarm),
+        district=alarm["district"],
+        street=alarm["street"],
+        community=alarm["community"],
+        grid=alarm["grid"],
+        alarm_id=alarm["id"],
+        note=note,
+        action_ms=action_ms,
+    )
+
+
+def _reported(connection: Connection, source: str, report_id: str | None) -> Json | None:
+    """What this report was answered the first time."""
+    if report_id is None:
+        return None
+    r = report_table.c
+    query = select(r.answer).where(r.source == source, r.report_id == report_id)
+    answer = connection.execute(query).scalar()
+    return None if answer is None else records.decode(answer)
+
+
+def _said_before(connection: Connection, row: Row, transition: Transition, by: _Actor) -> bool:
+    """Whether this person's very step brought the incident to where it is: a phone that missed the answer says it again."""
+    if _REPEATED.get(transition) != row["state"]:
+        return False
+    flush(connection)
+    a = audit_table.c
+    last = connection.execute(
+        select(a.who)
+        .where(a.subject == f"incident/{row['id']}", a.action == f"incident.{transition}")
+        .order_by(a.id.desc())
+    ).scalar()
+    return bool(last == str(by))
 
 
 def _hand_overs(timeline: list[Json]) -> list[Json]:
@@ -502,13 +633,18 @@ def _handlers(connection: Connection, incident_id: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _close_alarms(connection: Connection, incident_id: str, now_ms: int) -> None:
-    """An alarm with an incident closes when that has ended, and so do those that were merged into it."""
+def _close_alarms(connection: Connection, incident: Row, now_ms: int) -> None:
+    """An alarm with an incident closes when that has ended, and so do those that were merged into it.
+
+    Raises Conflict while one of them owes a call-back: then the incident doesn't end either.
+    """
+    incident_id = incident["id"]
     query = select(alarm_table).where(
         alarm_table.c.incident_id == incident_id, alarm_table.c.closed_at.is_(None)
     )
     for mapping in connection.execute(query).mappings().all():
         row = dict(mapping)
+        check_called_back(row, followed_up_at=incident["follow_up_at"])
         handling = change_handling(Handling(row["handling"]), Event.CLOSE)
         row = records.update_alarm(connection, row, handling=handling, closed_at=now_ms)
         records.store_deadlines(connection, row["id"], {})

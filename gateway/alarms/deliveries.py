@@ -65,11 +65,7 @@ def courier_of(
         counts = [(message, await reach(message.payload)) for message in messages]
         now_ms = clock()
 
-        def note(c: Connection) -> None:
-            for message, count in counts:
-                _note_reached(c, message, count, now_ms)
-
-        await store.write(note)
+        await store.write(lambda c: _note_reached(c, counts, now_ms))
 
     return Courier(
         store,
@@ -103,14 +99,16 @@ def _publication(ack: _Ack) -> Publication:
     return ack.topic, b"" if payload == b"null" else payload, ack.qos, ack.retain
 
 
-def _note_reached(c: Connection, message: Message, count: int, now_ms: int) -> None:
-    payload = message.payload
-    if not audiences.reached(c, payload["delivery"], count, now_ms) or count:
-        return
-    kind, _, id = message.key.partition("/")
-    if kind == "alarm":
-        row = records.load(c, id)
-        records.add_timeline(
-            c, id, at=now_ms, event="nobody_reached", by="system", audience=payload["audience"]
-        )
-        announce.announce_alarm(c, row, records.load_deadlines(c, id))
+def _note_reached(c: Connection, counts: Sequence[tuple[Message, int]], now_ms: int) -> None:
+    """An alarm of which several audiences reached nobody is announced once."""
+    missed: dict[str, list[str]] = {}
+    for message, count in counts:
+        payload = message.payload
+        if audiences.reached(c, message.key, payload, count, now_ms) and not count:
+            kind, _, id = message.key.partition("/")
+            if kind == "alarm":
+                missed.setdefault(id, []).append(payload["audience"])
+    for id, (row, deadlines) in records.load_many(c, tuple(missed)).items():
+        for audience in missed[id]:
+            records.add_timeline(c, id, at=now_ms, event="nobody_reached", by="system", audience=audience)
+        announce.announce_alarm(c, row, deadlines)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 from ulid import ULID
 
-from gateway.alarms import announce, audiences, escalation, intake, records
+from gateway.alarms import announce, audiences, call_back, due, escalation, intake, records
 from gateway.alarms.alarm import Event, Handling, Outcome, change_handling
 from gateway.alarms.announce import (
     Json,
@@ -27,7 +27,7 @@ from gateway.alarms.announce import (
 from gateway.alarms.casework import open_incident
 from gateway.alarms.deliveries import Publication, PublishEvents, PublishMqtt, Ring, courier_of
 from gateway.alarms.dispatch import CameraChoice, WorkerChoice, rank_cameras
-from gateway.alarms.escalation import DeadlineKind, Effect, Level
+from gateway.alarms.escalation import DeadlineKind, Level
 from gateway.alarms.gate import Gate
 from gateway.alarms.incident import ENDS, IncidentState
 from gateway.alarms.policy import Actor, AlarmSettings
@@ -41,7 +41,7 @@ from gateway.alarms.press import (
     parse_press,
     verify,
 )
-from gateway.alarms.records import Row, alarm_table, deadline_table, incident_table
+from gateway.alarms.records import Row, alarm_table, incident_table
 from gateway.alarms.roster import Roster
 from gateway.alarms.world import World
 from gateway.audit import audit
@@ -53,9 +53,6 @@ __all__ = ["AlarmDesk"]
 
 logger = logging.getLogger(__name__)
 
-
-DUE_AT_ONCE = 32
-"""Alarms escalated in one write: a press that comes meanwhile waits for no more than these."""
 
 # AlarmDesk has a method `list`, which hides the type within the class.
 Alarms = list[Json]
@@ -274,8 +271,7 @@ class AlarmDesk:
             if outcome is Outcome.INCIDENT:
                 if row["kind"] == Kind.TEST:
                     raise Conflict("测试或演练的报警不能立为事件", kind=row["kind"])
-                values["incident_id"] = incident_id
-                open_incident(
+                opened = open_incident(
                     c,
                     incident_id,
                     by,
@@ -293,6 +289,7 @@ class AlarmDesk:
                     note=note,
                     action_ms=self._settings.action_ms,
                 )
+                values["incident_id"] = opened["id"]
             elif outcome is Outcome.MERGED:
                 if merged_into is None or merged_into == row["id"]:
                     raise Conflict("并入哪一条报警？", merged_into=merged_into)
@@ -314,10 +311,11 @@ class AlarmDesk:
         return await self._step(alarm_id, step)
 
     async def close(self, alarm_id: str, by: Actor, *, note: str = "") -> Json:
-        """Ends it. Raises Conflict while its incident is open."""
+        """Ends it. Raises Conflict while its incident is open or the resident, who cancelled, was not called back."""
 
         def step(c: Connection, row: Row, now_ms: int) -> Row:
             handling = self._move(row, Event.CLOSE)
+            call_back.check_called_back(row)
             if row["incident_id"] is not None and row["outcome"] == Outcome.INCIDENT:
                 state = c.execute(
                     select(incident_table.c.state).where(incident_table.c.id == row["incident_id"])
@@ -328,6 +326,18 @@ class AlarmDesk:
             self._log(c, row, "closed", by, now_ms, note=note)
             announce_stage(c, row, Stage.CLOSED, now_ms)
             return self._progress(c, row, handling, now_ms)
+
+        return await self._step(alarm_id, step)
+
+    async def call_back(
+        self, alarm_id: str, by: Actor, *, outcome: call_back.Outcome, note: str = ""
+    ) -> Json:
+        """The resident cancelled, and `by` has telephoned. Raises Conflict, ProtocolError."""
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            row, said = call_back.record_call_back(c, row, by, outcome, note, now_ms)
+            self._log(c, row, "called_back", by, now_ms, **said)
+            return row
 
         return await self._step(alarm_id, step)
 
@@ -498,22 +508,11 @@ class AlarmDesk:
     async def fire_due(self) -> int | None:
         """Fires what is due now and returns when the next deadline is (UTC ms), None if there is none."""
         now_ms = self._clock()
-        due = (
-            select(deadline_table.c.alarm_id)
-            .distinct()
-            .where(deadline_table.c.at <= now_ms)
-            .limit(DUE_AT_ONCE)
-        )
-
-        def fire(c: Connection) -> int:
-            alarm_ids = c.execute(due).scalars().all()
-            for alarm_id in alarm_ids:
-                self._fire(c, alarm_id, now_ms)
-            return len(alarm_ids)
-
-        while await self._store.read(lambda c: c.execute(due).first()) is not None:
-            self.counters["escalated"] += await self._store.write(fire)
-        return await self._store.read(lambda c: c.execute(select(func.min(deadline_table.c.at))).scalar())
+        while (at := await self._store.read(due.next_due)) is not None and at <= now_ms:
+            self.counters["escalated"] += await self._store.write(
+                lambda c: due.fire_due(c, self._settings.escalation, now_ms)
+            )
+        return at
 
     async def _run_deadlines(self) -> None:
         while True:
@@ -538,30 +537,6 @@ class AlarmDesk:
                 await self._roster.flush(self._clock(), keep_track_ms=self._settings.keep_track_ms)
             except Unavailable as exc:
                 logger.warning("positions wait for the database: %s", exc)
-
-    def _fire(self, c: Connection, alarm_id: str, now_ms: int) -> None:
-        row = records.load(c, alarm_id)
-        before = records.progress_of(c, row)
-        after, effects = escalation.fire(
-            self._settings.escalation, before, kind=row["kind"], silent=bool(row["silent"]), now_ms=now_ms
-        )
-        if not effects:
-            return
-        if Effect.ABANDON in effects:
-            row = records.update_alarm(c, row, handling=self._move(row, Event.ABANDON), **_NOT_ACKNOWLEDGED)
-            self._log(c, row, "abandoned", None, now_ms)
-        added: tuple[Level, ...] = ()
-        if Effect.ADD_AUDIENCE in effects:
-            levels = tuple(Level)
-            added = levels[levels.index(before.level) + 1 : levels.index(after.level) + 1]
-            self._log(c, row, "escalated", None, now_ms, level=after.level, added=added)
-        if Effect.PROMPT_POLICE in effects:
-            records.add_timeline(c, alarm_id, at=now_ms, event="police_prompt", by="system")
-        row = records.update_alarm(c, row, level=after.level, base_ms=after.base_ms, alerted_at=now_ms)
-        records.store_deadlines(c, alarm_id, after.deadlines)
-        announce_alarm(c, row, after.deadlines)
-        for audience in audiences.added_by(added, effects):
-            audiences.call_on(c, f"alarm/{alarm_id}", audience, now_ms, announce.audience_brief(row))
 
     # ---- steps ---------------------------------------------------------------------------------------------
 
@@ -594,7 +569,7 @@ class AlarmDesk:
         self, c: Connection, row: Row, event: Event, name: str, by: Actor | None, now_ms: int
     ) -> Row:
         handling = self._move(row, event)
-        row = records.update_alarm(c, row, handling=handling, alerted_at=now_ms, **_NOT_ACKNOWLEDGED)
+        row = records.update_alarm(c, row, handling=handling, alerted_at=now_ms, **records.NOT_ACKNOWLEDGED)
         self._log(c, row, name, by, now_ms)
         return self._progress(c, row, handling, now_ms)
 
@@ -665,10 +640,3 @@ class AlarmDesk:
 
     async def _publish(self, publications: Sequence[Publication]) -> None:
         await self._publish_mqtt(publications)
-
-
-_NOT_ACKNOWLEDGED: dict[str, None] = {
-    "acknowledged_at": None,
-    "acknowledged_sub": None,
-    "acknowledged_name": None,
-}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 
 from gateway.alarms import intake
 from gateway.alarms.announce import Json
@@ -44,6 +45,11 @@ class Gate:
         self._boxes: OrderedDict[str, _Box] = OrderedDict()
         self._behind: set[str] = set()
         self._throttled = asyncio.Event()
+        self._record_all = partial(
+            intake.record_presses,
+            settings=settings.escalation,
+            grouping=intake.Grouping(radius_m=settings.group_radius_m, window_ms=settings.group_ms),
+        )
         self.throttled = 0
 
     def recent(self, source: str, pid: str) -> Json | None:
@@ -117,13 +123,8 @@ class Gate:
         return box
 
     async def _record(self, presses: list[intake.Admitted]) -> list[tuple[Json, bool]]:
-        s = self._settings
-        return await self._store.write(
-            lambda c: intake.record_presses(
-                c, presses, s.escalation, group_radius_m=s.group_radius_m, group_ms=s.group_ms
-            ),
-            urgent=True,
-        )
+        """What comes while the writer is at work is recorded together, in a few statements."""
+        return await self._store.write_together(self._record_all, presses, urgent=True)
 
     async def _record_waiting(self, box: _Box) -> None:
         waiting, box.waiting = box.waiting, []

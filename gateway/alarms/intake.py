@@ -10,7 +10,7 @@ of a group rings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, select
@@ -35,10 +35,11 @@ from gateway.alarms.records import Row, alarm_table, press_table
 from gateway.alarms.world import Area, World
 from gateway.audit import audit
 from gateway.geo import Position, distance_m
-from gateway.store import Prepared
+from gateway.store import Prepared, insert_rows
 
 __all__ = [
     "Admitted",
+    "Grouping",
     "Place",
     "place_of",
     "record_cancel",
@@ -117,109 +118,104 @@ def place_of(world: World, sid: str, camera_id: str | None, *, prefer: PlaceKind
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouping:
+    """Alarms of other boxes within radius_m and window_ms form a group."""
+
+    radius_m: float
+    window_ms: int
+
+
 def record_presses(
     connection: Connection,
-    presses: Sequence[Admitted],
+    boxes: Sequence[Sequence[Admitted]],
     settings: EscalationSettings,
-    *,
-    group_radius_m: float,
-    group_ms: int,
-) -> list[tuple[Json, bool]]:
-    """Presses of one box in their order: for each the ack and whether the press was known already."""
-    answers: list[tuple[Json, bool]] = []
+    grouping: Grouping,
+) -> list[list[tuple[Json, bool]]]:
+    """Presses, those of one box in their order: for each the ack and whether it was known already.
+
+    A storm's presses come together: all is asked in a few statements and written in a few.
+    """
+    known = records.known_presses(
+        connection, [(one.source, one.press.pid) for presses in boxes for one in presses]
+    )
+    asked = {
+        one.source: None for presses in boxes for one in presses if (one.source, one.press.pid) not in known
+    }
+    rows: dict[tuple[str, bool], Row] = {}  # the open alarm of a box, tests apart
+    for row in records.open_alarms(connection, tuple(asked)):
+        rows.setdefault((row["source"], row["kind"] == Kind.TEST), row)
+    fresh: list[Admitted] = []
     repeats: dict[str, list[Admitted]] = {}
-    rows: dict[str, Row] = {}
-    seen: dict[str, Json] = {}
-    for admitted in presses:
-        press = admitted.press
-        known = _KNOWN.first(connection, {"of_source": admitted.source, "of_press": press.pid})
-        if known is not None or press.pid in seen:
-            answer = seen.get(press.pid) or ack(press.pid, known[0], Stage.PERSISTED, known[1])
-            answers.append((answer, True))
-            continue
-        row = _open_alarm(connection, admitted, rows)
-        if row is None:
-            row = _new_alarm(connection, admitted, settings, group_radius_m, group_ms)
-            rows[row["id"]] = row
-        else:
-            rows[row["id"]] = row
-            repeats.setdefault(row["id"], []).append(admitted)
-        seen[press.pid] = ack(press.pid, row["id"], Stage.PERSISTED, admitted.now_ms)
-        answers.append((seen[press.pid], False))
-    for alarm_id, again in repeats.items():
-        _repeat(connection, rows[alarm_id], again)
+    answers: list[list[tuple[Json, bool]]] = []
+    seen: dict[tuple[str, str], Json] = {}
+    for presses in boxes:
+        said: list[tuple[Json, bool]] = []
+        answers.append(said)
+        for admitted in presses:
+            name = admitted.source, admitted.press.pid
+            if name in known or name in seen:
+                said.append(
+                    (seen.get(name) or ack(name[1], known[name][0], Stage.PERSISTED, known[name][1]), True)
+                )
+                continue
+            place = admitted.source, admitted.press.kind is Kind.TEST
+            row_ = rows.get(place)
+            if row_ is None:
+                row_ = rows[place] = _row_of(admitted, verified=True)
+                fresh.append(admitted)
+            else:
+                repeats.setdefault(row_["id"], []).append(admitted)
+            seen[name] = ack(name[1], row_["id"], Stage.PERSISTED, admitted.now_ms)
+            said.append((seen[name], False))
+    news = [(one, rows[one.source, one.press.kind is Kind.TEST]) for one in fresh]
+    if news:
+        _new_alarms(connection, news, settings, grouping)
+    if repeats:
+        _repeat_alarms(connection, {row["id"]: row for row in rows.values()}, repeats)
     return answers
 
 
-def _open_alarm(connection: Connection, admitted: Admitted, rows: dict[str, Row]) -> Row | None:
-    test = admitted.press.kind is Kind.TEST
-    for row in rows.values():
-        if (row["kind"] == Kind.TEST) == test:
-            return row
-    for values in _OPEN.run(connection, {"of_source": admitted.source, "is_verified": True}).fetchall():
-        found = records.alarm_row(values)
-        if (found["kind"] == Kind.TEST) == test:
-            return found
-    return None
-
-
-def _new_alarm(
+def _new_alarms(
     connection: Connection,
-    admitted: Admitted,
+    news: Sequence[tuple[Admitted, Row]],
     settings: EscalationSettings,
-    group_radius_m: float,
-    group_ms: int,
-) -> Row:
-    press, now_ms = admitted.press, admitted.now_ms
-    group = None
-    if admitted.place.position is not None and press.kind not in records.ALONE:
-        group = _group(
-            connection, admitted.place.position, group_radius_m, now_ms - group_ms, admitted.source
+    grouping: Grouping,
+) -> None:
+    _group(connection, news, grouping)
+    insert_rows(connection, alarm_table, [row for _, row in news])
+    insert_rows(connection, press_table, [_press_row(one, row["id"]) for one, row in news])
+    started = {
+        row["id"]: first(
+            settings, level=row["level"], severity=None, kind=one.press.kind, now_ms=one.now_ms
+        ).deadlines
+        for one, row in news
+    }
+    records.add_deadlines(connection, started)
+    for one, row in news:
+        press, now_ms, by, via = one.press, one.now_ms, one.source, one.via
+        records.add_timeline(
+            connection, row["id"], at=now_ms, event="raised", by=by, kind=press.kind, via=via
         )
-    row, level = _insert(connection, admitted, verified=True, group_id=group)
-    progress = first(settings, level=level, severity=None, kind=press.kind, now_ms=now_ms)
-    records.add_press(
-        connection,
-        source=admitted.source,
-        press_ids=[press.pid],
-        alarm_id=row["id"],
-        now_ms=now_ms,
-        via=admitted.via,
-    )
-    records.store_deadlines(connection, row["id"], progress.deadlines, new=True)
-    records.add_timeline(
-        connection,
-        row["id"],
-        at=now_ms,
-        event="raised",
-        by=admitted.source,
-        kind=press.kind,
-        via=admitted.via,
-    )
-    audit(
-        connection,
-        who=admitted.source,
-        action="alarm.raise",
-        subject=f"alarm/{row['id']}",
-        detail={"pid": press.pid, "kind": press.kind, "via": admitted.via},
-        now_ms=now_ms,
-    )
-    note_first(connection, row["id"], level, now_ms)
-    announce_stage(connection, row, Stage.PERSISTED, now_ms)
-    announce_alarm(connection, row, progress.deadlines)
-    if group is None and press.kind is not Kind.TEST:
-        announce_ring(connection, row)
-    return row
+        audit(
+            connection,
+            who=by,
+            action="alarm.raise",
+            subject=f"alarm/{row['id']}",
+            detail={"pid": press.pid, "kind": press.kind, "via": via},
+            now_ms=now_ms,
+        )
+        note_first(connection, row["id"], row["level"], now_ms)
+        announce_stage(connection, row, Stage.PERSISTED, now_ms)
+        announce_alarm(connection, row, started[row["id"]])
+        if row["group_id"] is None and press.kind is not Kind.TEST:
+            announce_ring(connection, row)
 
 
-def _insert(
-    connection: Connection, admitted: Admitted, *, verified: bool, group_id: str | None
-) -> tuple[Row, Level]:
+def _row_of(admitted: Admitted, *, verified: bool) -> Row:
     press, place, now_ms = admitted.press, admitted.place, admitted.now_ms
-    level = Level.COMMUNITY if place.area.community else Level.STREET if place.area.street else Level.DISTRICT
     position = place.position
-    row = records.insert_alarm(
-        connection,
+    return records.blank_alarm(
         id=admitted.alarm_id,
         source=admitted.source,
         press_id=press.pid,
@@ -244,64 +240,88 @@ def _insert(
         device_time=press.ts,
         repeats=0,
         alerted_at=now_ms,
-        level=level,
+        level=Level.COMMUNITY
+        if place.area.community
+        else Level.STREET
+        if place.area.street
+        else Level.DISTRICT,
         base_ms=now_ms,
-        group_id=group_id,
     )
-    return row, level
 
 
-def _group(
-    connection: Connection, position: Position, radius_m: float, since_ms: int, source: str
-) -> str | None:
-    """The alarm that leads the group near `position`: the nearest neighbour's leader, or that neighbour
-    itself.
-    """
-    nearest: tuple[float, str] | None = None
-    for alarm_id, group_id, other, at in records.neighbours(connection, position, since_ms=since_ms):
-        metres = distance_m(position, at)
-        if other != source and metres <= radius_m and (nearest is None or metres < nearest[0]):
-            nearest = metres, group_id or alarm_id
-    return None if nearest is None else nearest[1]
+def _press_row(admitted: Admitted, alarm_id: str) -> Row:
+    return {
+        "source": admitted.source,
+        "press_id": admitted.press.pid,
+        "alarm_id": alarm_id,
+        "received_at": admitted.now_ms,
+        "via": admitted.via,
+    }
 
 
-def _repeat(connection: Connection, row: Row, again: list[Admitted]) -> None:
-    """All repeats of one transaction at once: one row of the timeline, one event."""
-    last = again[-1]
-    now_ms = last.now_ms
-    records.add_press(
+def _group(connection: Connection, news: Sequence[tuple[Admitted, Row]], grouping: Grouping) -> None:
+    """Names the alarm that leads its group in each row: the nearest neighbour's leader, or that neighbour itself."""
+    if grouping.radius_m <= 0:
+        return
+    sited = [
+        (one, row) for one, row in news if row["cell"] is not None and one.press.kind not in records.ALONE
+    ]
+    if not sited:
+        return
+    points = [one.place.position for one, _ in sited if one.place.position is not None]
+    since = min(one.now_ms for one, _ in sited) - grouping.window_ms
+    near = records.neighbours(connection, points, since_ms=since)
+    for (one, row), point in zip(sited, points, strict=True):
+        nearest: tuple[float, str] | None = None
+        for cell in records.cells_around(point):
+            for alarm_id, group_id, other, lat, lon, at in near.get(cell, ()):
+                if other == one.source or at < one.now_ms - grouping.window_ms:
+                    continue
+                metres = distance_m(point, Position(lat=lat, lon=lon))
+                if metres <= grouping.radius_m and (nearest is None or metres < nearest[0]):
+                    nearest = metres, group_id or alarm_id
+        row["group_id"] = None if nearest is None else nearest[1]
+        own = row["id"], row["group_id"], one.source, point.lat, point.lon, one.now_ms
+        near.setdefault(row["cell"], []).append(own)
+
+
+def _repeat_alarms(
+    connection: Connection, rows: Mapping[str, Row], repeats: Mapping[str, Sequence[Admitted]]
+) -> None:
+    """All repeats of an alarm in one transaction at once: one row of its timeline, one event."""
+    insert_rows(
         connection,
-        source=last.source,
-        press_ids=[a.press.pid for a in again],
-        alarm_id=row["id"],
-        now_ms=now_ms,
-        via=last.via,
+        press_table,
+        [_press_row(one, alarm_id) for alarm_id, again in repeats.items() for one in again],
     )
-    row = records.update_alarm(
-        connection,
-        row,
-        handling=change_handling(Handling(row["handling"]), Event.PRESS),
-        condition=change_condition(Condition(row["condition"]), Event.PRESS),
-        cleared_at=None,
-        repeats=row["repeats"] + len(again),
-        alerted_at=now_ms,
-    )
-    records.add_timeline(
-        connection,
-        row["id"],
-        at=now_ms,
-        event="repeated",
-        by=last.source,
-        count=len(again),
-        kind=last.press.kind,
-    )
-    for admitted in again if last.origin == "stb" else ():
-        announce_ack(
-            connection, last.press.sid, ack(admitted.press.pid, row["id"], Stage.PERSISTED, admitted.now_ms)
+    deadlines = records.deadlines_of(connection, tuple(repeats))
+    for alarm_id, again in repeats.items():
+        row, last = rows[alarm_id], again[-1]
+        now_ms = last.now_ms
+        row = records.update_alarm(
+            connection,
+            row,
+            handling=change_handling(Handling(row["handling"]), Event.PRESS),
+            condition=change_condition(Condition(row["condition"]), Event.PRESS),
+            cleared_at=None,
+            repeats=row["repeats"] + len(again),
+            alerted_at=now_ms,
         )
-    if last.press.kind is Kind.SOS:  # its call may be over by now
-        announce_ring(connection, {**row, "press_id": last.press.pid})
-    announce_alarm(connection, row, records.load_deadlines(connection, row["id"]))
+        records.add_timeline(
+            connection,
+            alarm_id,
+            at=now_ms,
+            event="repeated",
+            by=last.source,
+            count=len(again),
+            kind=last.press.kind,
+        )
+        for admitted in again if last.origin == "stb" else ():
+            answer = ack(admitted.press.pid, alarm_id, Stage.PERSISTED, admitted.now_ms)
+            announce_ack(connection, last.press.sid, answer)
+        if last.press.kind is Kind.SOS:  # its call may be over by now
+            announce_ring(connection, {**row, "press_id": last.press.pid})
+        announce_alarm(connection, row, deadlines.get(alarm_id, {}))
 
 
 def record_unverified(connection: Connection, admitted: Admitted) -> Json:
@@ -311,7 +331,8 @@ def record_unverified(connection: Connection, admitted: Admitted) -> Json:
     press, now_ms = admitted.press, admitted.now_ms
     values = _OPEN.first(connection, {"of_source": admitted.source, "is_verified": False})
     if values is None:
-        row, _ = _insert(connection, admitted, verified=False, group_id=None)
+        row = _row_of(admitted, verified=False)
+        insert_rows(connection, alarm_table, [row])
         records.add_timeline(
             connection, row["id"], at=now_ms, event="unverified", by=admitted.source, pid=press.pid
         )
@@ -351,6 +372,7 @@ def record_cancel(connection: Connection, sid: str, pid: str, now_ms: int) -> Js
         handling=change_handling(Handling(row["handling"]), Event.CANCEL),
         condition=change_condition(Condition(row["condition"]), Event.CANCEL),
         cleared_at=now_ms,
+        call_back=None,
     )
     by = f"stb/{sid}"
     records.add_timeline(connection, row["id"], at=now_ms, event="cancelled", by=by, pid=pid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,39 +17,52 @@ from sqlalchemy import (
     Integer,
     Table,
     Text,
+    and_,
     bindparam,
     delete,
     insert,
+    or_,
     select,
     update,
 )
+from sqlalchemy.sql import Executable
 
 from gateway.alarms.escalation import DeadlineKind, Level, Progress
 from gateway.alarms.press import Kind, PlaceKind
 from gateway.errors import NotFound
 from gateway.geo import Position
-from gateway.store import Prepared, defer, metadata
+from gateway.store import Prepared, defer, insert_rows, metadata
 
 __all__ = [
     "ALONE",
+    "NOT_ACKNOWLEDGED",
+    "Deadlines",
+    "Neighbour",
     "Row",
-    "add_press",
+    "add_deadlines",
     "add_timeline",
     "alarm_row",
     "alarm_table",
     "alarm_view",
+    "blank_alarm",
     "cell_of",
+    "cells_around",
     "deadline_table",
+    "deadlines_of",
     "decode",
     "incident_table",
-    "insert_alarm",
+    "known_presses",
     "lineage_of",
     "load",
     "load_deadlines",
     "load_incident",
+    "load_many",
     "neighbours",
+    "open_alarms",
     "press_table",
     "progress_of",
+    "replace_deadlines",
+    "report_table",
     "stamp_incident",
     "store_deadlines",
     "timeline_of",
@@ -59,6 +72,10 @@ __all__ = [
 
 Row = dict[str, Any]
 """One row of `alarm_table` by column name."""
+Neighbour = tuple[str, str | None, str, float, float, int]
+"""(alarm id, group id, source, lat, lon, received at)."""
+Deadlines = dict[DeadlineKind, int]
+"""UTC ms by kind."""
 
 alarm_table = Table(
     "alarm",
@@ -106,6 +123,7 @@ alarm_table = Table(
     Column("group_id", Text),
     Column("cleared_at", BigInteger),
     Column("closed_at", BigInteger),
+    Column("call_back", Text),  # JSON {at, sub, name, outcome, note} since the last cancel
 )
 Index(
     "uq_alarm_press",
@@ -184,6 +202,16 @@ incident_table = Table(
 Index("ix_incident_action_by", incident_table.c.action_by)
 Index("ix_incident_reported_at", incident_table.c.reported_at)
 Index("ix_incident_state", incident_table.c.state, incident_table.c.reported_at)
+Index("ix_incident_alarm_id", incident_table.c.alarm_id)
+report_table = Table(
+    "incident_report",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("report_id", Text, primary_key=True),
+    Column("incident_id", Text, nullable=False),
+    Column("answer", Text, nullable=False),  # JSON, as it was given the first time
+    sqlite_with_rowid=False,
+)
 
 ALONE = (Kind.TEST, Kind.SOS)
 """Kinds that neither join a group nor lead one: no gridworker is rung for them, and a press near by must ring."""
@@ -193,9 +221,7 @@ cells cover the radius.
 """
 CELLS_A_ROW = 1_000_000
 
-_INSERT_ALARM = Prepared(insert(alarm_table))
 _INSERT_DEADLINE = Prepared(insert(deadline_table))
-_INSERT_PRESS = Prepared(insert(press_table))
 _DELETE_DEADLINES = Prepared(delete(deadline_table).where(deadline_table.c.alarm_id == bindparam("of_alarm")))
 _DEADLINES = Prepared(
     select(deadline_table.c.kind, deadline_table.c.at).where(
@@ -203,31 +229,16 @@ _DEADLINES = Prepared(
     )
 )
 _LOAD = Prepared(select(alarm_table).where(alarm_table.c.id == bindparam("of_alarm")))
-_NEIGHBOURS = Prepared(
-    select(
-        alarm_table.c.id,
-        alarm_table.c.group_id,
-        alarm_table.c.source,
-        alarm_table.c.lat,
-        alarm_table.c.lon,
-    ).where(
-        alarm_table.c.cell.in_([bindparam(f"cell{i}") for i in range(9)]),
-        alarm_table.c.received_at >= bindparam("since"),
-        alarm_table.c.closed_at.is_(None),
-        alarm_table.c.verified,
-        *(alarm_table.c.kind != kind.value for kind in ALONE),
-    )
-)
+_MANY: dict[tuple[str, int], Prepared] = {}
+NOT_ACKNOWLEDGED: Row = {"acknowledged_at": None, "acknowledged_sub": None, "acknowledged_name": None}
 _UPDATES: dict[tuple[str, ...], Prepared] = {}
 _COLUMNS = tuple(column.name for column in alarm_table.columns)
 _BLANK: Row = {column.name: None for column in alarm_table.columns}
 
 
-def insert_alarm(connection: Connection, **values: object) -> Row:
-    """Writes a new alarm; columns not named are NULL. Returns the whole row."""
-    row = {**_BLANK, **values}
-    _INSERT_ALARM.run(connection, row)
-    return row
+def blank_alarm(**values: object) -> Row:
+    """A whole new row; columns not named are NULL."""
+    return {**_BLANK, **values}
 
 
 def alarm_row(values: Any) -> Row:
@@ -254,12 +265,125 @@ def load(connection: Connection, alarm_id: str) -> Row:
     return alarm_row(row)
 
 
-def add_press(
-    connection: Connection, *, source: str, press_ids: list[str], alarm_id: str, now_ms: int, via: str
-) -> None:
-    row = {"source": source, "alarm_id": alarm_id, "received_at": now_ms, "via": via}
-    for press_id in press_ids:
-        _INSERT_PRESS.run(connection, {**row, "press_id": press_id})
+def known_presses(
+    connection: Connection, presses: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[str, int]]:
+    """(alarm id, receive time) of those that are known, by (source, press id)."""
+    found: dict[tuple[str, str], tuple[str, int]] = {}
+    p = press_table.c
+    for some in _slices(presses):
+        prepared = _of_many(
+            "known",
+            len(some),
+            lambda size: select(p.source, p.press_id, p.alarm_id, p.received_at).where(
+                or_(
+                    *(
+                        and_(p.source == bindparam(f"a{i}"), p.press_id == bindparam(f"b{i}"))
+                        for i in range(size)
+                    )
+                )
+            ),
+        )
+        values = {f"a{i}": one[0] for i, one in enumerate(some)} | {
+            f"b{i}": one[1] for i, one in enumerate(some)
+        }
+        for source, press_id, alarm_id, at in prepared.run(connection, values).fetchall():
+            found[source, press_id] = alarm_id, at
+    return found
+
+
+def open_alarms(connection: Connection, sources: Sequence[str]) -> list[Row]:
+    """The verified alarms of these sources that are not closed."""
+    found: list[Row] = []
+    for some in _slices(sources):
+        prepared = _of_many(
+            "open",
+            len(some),
+            lambda size: select(alarm_table).where(
+                alarm_table.c.source.in_([bindparam(f"a{i}") for i in range(size)]),
+                alarm_table.c.verified,
+                alarm_table.c.closed_at.is_(None),
+            ),
+        )
+        rows = prepared.run(connection, {f"a{i}": one for i, one in enumerate(some)})
+        found += [alarm_row(values) for values in rows.fetchall()]
+    return found
+
+
+def load_many(connection: Connection, alarm_ids: Sequence[str]) -> dict[str, tuple[Row, Deadlines]]:
+    """Alarms with their deadlines, by id; those that are not there are left out."""
+    found: dict[str, tuple[Row, Deadlines]] = {}
+    for some in _slices(alarm_ids):
+        values = {f"a{i}": one for i, one in enumerate(some)}
+        rows = _of_many(
+            "rows",
+            len(some),
+            lambda size: select(alarm_table).where(
+                alarm_table.c.id.in_([bindparam(f"a{i}") for i in range(size)])
+            ),
+        ).run(connection, values)
+        for row in map(alarm_row, rows.fetchall()):
+            found[row["id"]] = row, {}
+    for alarm_id, deadlines in deadlines_of(connection, tuple(found)).items():
+        found[alarm_id][1].update(deadlines)
+    return found
+
+
+def deadlines_of(connection: Connection, alarm_ids: Sequence[str]) -> dict[str, Deadlines]:
+    """By alarm; those without any are left out."""
+    found: dict[str, Deadlines] = {}
+    d = deadline_table.c
+    for some in _slices(alarm_ids):
+        rows = _of_many(
+            "deadlines",
+            len(some),
+            lambda size: select(d.alarm_id, d.kind, d.at).where(
+                d.alarm_id.in_([bindparam(f"a{i}") for i in range(size)])
+            ),
+        ).run(connection, {f"a{i}": one for i, one in enumerate(some)})
+        for alarm_id, kind, at in rows.fetchall():
+            found.setdefault(alarm_id, {})[DeadlineKind(kind)] = at
+    return found
+
+
+def replace_deadlines(connection: Connection, progress: Mapping[str, Mapping[DeadlineKind, int]]) -> None:
+    """As store_deadlines, for many alarms."""
+    for some in _slices(tuple(progress)):
+        _of_many(
+            "forget",
+            len(some),
+            lambda size: delete(deadline_table).where(
+                deadline_table.c.alarm_id.in_([bindparam(f"a{i}") for i in range(size)])
+            ),
+        ).run(connection, {f"a{i}": one for i, one in enumerate(some)})
+    add_deadlines(connection, progress)
+
+
+def add_deadlines(connection: Connection, progress: Mapping[str, Mapping[DeadlineKind, int]]) -> None:
+    rows = [
+        {"alarm_id": alarm_id, "kind": kind, "at": at}
+        for alarm_id, deadlines in progress.items()
+        for kind, at in deadlines.items()
+    ]
+    if rows:
+        insert_rows(connection, deadline_table, rows)
+
+
+AT_ONCE = 64
+
+
+def _slices(values: Sequence[Any]) -> Iterator[list[Any]]:
+    """Of AT_ONCE, the last filled up to a power of two by its last value: few different statements, each prepared once."""
+    for start in range(0, len(values), AT_ONCE):
+        some = list(values[start : start + AT_ONCE])
+        yield some + some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
+
+
+def _of_many(name: str, size: int, statement: Callable[[int], Executable]) -> Prepared:
+    prepared = _MANY.get((name, size))
+    if prepared is None:
+        prepared = _MANY[name, size] = Prepared(statement(size))
+    return prepared
 
 
 def add_timeline(
@@ -298,12 +422,9 @@ def progress_of(connection: Connection, row: Row) -> Progress:
     )
 
 
-def store_deadlines(
-    connection: Connection, alarm_id: str, deadlines: Mapping[DeadlineKind, int], *, new: bool = False
-) -> None:
-    """Replaces the alarm's deadlines. `new`: there are none yet."""
-    if not new:
-        _DELETE_DEADLINES.run(connection, {"of_alarm": alarm_id})
+def store_deadlines(connection: Connection, alarm_id: str, deadlines: Mapping[DeadlineKind, int]) -> None:
+    """Replaces the alarm's deadlines."""
+    _DELETE_DEADLINES.run(connection, {"of_alarm": alarm_id})
     for kind, at in deadlines.items():
         _INSERT_DEADLINE.run(connection, {"alarm_id": alarm_id, "kind": kind, "at": at})
 
@@ -317,15 +438,33 @@ def cell_of(point: Position | None) -> int | None:
 
 
 def neighbours(
-    connection: Connection, point: Position, *, since_ms: int
-) -> list[tuple[str, str | None, str, Position]]:
-    """Open verified alarms since then in the cells around: (id, group_id, source, position), to be
-    measured exactly.
-    """
+    connection: Connection, points: Sequence[Position], *, since_ms: int
+) -> dict[int, list[Neighbour]]:
+    """Open verified alarms since then in the cells around these points, by cell, to be measured exactly."""
+    cells = sorted({cell for point in points for cell in cells_around(point)})
+    found: dict[int, list[Neighbour]] = {}
+    a = alarm_table.c
+    for some in _slices(cells):
+        prepared = _of_many(
+            "near",
+            len(some),
+            lambda size: select(a.cell, a.id, a.group_id, a.source, a.lat, a.lon, a.received_at).where(
+                a.cell.in_([bindparam(f"a{i}") for i in range(size)]),
+                a.received_at >= bindparam("since"),
+                a.closed_at.is_(None),
+                a.verified,
+                *(a.kind != kind.value for kind in ALONE),
+            ),
+        )
+        values: dict[str, Any] = {f"a{i}": one for i, one in enumerate(some)}
+        for cell, *rest in prepared.run(connection, {**values, "since": since_ms}).fetchall():
+            found.setdefault(cell, []).append((*rest,))
+    return found
+
+
+def cells_around(point: Position) -> list[int]:
     middle = cell_of(point) or 0
-    cells = {f"cell{i}": middle + (i // 3 - 1) * CELLS_A_ROW + (i % 3 - 1) for i in range(9)}
-    rows = _NEIGHBOURS.run(connection, {**cells, "since": since_ms})
-    return [(row[0], row[1], row[2], Position(lat=row[3], lon=row[4])) for row in rows]
+    return [middle + row * CELLS_A_ROW + column for row in (-1, 0, 1) for column in (-1, 0, 1)]
 
 
 def load_incident(connection: Connection, incident_id: str) -> Row:
@@ -361,6 +500,12 @@ def lineage_of(row: Row) -> tuple[str, ...]:
 
 def position_of(row: Row) -> Position | None:
     return None if row["lat"] is None else Position(lat=row["lat"], lon=row["lon"])
+
+
+def _call_back(text: str) -> dict[str, object]:
+    said = decode(text)
+    by = {"sub": said.pop("sub"), "name": said.pop("name")}
+    return {"at": said.pop("at"), "by": by, **said}
 
 
 def alarm_view(row: Row, deadlines: Mapping[DeadlineKind, int]) -> dict[str, object]:
@@ -406,6 +551,7 @@ def alarm_view(row: Row, deadlines: Mapping[DeadlineKind, int]) -> dict[str, obj
         "level": row["level"],
         "cleared_at": row["cleared_at"],
         "closed_at": row["closed_at"],
+        "call_back": None if row["call_back"] is None else _call_back(row["call_back"]),
         "deadlines": [
             {"kind": kind, "at": at} for kind, at in sorted(deadlines.items(), key=lambda item: item[1])
         ],

@@ -44,6 +44,7 @@ __all__ = [
     "MAX_PHOTOS",
     "MAX_PHOTO_BYTES",
     "TaskDesk",
+    "has_task_by",
     "keep_photo",
     "offer_task",
     "photo_path",
@@ -157,6 +158,15 @@ def offer_task(
     _log(c, row, "offer", str(by), now_ms, assignee=assignee)
     _announce(c, row, incident, "offer")
     return row
+
+
+def has_task_by(c: Connection, incident_id: str, offered_by: str, assignee: str) -> bool:
+    """Whether this was offered once, whatever became of it."""
+    t = task_table.c
+    query = select(t.id).where(
+        t.incident_id == incident_id, t.offered_by == offered_by, t.assignee == assignee
+    )
+    return c.execute(query).first() is not None
 
 
 def settle_tasks(

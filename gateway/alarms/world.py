@@ -102,6 +102,7 @@ class ConfiguredWorld:
     ) -> None:
         self._district = district
         self._box_keys = dict(box_keys)
+        self._homes: dict[str, Home] = {}
         self._cameras = {
             camera.id: CameraSite(
                 id=camera.id,
@@ -150,8 +151,15 @@ class ConfiguredWorld:
         return _named(self._district.locate(position))
 
     def _home(self, household: Household | None) -> Home | None:
+        """Kept: each press asks."""
         if household is None:
             return None
+        home = self._homes.get(household.id)
+        if home is None:
+            home = self._homes[household.id] = self._make_home(household)
+        return home
+
+    def _make_home(self, household: Household) -> Home:
         return Home(
             id=household.id,
             address=household.address,

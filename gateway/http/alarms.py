@@ -10,6 +10,8 @@ from aiohttp import web
 
 from gateway.access import Action, Principal, Resource, authorize, require
 from gateway.alarms.alarm import Handling, Outcome
+from gateway.alarms.call_back import NOTE_LIMIT
+from gateway.alarms.call_back import Outcome as CallBackOutcome
 from gateway.alarms.casework import CaseDesk
 from gateway.alarms.desk import AlarmDesk
 from gateway.alarms.incident import IncidentState, Transition
@@ -37,12 +39,21 @@ class Triage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     note: str = ""
 
 
+class CalledBack(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """unreachable needs a note: what was done instead."""
+
+    outcome: CallBackOutcome
+    note: Annotated[str, msgspec.Meta(max_length=NOTE_LIMIT)] = ""
+
+
 class Note(msgspec.Struct, kw_only=True):
     note: str = ""
 
 
 class Report(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """An incident by hand: from the operator's map, or a gridworker's 上报. The position names its datum."""
+    """An incident by hand: from the operator's map, or a gridworker's 上报. The position names its datum.
+
+    report_id: the sender's own name for the report, so that it can be sent again until it is answered."""
 
     type: str
     lat: Annotated[float, msgspec.Meta(ge=-90, le=90)]
@@ -52,6 +63,7 @@ class Report(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     police: Literal["yes", "no", "undetermined"] = "undetermined"
     place_label: str = ""
     note: str = ""
+    report_id: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
 
 
 class Move(msgspec.Struct, kw_only=True):
@@ -144,6 +156,8 @@ class AlarmsEdge:
             row("POST", f"{one}/unacknowledge", Action.ALARM_ACKNOWLEDGE, self._unacknowledge, self.resource,
                 "Give it back"),
             row("POST", f"{one}/triage", Action.ALARM_TRIAGE, self._triage, self.resource, "Decide what it is", Triage),
+            row("POST", f"{one}/call_back", Action.ALARM_CLOSE, self._call_back, self.resource,
+                "A cancelled alarm's call-back was made", CalledBack),
             row("POST", f"{one}/close", Action.ALARM_CLOSE, self._close, self.resource, "Close it", Note),
             row("GET", incidents, Action.INCIDENT_LIST, self._incidents, fixed("incident"), "Incidents, newest first"),
             row("POST", incidents, Action.SESSION_READ, self._report, lambda request: Resource(kind="session"),
@@ -216,6 +230,13 @@ class AlarmsEdge:
             await self._desk.close(exchange.path("alarm_id"), actor(exchange.who), note=said.note)
         )
 
+    async def _call_back(self, exchange: Exchange) -> web.StreamResponse:
+        said, by = await exchange.body(CalledBack), actor(exchange.who)
+        note = said.note.strip()
+        return json_response(
+            await self._desk.call_back(exchange.path("alarm_id"), by, outcome=said.outcome, note=note)
+        )
+
     # -- incidents ----------------------------------------------------------------------------------------------
 
     async def _incidents(self, exchange: Exchange) -> web.StreamResponse:
@@ -244,6 +265,7 @@ class AlarmsEdge:
         view = await self._cases.report(
             actor(who), type=said.type, severity=said.severity, police=said.police, position=position,
             place_label=said.place_label, district=district, street=street, community=community, grid=grid, note=said.note,
+            report_id=said.report_id,
         )  # fmt: skip
         return json_response(view, status=201)
 

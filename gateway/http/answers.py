@@ -60,7 +60,7 @@ ANSWERS: Mapping[tuple[str, str], Answer] = {
     ("POST", f"{_ALARM}/place"): Answer(shapes.Ack, also=_REFUSED),
     **{
         ("POST", f"{_ALARM}/{verb}"): Answer(shapes.Alarm)
-        for verb in ("shown", "acknowledge", "unacknowledge", "triage", "close")
+        for verb in ("shown", "acknowledge", "unacknowledge", "triage", "call_back", "close")
     },
     ("GET", "/api/v1/incidents"): Answer(shapes.Incidents),
     ("POST", "/api/v1/incidents"): Answer(shapes.Incident),

@@ -50,7 +50,8 @@ def call_resource(call: Call) -> Resource:
 
 
 def participant(principal: Principal) -> Participant:
-    return Participant(id=principal.sub, name=principal.name or principal.sub, role=principal.role)
+    name = principal.name or (f"居民 {principal.sub}" if principal.role is Role.STB else principal.sub)
+    return Participant(id=principal.sub, name=name, role=principal.role)
 
 
 PressId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{0,64}\Z")]

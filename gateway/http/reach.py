@@ -39,7 +39,7 @@ class AudienceReach:
             lineage=lineage,
             participants=frozenset(near),
         )
-        data = {key: value for key, value in payload.items() if key not in ("lineage", "delivery")}
+        data = {key: value for key, value in payload.items() if key not in ("lineage", "called_at")}
         # Volunteers see no alarms; for them it is an offer, which the desks of the place see as well.
         action = Action.TASK_LIST if audience is Audience.VOLUNTEERS else None
         self._events.publish("audience", data, resource=resource, action=action)

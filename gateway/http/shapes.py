@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.access import Role, Visibility
 from gateway.alarms.alarm import Condition, Handling, Outcome
+from gateway.alarms.call_back import Outcome as CallBackOutcome
 from gateway.alarms.dispatch import Duty, Freshness
 from gateway.alarms.incident import IncidentState
 from gateway.alarms.press import Kind
@@ -153,6 +154,13 @@ class Deadline(Shape):
     at: int
 
 
+class CallBack(Shape):
+    at: int
+    by: Person
+    outcome: CallBackOutcome
+    note: str
+
+
 class Alarm(Shape):
     id: str
     source: str
@@ -185,6 +193,7 @@ class Alarm(Shape):
     level: str
     cleared_at: int | None
     closed_at: int | None
+    call_back: CallBack | None
     deadlines: list[Deadline]
 
 

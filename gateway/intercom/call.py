@@ -311,6 +311,8 @@ def _hangup(call: Call, given: Hangup, now_ms: int, settings: CallSettings) -> S
 
 
 def _cancel(call: Call, given: Cancel, now_ms: int, settings: CallSettings) -> Step:
+    if call.active_at is not None and call.state is not CallState.RINGING:
+        return call, ()  # they have spoken: a call that lost its media since is theirs to end
     return _end(call, now_ms, EndReason.CANCELLED)
 
 
@@ -510,6 +512,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_L, Claim): Row(_claim_late, _to(_L)),
     (_L, Join): Row(_join, _to(_L)),
     (_L, Hangup): Row(_hangup, _to(_L, _E)),
+    (_L, Cancel): Row(_cancel, _to(_E)),
     (_L, Supersede): Row(_supersede, _to(_E)),
     (_L, Relocate): Row(_relocate, _to(_L)),
     (_L, MediaChanged): Row(_media_changed, _to(_L, _C, _A, _X)),
@@ -521,6 +524,7 @@ TABLE: dict[tuple[CallState, type[Input]], Row] = {
     (_C, Claim): Row(_claim_late, _to(_C)),
     (_C, Join): Row(_join, _to(_C)),
     (_C, Hangup): Row(_hangup, _to(_C, _X, _E)),
+    (_C, Cancel): Row(_cancel, _to(_C, _E)),
     (_C, Supersede): Row(_supersede, _to(_E)),
     (_C, Relocate): Row(_relocate, _to(_C)),
     (_C, MediaChanged): Row(_media_changed, _to(_C, _A, _X)),

@@ -25,12 +25,14 @@ from gateway.intercom.model import (
     Claim,
     Decline,
     Effect,
+    EndReason,
     Hangup,
     Input,
     Join,
     Missed,
     NoAnswer,
     Notify,
+    Outcome,
     Participant,
     RestartIce,
     Ring,
@@ -47,6 +49,7 @@ __all__ = [
     "KIND_RING",
     "SYSTEM",
     "announce_ring",
+    "answered_too_late",
     "record_opening",
     "record_step",
     "who",
@@ -59,6 +62,8 @@ KIND_NOTIFY = "call.notify"
 KIND_EVENT = "call.event"
 KIND_NEWS = "call.news"
 SYSTEM = "system"
+LATE_ANSWER_MS = 10_000
+"""An answer within this time after the caller hung up was on its way while the phone still rang."""
 
 
 def who(participant: Participant) -> str:
@@ -109,7 +114,8 @@ def record_step(
             case NoAnswer(reason=reason):
                 _news(connection, after, "no_answer", reason=reason)
             case Missed(worker_id=missed_by):
-                _news(connection, after, "missed", worker_id=missed_by, call_id=after.id)
+                answering = after.answered_by is not None and after.answered_by.id == missed_by
+                _news(connection, after, "missed", worker_id=missed_by, call_id=after.id, answering=answering)
             case RestartIce(leg_id=leg_id, attempt=attempt):
                 detail = {"leg": leg_id, "attempt": attempt}
                 _note(connection, after, SYSTEM, "call.restart", detail, now_ms)
@@ -125,6 +131,19 @@ def record_step(
         "participants": participants(after),
     }
     outbox.add(connection, KIND_EVENT, after.id, event)
+
+
+def answered_too_late(connection: Connection, call: Call, by: Participant, now_ms: int) -> bool:
+    """Whether the caller hung up just before this gridworker answered a phone that rang. Then it is told like a call that was
+    cancelled just after (product.md section 6 row 11), whichever of the two came first."""
+    rung = any(one.worker_id == by.id and one.outcome is Outcome.CANCELLED for one in call.rung)
+    if call.end_reason is not EndReason.CANCELLED or call.ended_at is None or not rung:
+        return False
+    if now_ms - call.ended_at > LATE_ANSWER_MS:
+        return False
+    _note(connection, call, who(by), "call.claim", {"late": True}, now_ms)
+    _news(connection, call, "missed", worker_id=by.id, call_id=call.id, answering=True)
+    return True
 
 
 def announce_ring(connection: Connection, call: Call, rung: Rung, until: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,36 +62,51 @@ class Outgoing:
         self,
         *,
         ring: Callable[[str, Json], Awaitable[None]],
+        ring_all: Callable[[Sequence[tuple[str, Json]]], Awaitable[None]] | None,
         notify: Callable[[Json], Awaitable[None]] | None,
         publish_event: Callable[[str, Json, Audience], Awaitable[None]],
         on_accepted: Callable[[str, str, str, float | None], Awaitable[None]],
         on_no_answer: Callable[[str, str], Awaitable[None]],
         on_opened: Callable[[str, str], Awaitable[None]],
         on_missed: Callable[[str, str | None, str | None], Awaitable[None]],
+        on_hung_up: Callable[[str, str, str], Awaitable[None]] | None,
         clock: Callable[[], int],
     ) -> None:
         self._ring = ring
+        self._ring_all = ring_all
         self._notify = notify
         self._publish_event = publish_event
         self._on_accepted = on_accepted
         self._on_no_answer = on_no_answer
         self._on_opened = on_opened
         self._on_missed = on_missed
+        self._on_hung_up = on_hung_up
         self._clock = clock
 
     def kinds(self) -> dict[str, Callable[[outbox.Message], Awaitable[None]]]:
-        return {
-            ledger.KIND_RING: self._deliver_ring,
-            ledger.KIND_NOTIFY: self._deliver_notice,
-            ledger.KIND_EVENT: self._deliver_event,
-            ledger.KIND_NEWS: self._deliver_news,
-        }
+        return {ledger.KIND_NOTIFY: self._deliver_notice, ledger.KIND_NEWS: self._deliver_news}
 
-    async def _deliver_ring(self, message: outbox.Message) -> None:
-        ring = message.payload["message"]
-        if ring["act"] == "ring" and ring["exp"] <= self._clock():
-            return  # the gateway was down for longer than the phone should have rung
-        await self._ring(message.payload["worker_id"], ring)
+    def batches(self) -> dict[str, Callable[[Sequence[outbox.Message]], Awaitable[None]]]:
+        """What costs less together: a storm rings hundreds of phones at once."""
+        return {ledger.KIND_RING: self._deliver_rings, ledger.KIND_EVENT: self._deliver_events}
+
+    async def _deliver_rings(self, messages: Sequence[outbox.Message]) -> None:
+        now_ms, due = self._clock(), []
+        for message in messages:
+            payload = message.payload
+            ring = payload["message"]
+            if ring["act"] == "ring" and ring["exp"] <= now_ms:
+                continue  # the gateway was down for longer than the phone should have rung
+            due.append((payload["worker_id"], ring))
+        if self._ring_all is not None:
+            await self._ring_all(due)
+            return
+        for worker_id, ring in due:
+            await self._ring(worker_id, ring)
+
+    async def _deliver_events(self, messages: Sequence[outbox.Message]) -> None:
+        for message in messages:
+            await self._deliver_event(message)
 
     async def _deliver_notice(self, message: outbox.Message) -> None:
         if self._notify is not None and message.payload["until"] > self._clock():
@@ -114,6 +129,8 @@ class Outgoing:
         match news["what"]:
             case "missed":
                 await self._on_missed(news["call_id"], news["worker_id"], alarm_id)
+                if news.get("answering") and alarm_id is not None and self._on_hung_up is not None:
+                    await self._on_hung_up(alarm_id, news["worker_id"], news["call_id"])
             case _ if alarm_id is None:
                 pass  # a call that belongs to no alarm: the desk sees it in the call itself
             case "opened":

@@ -56,8 +56,9 @@ from gateway.intercom.model import (
 )
 from gateway.intercom.outgoing import Audience, Outgoing, Receipts
 from gateway.intercom.plan import choose, ring_request, ring_until
+from gateway.intercom.reader import CallReader
 from gateway.intercom.timers import Timers
-from gateway.intercom.view import leg_of_source, media_owner, source_id
+from gateway.intercom.view import leg_of_source, media_owner
 from gateway.store import Store
 
 __all__ = ["AlarmBrief", "Audience", "Switchboard"]
@@ -83,16 +84,16 @@ class _Moved:
         return _Moved(self.call, (*earlier.effects, *self.effects))
 
 
-class Switchboard:
+class Switchboard(CallReader):
     """All calls of this gateway. `await start()` once, then `await run()` in a task; every method is for the
     loop's thread.
 
     rank(position, grid, exclude): the ranking, best first, without off-duty workers. pick(worker_id,
     position): one worker as the ranking sees it, None if it is unknown or off duty. ring(worker_id, message):
-    MQTT `w/{wid}/call`. notify(notice): the provider that reaches phones (None: there is none). publish_event(type, data, audience): the event channel. close_media(owner): ends
+    MQTT `w/{wid}/call` (ring_all: many at once). notify(notice): the provider that reaches phones (None: there is none). publish_event(type, data, audience): the event channel. close_media(owner): ends
     media sessions of that owner. on_accepted(alarm_id, worker_id, name, eta_s), on_no_answer(alarm_id,
-    reason), on_opened(alarm_id, call_id), on_missed(call_id, worker_id, alarm_id) tell the alarm desk; they
-    may be repeated after a crash and raise to be tried again. clock: UTC milliseconds.
+    reason), on_opened(alarm_id, call_id), on_missed(call_id, worker_id, alarm_id), on_hung_up(alarm_id, worker_id, call_id: the caller
+    hung up as this worker answered) tell the alarm desk; they may be repeated after a crash and raise to be tried again. clock: UTC milliseconds.
     """
 
     def __init__(
@@ -109,22 +110,26 @@ class Switchboard:
         on_no_answer: Callable[[str, str], Awaitable[None]],
         on_opened: Callable[[str, str], Awaitable[None]],
         on_missed: Callable[[str, str | None, str | None], Awaitable[None]],
+        on_hung_up: Callable[[str, str, str], Awaitable[None]] | None = None,
+        ring_all: Callable[[Sequence[tuple[str, Json]]], Awaitable[None]] | None = None,
         notify: Callable[[Json], Awaitable[None]] | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         new_id: Callable[[], str] = lambda: str(ULID()),
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._settings = settings
         self._rank = rank
         self._pick = pick
         self._outgoing = Outgoing(
             ring=ring,
+            ring_all=ring_all,
             notify=notify,
             publish_event=publish_event,
             on_accepted=on_accepted,
             on_no_answer=on_no_answer,
             on_opened=on_opened,
             on_missed=on_missed,
+            on_hung_up=on_hung_up,
             clock=clock,
         )
         self.receipts = Receipts()
@@ -266,6 +271,8 @@ class Switchboard:
 
         def claim_it(connection: Connection) -> list[_Moved]:
             before = self._load(connection, call_id)
+            if ledger.answered_too_late(connection, before, by, now_ms):
+                return [_Moved(before, ())]
             won = self._move(connection, before, Claim(participant=by, device=device), now_ms)
             if by.side is not Side.WORKER or won.call.answered_at == before.answered_at:
                 return [won]
@@ -280,7 +287,10 @@ class Switchboard:
                     moved.append(self._move(connection, other, Busy(worker_id=by.id, reason="busy"), now_ms))
             return moved
 
-        return (await self._write(claim_it)).call
+        claimed = (await self._write(claim_it)).call
+        if claimed.ended:
+            raise Conflict("the caller has hung up", state=claimed.state.value, end_reason="cancelled")
+        return claimed
 
     async def decline(self, call_id: str, worker_id: str) -> Call:
         """This worker won't come; the next one rings at once."""
@@ -329,14 +339,19 @@ class Switchboard:
         self.receipts.count(before, call, worker_id, channel)
         return call
 
-    async def cancel_alarm(self, alarm_id: str) -> None:
-        """The alarm is over: what still rings for it falls silent. A call that was answered goes on."""
+    async def cancel_alarm(self, alarm_id: str, *, at_ms: int | None = None, hung_up: bool = False) -> None:
+        """The alarm is over: what still rings for it falls silent. A call that was answered goes on, unless the caller
+        hung up (`hung_up`: the resident cancelled) before anybody could speak. A desk's own call after `at_ms` goes on."""
+        ends = (
+            (CallState.RINGING, CallState.CLAIMED, CallState.CONNECTING) if hung_up else (CallState.RINGING,)
+        )
 
         def cancel(connection: Connection) -> list[_Moved]:
             moved = []
             for call_id in tables.open_for(connection, alarm_id):
                 call = self._load(connection, call_id)
-                if call.state is CallState.RINGING:
+                later = at_ms is not None and call.opened_by is not None and call.opened_at > at_ms
+                if call.state in ends and not later:
                     moved.append(self._move(connection, call, Cancel(), self._clock()))
             return moved
 
@@ -358,62 +373,9 @@ class Switchboard:
 
     # --------------------------------------------------------------------------------------------- reading
 
-    async def get(self, call_id: str) -> Call:
-        """Raises NotFound."""
-        return await self._store.read(lambda connection: self._load(connection, call_id))
-
     def open_calls(self) -> Collection[Call]:
         """Those going on, from memory, as they are on disk."""
         return self._open.values()
-
-    async def calls(self, *, only_open: bool = False, limit: int = 100) -> list[Call]:
-        """Newest first; the caller leaves out what the principal may not see."""
-
-        def read(connection: Connection) -> list[Call]:
-            ids = tables.recent(connection, only_open=only_open, limit=limit)
-            return [self._load(connection, call_id) for call_id in ids]
-
-        return await self._store.read(read)
-
-    async def about(self, alarm_id: str) -> list[Call]:
-        """The calls about this alarm, oldest first."""
-
-        def read(connection: Connection) -> list[Call]:
-            return [self._load(connection, call_id) for call_id in tables.about(connection, alarm_id)]
-
-        return await self._store.read(read)
-
-    async def missed(self, worker_id: str, *, since_ms: int, limit: int = 50) -> list[Call]:
-        """The calls this worker missed, newest first."""
-
-        def read(connection: Connection) -> list[Call]:
-            found = tables.missed(connection, worker_id, since_ms, limit)
-            return [self._load(connection, call_id) for call_id in dict.fromkeys(c for c, _ in found)]
-
-        return await self._store.read(read)
-
-    async def own_leg(self, call_id: str, leg_id: str, participant_id: str) -> tuple[str, str]:
-        """(source id, media owner) for publishing on one's own leg.
-
-        Raises NotFound for anybody else's, or if it left.
-        """
-        call = await self.get(call_id)
-        leg = call.leg(leg_id)
-        if leg is None or leg.left_at is not None or leg.participant.id != participant_id:
-            raise NotFound(f"no leg {leg_id} of yours in call {call_id}")
-        return source_id(call_id, leg_id), media_owner(call_id, leg_id)
-
-    async def watchable_leg(self, call_id: str, leg_id: str, participant_id: str) -> tuple[str, str]:
-        """(source id, media owner) for watching a leg.
-
-        A desk that is not in the call watches under the call's own name.
-        """
-        call = await self.get(call_id)
-        leg = call.leg(leg_id)
-        if leg is None or leg.left_at is not None:
-            raise NotFound(f"no leg {leg_id} in call {call_id}")
-        own = call.leg_of(participant_id)
-        return source_id(call_id, leg_id), media_owner(call_id, own.id if own else None)
 
     # ----------------------------------------------------------------------------------------------- media
 
@@ -593,12 +555,6 @@ class Switchboard:
             grid=brief.grid,
         )
 
-    def _load(self, connection: Connection, call_id: str) -> Call:
-        call = tables.load(connection, call_id)
-        if call is None:
-            raise NotFound(f"no call {call_id}")
-        return call
-
     def _open_or_relocate(
         self,
         connection: Connection,
@@ -695,5 +651,8 @@ class Switchboard:
         self._wake.set()
 
     def deliveries(self) -> dict[str, Callable[[outbox.Message], Awaitable[None]]]:
-        """The outbox kinds of calls, for the courier."""
+        """The outbox kinds of calls, for the courier; `batches()` those that it hands over many at a time."""
         return self._outgoing.kinds()
+
+    def batches(self) -> dict[str, Callable[[Sequence[outbox.Message]], Awaitable[None]]]:
+        return self._outgoing.batches()

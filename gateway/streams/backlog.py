@@ -14,8 +14,10 @@ Bound: MAX_BYTES and MAX_SECONDS of packets; beyond it they are dropped up to th
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from enum import IntEnum
+from operator import itemgetter
 from struct import Struct
 
 from gateway.streams.h264 import B_SLICE, Depacketizer, NalType
@@ -69,8 +71,8 @@ class Backlog:
     """
 
     __slots__ = (
-        "_depacketizer", "_expected", "_flags", "_held", "_held_packets", "_held_units", "_marks", "_on_other", "_on_skip",
-        "_resume_at", "_since", "_source", "_unit",
+        "_chunks", "_depacketizer", "_expected", "_flags", "_held_packets", "_held_units", "_on_other", "_on_skip",
+        "_resume_at", "_since", "_source", "_unit", "held_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -84,8 +86,10 @@ class Backlog:
         self._depacketizer = depacketizer
         self._on_skip = on_skip
         self._on_other = on_other
-        self._held = bytearray()
-        self._marks: list[tuple[int, float]] = []  # (offset in _held, when it came)
+        # What is kept, read by read, whole packets each: (offset of the first octet, octets, when they came). Never one long
+        # array, which would be moved each time that it grows.
+        self._chunks: list[tuple[int, bytearray, float]] = []
+        self.held_bytes = 0
         self._held_packets = self._held_units = 0
         self._since = 0.0
         self._resume_at = (-1, -1)  # position of the depacketizer before the first held packet
@@ -96,12 +100,8 @@ class Backlog:
             0,
             -1,
             -1,
-        )  # the access unit under way: offset in _held, held packets and position before it
+        )  # the access unit under way: offset in what is held, held packets and position before it
         depacketizer.pause_after_keyframe = not watched
-
-    @property
-    def held_bytes(self) -> int:
-        return len(self._held)
 
     def watch(self, watched: bool) -> None:
         """Somebody wants every picture as it comes, and those that were kept at once; or nobody does any more."""
@@ -145,7 +145,7 @@ class Backlog:
         expected, source_now = self._expected, self._source
         limit = end - 18
         first = start
-        base = len(self._held) - first  # offset in _held of the buffer's first byte
+        base = self.held_bytes - first  # offset in what is held of the buffer's first octet
         count = units = 0
         before = self._flags
         unit_at = unit_count = unit_expected = unit_source = -1
@@ -205,8 +205,8 @@ class Backlog:
             self._unit = (base + unit_at, self._held_packets + unit_count, unit_expected, unit_source)
         self._expected, self._source, self._flags = expected, source_now, before
         if start > first:
-            self._marks.append((len(self._held), now))
-            self._held += memoryview(buffer)[first:start]
+            self._chunks.append((self.held_bytes, buffer[first:start], now))
+            self.held_bytes += start - first
         self._held_packets += count
         self._held_units += units
         self._depacketizer.count_held(count, units, now)
@@ -214,7 +214,7 @@ class Backlog:
             self._start_over(now)
         elif verdict is _Verdict.JUDGE_IN_FULL:
             self._replay()
-        elif len(self._held) > MAX_BYTES or now - self._since > MAX_SECONDS:
+        elif self.held_bytes > MAX_BYTES or now - self._since > MAX_SECONDS:
             self._skip(now)
         return start
 
@@ -252,12 +252,11 @@ class Backlog:
         depacketizer = self._depacketizer
         depacketizer.packets -= self._held_packets
         depacketizer.units -= self._held_units
-        held, marks = self._empty()
+        chunks = self._empty()
         depacketizer.resume(self._resume_at)
         pausing, depacketizer.pause_after_keyframe = depacketizer.pause_after_keyframe, False
-        for index, (offset, at) in enumerate(marks):
-            end = marks[index + 1][0] if index + 1 < len(marks) else len(held)
-            _feed_all(depacketizer, held, offset, end, at)
+        for _, octets, at in chunks:
+            _feed_all(depacketizer, octets, 0, at)
         depacketizer.pause_after_keyframe = pausing
 
     def _start_over(self, now: float) -> None:
@@ -266,10 +265,10 @@ class Backlog:
         depacketizer = self._depacketizer
         depacketizer.packets -= self._held_packets - packets
         depacketizer.units -= self._source != source
-        held, _ = self._empty()
+        chunks = self._empty()
         depacketizer.resume((expected, source))
-        if offset < len(held):  # parameter sets and the like
-            _feed_all(depacketizer, held, offset, len(held), now)
+        for begins, octets, _ in chunks[_place(chunks, offset) :]:  # parameter sets and the like
+            _feed_all(depacketizer, octets, max(0, offset - begins), now)
 
     def _skip(self, now: float) -> None:
         """Too much: forget what is before the access unit under way."""
@@ -277,9 +276,11 @@ class Backlog:
         if not offset:
             self._replay()  # one picture, so large or so slow: the depacketizer has its own bounds
             return
-        held, _ = self._empty()
-        self._held = held[offset:]
-        self._marks = [(0, now)]
+        chunks = self._empty()
+        for begins, octets, _ in chunks[_place(chunks, offset) :]:
+            kept = octets[max(0, offset - begins) :]
+            self._chunks.append((self.held_bytes, kept, now))
+            self.held_bytes += len(kept)
         self._held_packets -= packets
         self._held_units = 1
         self._resume_at = (expected, source)
@@ -287,12 +288,19 @@ class Backlog:
         self._since = now
         self._on_skip()
 
-    def _empty(self) -> tuple[bytearray, list[tuple[int, float]]]:
-        held, marks = self._held, self._marks
-        self._held, self._marks = bytearray(), []
-        return held, marks
+    def _empty(self) -> list[tuple[int, bytearray, float]]:
+        chunks, self._chunks, self.held_bytes = self._chunks, [], 0
+        return chunks
 
 
-def _feed_all(depacketizer: Depacketizer, held: bytearray, start: int, end: int, now: float) -> None:
+def _place(chunks: list[tuple[int, bytearray, float]], offset: int) -> int:
+    """Index of the chunk that holds the octet at `offset`; their number if that is where the next would begin."""
+    if chunks and offset < chunks[-1][0] + len(chunks[-1][1]):
+        return bisect_right(chunks, offset, key=itemgetter(0)) - 1
+    return len(chunks)
+
+
+def _feed_all(depacketizer: Depacketizer, held: bytearray, start: int, now: float) -> None:
+    end = len(held)
     while (start := depacketizer.feed(held, start, end, now)) < end:
         start += 4 + (held[start + 2] << 8 | held[start + 3])  # another channel's

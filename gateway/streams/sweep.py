@@ -19,7 +19,7 @@ from dataclasses import dataclass
 __all__ = ["ReceiveBuffer", "Sweep"]
 
 INTERVAL_S = 0.05
-REST_S = 0.004  # what a packet of a watched camera may wait for others; a tenth of a picture's time
+REST_S = 0.008  # what a packet of a watched camera may wait for others; a fifth of a picture's time
 TURNS = 50  # each member's on_turn comes once in so many sweeps
 
 

@@ -68,6 +68,8 @@ BEATS_A_ROUND = 16
 """In so many beats every camera and every session is reported once, and the totals too."""
 BEHIND_OCTETS = 1 << 20
 """So much not taken by the front door: beats leave out the figures (the next round repeats them)."""
+GC_ALLOCATIONS = 20_000
+"""New containers between two looks of the collector: pictures come and go without cycles."""
 LOST_OCTETS = 64 << 20
 """So much not taken: the front door is past help, and states and ends of sessions must not be dropped. The worker ends."""
 PR_SET_PDEATHSIG = 1
@@ -120,6 +122,7 @@ class Worker:
                 self._media = media
                 gc.collect()
                 gc.freeze()  # what lives as long as the process is never looked at again: shorter pauses
+                gc.set_threshold(GC_ALLOCATIONS, 20, 50)
                 self._send(Ready(media.port_number))
                 await self._stopping.wait()
                 for task in (*self._under_way.values(), *reversed(running)):

@@ -119,6 +119,7 @@ test("stages never run backwards, and only the press's own acks count", async ()
   assert.equal(press.stage, "answered");
   assert.equal(box.ack(press, { pid: "p", stage: "refused", reason: "late" }), false);
   box.ack(press, { pid: "p", stage: "dispatched", who: "李", eta_s: 200 });
+  box.ack(press, { pid: "p", stage: "answered", who: "值班员" }); // it comes later, and names somebody else
   assert.deepEqual([press.stage, press.who, press.eta], ["dispatched", "李", 200]);
   box.ack(press, { pid: "p", stage: "cancelled" });
   box.ack(press, { pid: "p", stage: "dispatched" });
@@ -294,4 +295,45 @@ test("no page needs an inline script or style, and every asset it names exists",
 test("the built box script is still ES5", async () => {
   const file = (await readdir(path.join(root, "dist/static"))).find((name) => /^stb-[0-9A-F]{10}\.js$/.test(name));
   parse(await readFile(path.join(root, "dist/static", file), "utf8"), { ecmaVersion: 5, sourceType: "script" });
+});
+
+test("an alarm takes the screen once, and never from a user at work", async () => {
+  const { wayOf, STILL_MS } = await load("arrival");
+  const calm = { waiting: true, seen: false, occupied: false, sinceTouchMs: Infinity };
+  assert.equal(wayOf(calm), "bring");
+  assert.equal(wayOf({ ...calm, sinceTouchMs: STILL_MS - 1 }), "later"); // nothing moves under the finger
+  assert.equal(wayOf({ ...calm, sinceTouchMs: STILL_MS }), "bring");
+  assert.equal(wayOf({ ...calm, seen: true }), "say"); // a repeat, or an escalation
+  assert.equal(wayOf({ ...calm, occupied: true, sinceTouchMs: 0 }), "say");
+  for (const seen of [true, false])
+    for (const occupied of [true, false])
+      assert.equal(wayOf({ waiting: false, seen, occupied, sinceTouchMs: 0 }), "nothing");
+});
+
+test("a box asks about a call of its own alarm only, never after a silent press, and leaves when its place is gone", async () => {
+  const { asks, others, here } = await part("2-room");
+  const press = { alarm: "a1", silent: false, stage: "dispatched" };
+  const news = { alarm: "a1", call: { id: "c1", state: "ACTIVE", joinable: true } };
+  assert.equal(asks(press, news), true);
+  for (const not of [null, { ...press, silent: true }, { ...press, alarm: null }, { ...press, stage: "cancelled" }])
+    assert.equal(asks(not, news), false);
+  for (const not of [null, { ...news, alarm: "a2" }, { ...news, call: null }]) assert.equal(asks(press, not), false);
+  assert.equal(asks(press, { ...news, call: { ...news.call, joinable: false } }), false);
+  assert.equal(asks(press, { ...news, call: { ...news.call, state: "CLAIMED" } }), false); // nobody to talk to yet
+  const leg = (id, role, more = {}) => ({ id, role, publishing: true, left_at: null, ...more });
+  const call = {
+    id: "c1",
+    alarm_id: "a1",
+    state: "ACTIVE",
+    legs: [leg("d", "operator"), leg("w", "worker"), leg("b", "stb"), leg("x", "desk", { publishing: false })],
+  };
+  assert.deepEqual(
+    others(call, "b").map((one) => one.id),
+    ["w", "d"],
+  );
+  assert.equal(here(call, "b"), true);
+  assert.equal(here({ ...call, legs: [leg("b", "stb", { left_at: 7 })] }, "b"), false);
+  for (const gone of [null, { ...call, state: "ENDED" }, { ...call, legs: [] }]) assert.equal(here(gone, "b"), false);
+  assert.equal(here(call, null), true); // only listening: as long as it goes on
+  assert.equal(here({ ...call, state: "CONNECTING" }, null), false);
 });

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from conftest import AREA, CENTER, Bench, press_body
 
@@ -73,3 +75,41 @@ async def test_reported_without_an_alarm_numbered_and_transferred(bench: Bench, 
     assert (await cases.lineage(incident))[0] == "510117"
     with pytest.raises(NotFound):
         await cases.get("none")
+
+
+async def test_a_report_sent_again_is_one_incident_with_one_answer(bench: Bench, cases: CaseDesk) -> None:
+    where = {"district": "510117", "street": AREA.street, "community": AREA.community, "grid": AREA.grid}
+
+    async def report(by: Actor, report_id: str | None) -> dict[str, object]:
+        bench.clock.now_ms += 1
+        return await cases.report(
+            by, type="占道经营", severity=2, place_label="路口", position=CENTER, report_id=report_id, **where
+        )
+
+    first, again = await asyncio.gather(report(WANG, "r1"), report(WANG, "r1"))  # both are on their way
+    assert first == again
+    incident = str(first["id"])
+    await cases.move(incident, T.DISPATCH, ZHANG)
+    assert await report(WANG, "r1") == first  # as it was, whatever became of it
+    assert len(await cases.list()) == 1
+    for by, name in ((LI, "r1"), (WANG, "r2"), (WANG, None), (WANG, None)):
+        assert (await report(by, name))["id"] != incident
+    assert len(await cases.list()) == 5
+
+
+async def test_a_step_that_a_phone_says_twice_is_one_step(bench: Bench, cases: CaseDesk) -> None:
+    incident = (
+        await cases.report(
+            ZHANG, type="占道经营", severity=2, place_label="路口", position=CENTER,
+            district="510117", street=AREA.street, community=AREA.community, grid=AREA.grid,
+        )
+    )["id"]  # fmt: skip
+    await cases.move(incident, T.DISPATCH, ZHANG, detail={"worker": "w1"})
+    for step in (T.HANDLE, T.SUBMIT):
+        once = await cases.move(incident, step, WANG)
+        bench.clock.now_ms += 1
+        assert await cases.move(incident, step, WANG) == once
+        with pytest.raises(Conflict):
+            await cases.move(incident, step, LI)
+    events = [entry["event"] for entry in (await cases.get(incident))["timeline"]]
+    assert events == ["open", "dispatch", "handle", "submit"]

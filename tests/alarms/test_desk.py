@@ -390,3 +390,25 @@ async def test_no_volunteer_is_called_to_violence(bench: Bench, clock: Clock) ->
     assert {payload["audience"] for payload in bench.got.reached} == {
         "street", "district", "supervisor", "leader", "police"
     }  # fmt: skip
+
+
+async def test_presses_that_wait_together_are_told_apart(bench: Bench, clock: Clock) -> None:
+    """One write of many boxes: repeats, known ones, tests and groups come out as if each had come alone."""
+    sent = [
+        ("b0", "p1", "help"), ("b0", "p2", "help"), ("b0", "p1", "help"), ("b0", "t1", "test"),
+        ("b_near", "p1", "help"), ("b7", "p1", "fire"), ("b7", "p2", "fire"),
+    ]  # fmt: skip
+    acks = await asyncio.gather(
+        *(bench.desk.press(press_body(sid, pid, kind=kind), "http") for sid, pid, kind in sent)
+    )
+    assert {ack["stage"] for ack in acks} == {"persisted"}
+    first, again, same, test, near, far, far_again = (ack["alarm"] for ack in acks)
+    assert (first, far) == (again, far_again)
+    assert acks[0] == acks[2]
+    assert len({first, test, near, far}) == 4
+    alarms = {alarm["id"]: alarm for alarm in await bench.desk.list()}
+    assert {id: alarm["repeats"] for id, alarm in alarms.items()} == {first: 1, test: 0, near: 0, far: 1}
+    assert [alarms[id]["group_id"] for id in (first, near, test, far)] == [None, first, None, None]
+    assert [len(alarms[id]["deadlines"]) for id in (first, near, test, far)] == [2, 2, 0, 2]
+    await bench.desk.press(press_body("b0", "p3"), "http")  # and after the commit
+    assert (await bench.desk.get(first))["repeats"] == 2

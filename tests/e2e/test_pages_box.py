@@ -9,13 +9,37 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page
 from running_product import Product, open_page
-from test_pages_flows import until
+from test_pages_flows import alarm_from, on_duty, open_alarm, until
 
 pytestmark = pytest.mark.browser
 
 NO_WEBRTC = "delete window.RTCPeerConnection; window.webkitRTCPeerConnection = undefined;"
 NO_MSE = "delete window.MediaSource; delete window.ManagedMediaSource;"
 NO_HLS = "HTMLMediaElement.prototype.canPlayType = () => '';"
+NO_MICROPHONE = "delete MediaDevices.prototype.getUserMedia; delete Navigator.prototype.webkitGetUserMedia; delete Navigator.prototype.getUserMedia;"
+WITNESS = """
+  // What the page has opened, and what its connections receive.
+  window.opened = [];
+  window.peers = [];
+  const real = MediaDevices.prototype.getUserMedia;
+  MediaDevices.prototype.getUserMedia = async function (wanted) {
+    const stream = await real.call(this, wanted);
+    window.opened.push(...stream.getTracks());
+    return stream;
+  };
+  window.RTCPeerConnection = class extends RTCPeerConnection {
+    constructor(...given) {
+      super(...given);
+      window.peers.push(this);
+    }
+  };
+"""
+HEARD = """async () => {
+  let octets = 0;
+  for (const peer of window.peers)
+    (await peer.getStats()).forEach(r => { if (r.type === "inbound-rtp" && r.kind === "audio") octets += r.bytesReceived; });
+  return octets;
+}"""
 BLIND_WEBRTC = """
   // A network that lets no media through: the answer comes, pictures never do.
   const Real = window.RTCPeerConnection;
@@ -164,3 +188,100 @@ async def test_the_resident_answers_how_it_went(product: Product, browser: Brows
     found = await asyncio.to_thread(product.get, f"/api/v1/incidents/{incident}", token)
     assert found["satisfied"] is True
     await stb.context.close()
+
+
+async def hears_and_sees(stb: Page) -> None:
+    """The other's picture fills the box, moves, and is heard."""
+    await stb.wait_for_selector("#callBig .seat[data-state=live]")
+
+    picture = stb.locator("#callBig video")
+
+    async def frames() -> int:
+        return int(await picture.evaluate("v => v.getVideoPlaybackQuality().totalVideoFrames"))
+
+    seen, heard = await frames(), await stb.evaluate(HEARD)
+
+    async def grows() -> bool:
+        return await frames() > seen + 5 and await stb.evaluate(HEARD) > heard + 1000
+
+    await until("picture and sound come on", grows, 60)
+    assert await picture.evaluate("v => !v.muted && !v.paused")
+
+
+async def accepts(stb: Page) -> None:
+    """OK at the question; what is pressed in its first moment counts for nothing, so a resident presses again."""
+
+    async def joined() -> bool:
+        await stb.keyboard.press("Enter")
+        return bool(await stb.get_attribute("body", "data-call"))
+
+    await until("the box is in the call", joined, 60)
+
+
+async def test_ok_at_the_box_joins_the_call_and_back_shuts_everything(
+    product: Product, browser: Browser
+) -> None:
+    """Nothing is open before OK; a sign as long as it is; then the same call without a microphone: watched only."""
+    token = product.token("operator", "op22")
+    phone, phone_errors = await open_page(browser, product.link("worker", "worker", "w013"), 390, 844)
+    await on_duty(phone)
+    stb, errors = await open_page(browser, product.link("stb", "stb", "stb00016"), 1280, 720, WITNESS)
+    await stb.wait_for_selector("body[data-mqtt=up]")
+    for key in ("1", "r", "r"):
+        await stb.keyboard.press(key)
+    alarm_id = await alarm_from(product, "stb00016", token)
+    await phone.click("[data-act=claim]")
+    call_id = await phone.get_attribute("[data-call]", "data-call")
+    wall, wall_errors = await open_page(browser, product.link("wall", "operator", "op22"), 1366, 768)
+    await open_alarm(wall, alarm_id)
+    await wall.keyboard.press("c")
+    await stb.wait_for_selector(f"body[data-ask-call='{call_id}']")
+    assert "是否与网格员" in await stb.inner_text("#ask")
+    assert await stb.evaluate("window.opened.length") == 0
+    await accepts(stb)
+    await stb.wait_for_selector(f"body[data-call='{call_id}'][data-open='microphone camera']")
+    sign = await stb.inner_text("#callSign")
+    assert "话筒已开" in sign
+    assert "摄像头已开" in sign
+    await hears_and_sees(stb)
+    await stb.wait_for_selector("#callRec:visible >> text=正在录制")
+    drawn = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(octet => octet > 0)"
+    assert await stb.eval_on_selector("#callBig canvas.wm", drawn)
+
+    async def box_leg() -> dict[str, Any] | None:
+        call = await asyncio.to_thread(product.get, f"/api/v1/calls/{call_id}", token)
+        return next((leg for leg in call["legs"] if leg["role"] == "stb" and leg["left_at"] is None), None)
+
+    leg = await box_leg()
+    assert leg
+    theirs = wall.locator(f"[data-leg='{leg['id']}']")
+
+    async def seen_at_the_desk() -> bool:
+        return int(await theirs.get_attribute("data-remote-frames") or 0) > 5
+
+    await until("the desk sees the resident", seen_at_the_desk, 60)
+    await stb.keyboard.press("Backspace")
+    await stb.wait_for_selector("body[data-call=''][data-open='']")
+    assert await stb.evaluate("window.opened.map(track => track.readyState)") == ["ended", "ended"]
+    await until("its place is given up", lambda: _none(box_leg))
+    assert (await asyncio.to_thread(product.get, f"/api/v1/calls/{call_id}", token))["state"] == "ACTIVE"
+    assert not await stb.is_visible("#ask")  # who has left is not asked again
+    await stb.context.close()
+
+    mute, mute_errors = await open_page(
+        browser, product.link("stb", "stb", "stb00016"), 1280, 720, WITNESS, NO_MICROPHONE
+    )
+    await mute.wait_for_selector(f"body[data-ask-call='{call_id}']")
+    assert "收看" in await mute.inner_text("#ask")
+    await accepts(mute)
+    await hears_and_sees(mute)
+    assert await mute.get_attribute("body", "data-open") == ""
+    assert "没有打开" in await mute.inner_text("#callSign")
+    assert await box_leg() is None
+    await phone.click("[data-act=hangup]")
+    await mute.wait_for_selector("body[data-call='']")
+    assert (errors, mute_errors, phone_errors, wall_errors) == ([], [], [], [])
+
+
+async def _none(ask: Any) -> bool:
+    return await ask() is None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 from running_product import Product, open_page
-from test_pages_flows import press, until
+from test_pages_flows import alarm_from, open_alarm, press, until
 
 pytestmark = pytest.mark.browser
 
@@ -68,6 +68,21 @@ async def test_a_camera_is_dragged_from_the_tree_and_from_the_map(product: Produ
     await until("the map has come to the camera", under_the_pointer, 30)
     await drop_on(wall, *at, 3)
     await expect(wall.locator("[data-tile='3']")).to_have_attribute("data-camera", "cam022")
+    assert errors == []
+
+
+async def test_twentyfive_tiles_and_the_page_after_them(product: Product, browser: Browser) -> None:
+    """24 cameras on 25 tiles, each live on its sub-stream; of nine, the third page holds the last six, and the first comes next."""
+    wall, errors = await wall_of(browser, product, "op23", width=1920, height=1080)
+    await wall.click("[data-layout='25']")
+    await expect(wall.locator("[data-tile]")).to_have_count(25)
+    await expect(wall.locator("[data-tile][data-state=live]")).to_have_count(24, timeout=90_000)
+    await wall.click("[data-layout='9']")
+    for first in ("cam010", "cam019", "cam001"):
+        await wall.keyboard.press("PageDown")
+        await expect(wall.locator("[data-tile='0']")).to_have_attribute("data-camera", first)
+        if first == "cam019":
+            await expect(wall.locator("[data-tile][data-camera^=cam]")).to_have_count(6)
     assert errors == []
 
 
@@ -236,17 +251,33 @@ async def test_evidence_is_played_held_and_exported(product: Product, browser: B
 async def test_a_leader_on_a_phone_sees_alarms_map_a_camera_and_joins(
     product: Product, browser: Browser
 ) -> None:
+    """A new alarm comes up by itself, once: neither a repeat nor an escalation takes the screen from him again."""
+    token = product.token("leader", "leader01")
+    await press(product, "stb00029")  # waits already when he opens the page
+    await alarm_from(product, "stb00029", token)
     leader, errors = await open_page(browser, product.link("wall", "leader", "leader01"), 390, 844)
-    await leader.click("nav.tabs button >> nth=1")
+    tabs = leader.locator("nav.tabs button")
+    await leader.wait_for_selector("[data-alarm][aria-current=true]")
+    await tabs.nth(1).click()
     await leader.wait_for_selector("[data-tile][data-state=live]")
     await press(product, "stb00030")
-    await leader.wait_for_selector("[data-alarm][aria-current=true]")  # visible: it came by itself
+    mine = await alarm_from(product, "stb00030", token)
+    await leader.wait_for_selector(f"[data-alarm='{mine}'][aria-current=true]")
+    await tabs.nth(1).click()
+    await press(product, "stb00030")
+    await leader.wait_for_selector(f"[data-alarm='{mine}']:has-text('×2')", state="attached")
+    await expect(tabs.nth(1)).to_have_attribute("aria-pressed", "true")
+    await leader.click("[data-act=arrival]")  # what waits first in the queue is one tap away
+    await expect(tabs.nth(0)).to_have_attribute("aria-pressed", "true")
+    await leader.wait_for_selector("[data-detail]")
+    await open_alarm(leader, mine)
+    await leader.wait_for_selector(f"[data-detail='{mine}']")
     await leader.click("[data-act=acknowledge]")
     await leader.wait_for_selector("[data-act=call]")
     assert await leader.locator("[data-act=dispatch], [data-act=false]").count() == 0  # judging is for a desk
-    await leader.click("nav.tabs button >> nth=2")
+    await tabs.nth(2).click()
     await leader.wait_for_selector(".maplibregl-canvas", state="visible")
-    await leader.click("nav.tabs button >> nth=1")
+    await tabs.nth(1).click()
     await leader.wait_for_selector("[data-tile][data-state=live]")
     await leader.click("[data-view=statistics]")
     await leader.wait_for_selector("[data-page-view=statistics]")

@@ -76,6 +76,12 @@ async def alarm_incident(bench: Bench, place: str, pid: str) -> tuple[str, str]:
     return alarm, view["incident_id"]
 
 
+async def cancel(bench: Bench, place: str, alarm: str, pid: str) -> None:
+    ts = time.time_ns() // 1_000_000
+    body = {"sid": f"box-{place}", "pid": pid, "ts": ts, "sig": sign(KEY, f"cancel|box-{place}|{pid}|{ts}")}
+    assert (await done(bench, "POST", f"/api/v1/alarms/{alarm}/cancel", {}, body))["stage"] == "cancelled"
+
+
 async def test_a_task_with_photos_and_a_follow_up_by_the_box(bench: Bench) -> None:
     worker, other = bench.bearer("worker", "wa"), bench.bearer("worker", "wb")
     operator, verifier = bench.bearer("operator", "op"), bench.bearer("operator", "op2")
@@ -147,6 +153,33 @@ async def test_a_task_with_photos_and_a_follow_up_by_the_box(bench: Bench) -> No
     ] == []
 
 
+async def test_a_report_whose_answer_was_lost_is_sent_again_without_harm(bench: Bench) -> None:
+    lat, lon = CORNERS["a2"]
+    said = {
+        "type": "消防隐患",
+        "lat": lat + 0.01,
+        "lon": lon + 0.01,
+        "datum": "wgs84",
+        "report_id": "phone-1",
+    }
+    worker, operator = bench.bearer("worker", "wa2"), bench.bearer("operator", "op")
+    at_once = await asyncio.gather(
+        *(done(bench, "POST", "/api/v1/incidents", worker, said, 201) for _ in range(2))
+    )
+    first = at_once[0]
+    assert at_once == [first, first]
+    photos, picture = f"/api/v1/incidents/{first['id']}/photos", jpeg()
+    headers = {"Content-Type": "image/jpeg"}
+    sent = [await bench.call("POST", photos, worker, data=picture, headers=headers) for _ in range(2)]
+    assert sent[0] == sent[1]
+    assert len((await done(bench, "GET", photos, worker))["photos"]) == 1
+    await done(bench, "POST", f"/api/v1/incidents/{first['id']}/cancel", operator, {})
+    assert await done(bench, "POST", "/api/v1/incidents", worker, said, 201) == first
+    # the name is the sender's own, and must be a name
+    assert (await done(bench, "POST", "/api/v1/incidents", operator, said, 201))["id"] != first["id"]
+    await done(bench, "POST", "/api/v1/incidents", worker, {**said, "report_id": "a b"}, 400)
+
+
 async def test_a_desk_follows_up_by_phone_in_its_own_area_only(bench: Bench) -> None:
     worker = bench.bearer("worker", "wa2")
     _, incident = await alarm_incident(bench, "a2", "phone-1")
@@ -168,6 +201,51 @@ async def test_a_desk_follows_up_by_phone_in_its_own_area_only(bench: Bench) -> 
     await done(bench, "POST", f"/api/v1/incidents/{incident}/transfer", operator, handed)
     [over] = (await done(bench, "GET", f"/api/v1/incidents/{incident}", operator))["hand_overs"]
     assert (over["to"], over["number"], over["by"], over["back_at"]) == ("12345", "A-7", "operator/op2", None)
+
+
+async def test_a_cancelled_alarm_ends_only_after_its_call_back(bench: Bench) -> None:
+    operator, desk = bench.bearer("operator", "op"), bench.bearer("desk", "desk-b", "510117002")
+    elsewhere = bench.bearer("desk", "desk-a", STREET_A)
+    alarm = (await bench.press("b1", pid="cancel-1"))["alarm"]
+    one = f"/api/v1/alarms/{alarm}"
+    call_back, close = f"{one}/call_back", f"{one}/close"
+    await done(bench, "POST", call_back, desk, {"outcome": "safe"}, 409)  # nothing was cancelled
+    await cancel(bench, "b1", alarm, "cancel-1")
+    await done(bench, "POST", f"{one}/acknowledge", desk, {})
+    await done(bench, "POST", f"{one}/triage", desk, {"outcome": "false"})
+    held = await done(bench, "POST", close, desk, {}, 409)
+    assert (held["needs"], "回访" in held["detail"]) == ("call_back", True)
+    await done(bench, "POST", call_back, elsewhere, {"outcome": "safe"}, 403)
+    await done(bench, "POST", call_back, desk, {"outcome": "well"}, 400)
+    await done(bench, "POST", call_back, desk, {"outcome": "unreachable"}, 400)  # and what was done instead?
+    said = {"outcome": "unreachable", "note": "三次无人接听，已请网格员上门"}
+    view = await done(bench, "POST", call_back, desk, said)
+    assert {**view["call_back"], "at": 0} == {**said, "at": 0, "by": {"sub": "desk-b", "name": "乙街道"}}
+    view = await done(bench, "POST", close, desk, {})
+    assert (view["handling"], view["condition"]) == ("CLOSED", "CLEARED")
+    timeline = (await done(bench, "GET", one, operator))["timeline"]
+    [entry] = [entry for entry in timeline if entry["event"] == "called_back"]
+    assert entry["detail"] == {**said, "name": "乙街道"}
+    assert (entry["by"], entry["at"]) == ("desk/desk-b", view["call_back"]["at"])
+    await done(bench, "POST", call_back, desk, said, 409)  # it is over
+
+
+async def test_an_incident_does_not_end_over_a_call_back_that_is_owed(bench: Bench) -> None:
+    operator = bench.bearer("operator", "op")
+    alarm, incident = await alarm_incident(bench, "b1", "cancel-2")
+    await cancel(bench, "b1", alarm, "cancel-2")
+    end = f"/api/v1/incidents/{incident}/cancel"
+    assert (await done(bench, "POST", end, operator, {}, 409))["alarm_id"] == alarm
+    assert (await done(bench, "GET", f"/api/v1/incidents/{incident}", operator))["state"] == "REPORTED"
+    call_back = f"/api/v1/alarms/{alarm}/call_back"
+    view = await done(bench, "POST", call_back, operator, {"outcome": "help_needed", "note": "听到争吵"})
+    assert (view["condition"], view["cleared_at"]) == ("ACTIVE", None)  # no longer taken back
+    await cancel(bench, "b1", alarm, "cancel-2")
+    await done(bench, "POST", end, operator, {}, 409)  # a new cancel owes a new call
+    await done(bench, "POST", call_back, operator, {"outcome": "safe"})
+    await done(bench, "POST", end, operator, {})
+    closed = await done(bench, "GET", f"/api/v1/alarms/{alarm}", operator)
+    assert (closed["handling"], closed["call_back"]["outcome"]) == ("CLOSED", "safe")
 
 
 async def test_incidents_near_by_are_suggested_and_merged_by_hand_only(bench: Bench) -> None:

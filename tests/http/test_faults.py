@@ -242,25 +242,76 @@ async def test_row_10_two_at_once_have_one_winner_and_the_other_is_told_who(benc
     answered = (await get(bench, call))["answered_by"]
     told = [said["taken_by"] for status, said in claimed if status == 409]
     assert all(by["id"] == answered["id"] for by in told), told
+    status, _ = await bench.call("POST", f"{call}/hangup", bench.bearer("worker", answered["id"]), json={})
+    assert status == 200  # free again, for the next test
 
 
-async def test_row_11_a_caller_who_hangs_up_as_the_worker_answers_ends_it_for_all(bench: Bench) -> None:
+@pytest.mark.parametrize("first", ["answer", "hang-up", "at once"])
+async def test_row_11_a_caller_who_hangs_up_as_the_worker_answers_ends_it_for_all(
+    bench: Bench, first: str
+) -> None:
     await clean(bench, "a1")
-    for worker in ("wa", "wb"):
-        await bench.on_duty(worker, "a1")
-    ack = await bench.press("a1", pid="hung-up")
-    call = f"/api/v1/calls/{await bench.call_of(ack['alarm'])}"
-    ts = 1_700_000_000_000
-    cancel = {"sid": "box-a1", "pid": "hung-up", "ts": ts, "sig": sign(KEY, f"cancel|box-a1|hung-up|{ts}")}
-    await asyncio.gather(
-        bench.call("POST", f"{call}/claim", bench.bearer("worker", "wa"), json={}),
-        bench.call("POST", f"/api/v1/alarms/{ack['alarm']}/cancel", json=cancel),
-    )
+    for name in ("wa", "wb"):
+        await bench.on_duty(name, "a1")
+    pid = f"hung-up-{first.replace(' ', '-')}"
+    alarm = (await bench.press("a1", pid=pid))["alarm"]
+    call_id = await bench.call_of(alarm)
+    call = f"/api/v1/calls/{call_id}"
+    worker, ts = bench.bearer("worker", "wa"), 1_700_000_000_000
+
+    async def answer() -> tuple[int, Any]:
+        return await bench.call("POST", f"{call}/claim", worker, json={})
+
+    async def hang_up() -> tuple[int, Any]:
+        said = {"sid": "box-a1", "pid": pid, "ts": ts, "sig": sign(KEY, f"cancel|box-a1|{pid}|{ts}")}
+        return await bench.call("POST", f"/api/v1/alarms/{alarm}/cancel", json=said)
+
+    if first == "answer":
+        status, claimed = await answer()
+        assert (status, claimed["state"]) == (200, "CLAIMED")
+        await hang_up()
+    elif first == "hang-up":
+        await hang_up()
+        await until(bench, call, lambda said: said["state"] == "ENDED")
+        status, refused = await answer()
+        assert (status, refused["end_reason"]) == (409, "cancelled")
+    else:
+        await asyncio.gather(answer(), hang_up())
     ended = await until(bench, call, lambda said: said["state"] == "ENDED")
     assert ended["end_reason"] == "cancelled"
     assert not [rung for rung in ended["rung"] if rung["outcome"] == "ringing"]
-    alarm = await get(bench, f"/api/v1/alarms/{ack['alarm']}")
-    assert (alarm["condition"], alarm["handling"]) == ("CLEARED", "NEW")  # still to be called back
+    # who answered has missed a call, and a task to look in on the caller
+    _, missed = await bench.call("GET", "/api/v1/calls?missed=1", worker)
+    assert call_id in [one["id"] for one in missed["calls"]]
+    tasks = (
+        await until(
+            bench,
+            "/api/v1/tasks",
+            lambda said: any(task["offered_by"] == f"call/{call_id}" for task in said["tasks"]),
+        )
+    )["tasks"]
+    [task] = [task for task in tasks if task["incident"]["alarm_id"] == alarm]
+    assert (task["assignee"]["id"], task["state"]) == ("wa", "OFFERED")
+    assert await bench.call("GET", f"/api/v1/tasks/{task['id']}", worker) == (200, task)
+    # nothing rings on: every phone was told; the desk still owes the call-back
+    assert call_id not in [one["id"] for one in (await get(bench, "/api/v1/calls?open=1"))["calls"]]
+    one = await get(bench, f"/api/v1/alarms/{alarm}")
+    assert (one["condition"], one["handling"], one["call_back"]) == ("CLEARED", "NEW", None)
+    # told again after a crash it is the same task; a triage takes its incident over
+    await bench.gateway.cases.on_hung_up(alarm, "wa", call_id)
+    operator = bench.bearer("operator", "op")
+    await bench.call("POST", f"/api/v1/alarms/{alarm}/acknowledge", operator, json={})
+    triage = {"outcome": "incident", "type": "help", "severity": 2}
+    status, triaged = await bench.call("POST", f"/api/v1/alarms/{alarm}/triage", operator, json=triage)
+    assert (status, triaged["incident_id"]) == (200, task["incident"]["id"])
+    tasks = (await get(bench, f"/api/v1/tasks?incident={triaged['incident_id']}"))["tasks"]
+    assert [one["id"] for one in tasks] == [task["id"]]
+    for path, body in (
+        (f"alarms/{alarm}/call_back", {"outcome": "safe"}),
+        (f"incidents/{triaged['incident_id']}/cancel", {}),
+    ):
+        status, said = await bench.call("POST", f"/api/v1/{path}", operator, json=body)
+        assert status == 200, said
 
 
 async def test_row_14_an_operator_who_acknowledges_and_leaves_is_noticed(bench: Bench) -> None:

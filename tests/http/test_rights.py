@@ -56,6 +56,7 @@ TABLE = {
     ("POST", "/api/v1/alarms/{alarm_id}/acknowledge"):         SEEN,
     ("POST", "/api/v1/alarms/{alarm_id}/unacknowledge"):       SEEN,
     ("POST", "/api/v1/alarms/{alarm_id}/triage"):              STAFF,
+    ("POST", "/api/v1/alarms/{alarm_id}/call_back"):           STAFF,
     ("POST", "/api/v1/alarms/{alarm_id}/close"):               STAFF,
     #
     ("GET", "/api/v1/incidents"):                              "401 yes  yes  yes  yes  yes  no  no  no",

@@ -128,7 +128,7 @@ class Bench:
 
     async def deliver(self) -> None:
         """Runs the courier until nothing is left in the outbox."""
-        courier = Courier(self.store, self.board.deliveries())
+        courier = Courier(self.store, self.board.deliveries(), batched=self.board.batches())
         task = asyncio.create_task(courier.run())
         try:
             while await self.store.read(_undelivered):
@@ -435,8 +435,15 @@ async def test_a_cancelled_alarm_silences_phones_but_leaves_an_answered_call(ben
     assert (await bench.board.get(call.id)).end_reason is EndReason.CANCELLED
     other = await bench.board.open_for_alarm(replace(BRIEF, alarm_id="alarm-2"))
     await bench.board.claim(other.id, worker(1))
-    await bench.board.cancel_alarm("alarm-2")
+    await bench.board.cancel_alarm("alarm-2")  # the desk has closed it
     assert (await bench.board.get(other.id)).state is CallState.CLAIMED
+    # a desk's own call about an alarm that was over already goes on; an older one falls silent
+    operator = Participant(id="op1", name="指挥", role="operator")
+    late = await bench.board.dispatch("w2", operator, brief=replace(BRIEF, alarm_id="alarm-3"))
+    await bench.board.cancel_alarm("alarm-3", at_ms=late.opened_at - 1, hung_up=True)
+    assert (await bench.board.get(late.id)).state is CallState.RINGING
+    await bench.board.cancel_alarm("alarm-3", at_ms=late.opened_at, hung_up=True)
+    assert (await bench.board.get(late.id)).end_reason is EndReason.CANCELLED
 
 
 # ----------------------------------------------------------------------------------------------- media

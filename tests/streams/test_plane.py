@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 
 import pytest
+from netem import Relay
 from webrtc_clients import Feed, WhepClient, WhipClient, encode_clip, eventually, running_plane
 
 from gateway.errors import NotFound, Unavailable
@@ -96,6 +98,28 @@ async def test_a_port_knows_whether_media_is_sent():
         finally:
             if playing is not None:
                 playing.cancel()
+            await client.close()
+
+
+async def test_a_viewer_beyond_a_nat_plays_by_the_announced_address():
+    """1:1 NAT: the viewer reaches nothing but the announced address, which the gateway has not bound. The NAT is a relay."""
+    outside = "127.0.0.5"
+    async with running_plane("cam001", binds=[("127.0.0.1", 0)], announce=[(outside, 0)]) as plane:
+        feed = Feed(plane.sink_of("cam001", StreamName.MAIN), encode_clip())
+        playing = asyncio.create_task(feed.run())
+        inside = plane.port.candidates()[0]
+        client = WhepClient()
+        try:
+            async with await Relay.open((inside.host, inside.port), front=(outside, inside.port)) as nat:
+                answer = await plane.watch("camera/cam001", await client.offer(), owner="me")
+                lines = answer.sdp.splitlines(keepends=True)
+                reachable = [line for line in lines if "a=candidate" not in line or outside in line]
+                assert len(reachable) < len(lines)
+                await client.accept(replace(answer, sdp="".join(reachable)))
+                await eventually(lambda: len(client.frames) >= 10)
+                assert nat.counters("up")["passed"] > 0
+        finally:
+            playing.cancel()
             await client.close()
 
 

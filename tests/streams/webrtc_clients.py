@@ -124,7 +124,10 @@ class Cameras:
 async def running_plane(*cameras: str, **options) -> AsyncIterator[MediaPlane]:
     """A plane on a free port of this machine, with `plane.cameras` and `plane.port` for the test."""
     port = await MediaPort.open(
-        [("0.0.0.0", 0)], certificate=options.pop("certificate", Certificate()), tcp=False
+        options.pop("binds", [("0.0.0.0", 0)]),
+        certificate=options.pop("certificate", Certificate()),
+        announce=options.pop("announce", ()),
+        tcp=False,
     )
     supervisor = Cameras(*cameras)
     plane = MediaPlane(port, acquire=supervisor.acquire, release=supervisor.release, **options)

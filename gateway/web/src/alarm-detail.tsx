@@ -19,7 +19,18 @@ import { callAbout, callOf, isJoined } from "./callpanel.tsx";
 import { NearCameras, NearWorkers, Timeline, Told } from "./cards.tsx";
 import { Evidence } from "./evidence.tsx";
 import { openIncident } from "./incident-state.ts";
-import { acknowledge, areaName, closeAlarm, decides, selected, selectedId, tick, unacknowledge } from "./state.ts";
+import type { Alarm } from "./model.ts";
+import {
+  acknowledge,
+  areaName,
+  callBack,
+  closeAlarm,
+  decides,
+  selected,
+  selectedId,
+  tick,
+  unacknowledge,
+} from "./state.ts";
 import { clock, span, t, tv } from "./text.ts";
 import { linked } from "./tiles.tsx";
 
@@ -31,6 +42,7 @@ export function AlarmDetail() {
   if (!alarm) return null;
   const call = callOf(alarm.id);
   const open = alarm.handling !== "CLOSED";
+  const owed = open && alarm.condition === "CLEARED" && alarm.kind !== "test" && !alarm.call_back;
   const canTriage = decides.value && open && alarm.handling !== "TRIAGED";
   return (
     <section class="detail" data-detail={alarm.id} aria-label={t("alarms")}>
@@ -82,7 +94,18 @@ export function AlarmDetail() {
           {alarm.condition === "CLEARED" && (
             <>
               <dt />
-              <dd class="warn">{t("cleared")}</dd>
+              <dd class="warn">{owed ? t("cleared") : t("clearedOnly")}</dd>
+            </>
+          )}
+          {alarm.call_back && (
+            <>
+              <dt>{t("callBack")}</dt>
+              <dd>
+                {tv("outcome", alarm.call_back.outcome)} · {alarm.call_back.by.name}{" "}
+                <small>
+                  {clock(alarm.call_back.at)} {alarm.call_back.note}
+                </small>
+              </dd>
             </>
           )}
           {alarm.acknowledged_by && (
@@ -218,7 +241,8 @@ export function AlarmDetail() {
               <kbd>I</kbd>
             </button>
           )}
-          {decides.value && open && alarm.handling === "TRIAGED" && !alarm.incident_id && (
+          {decides.value && owed && <CallBackForm alarm={alarm} />}
+          {decides.value && open && !owed && alarm.handling === "TRIAGED" && !alarm.incident_id && (
             <form
               class="wide endform"
               onSubmit={(e) => {
@@ -267,5 +291,34 @@ export function AlarmDetail() {
         <Timeline entries={alarm.timeline} />
       </div>
     </section>
+  );
+}
+
+/** The resident cancelled: what the telephone call found. Without it the alarm can't be closed. */
+function CallBackForm({ alarm }: { alarm: Alarm }) {
+  const [note, setNote] = useState("");
+  const said = note.trim();
+  return (
+    <div class="wide callback" role="group" aria-label={t("callBack")}>
+      <p class="warn">{t("callBackLead")}</p>
+      <input
+        maxLength={200}
+        placeholder={t("callBackNote")}
+        aria-label={t("callBackNote")}
+        value={note}
+        onInput={(e) => setNote(e.currentTarget.value)}
+      />
+      {["safe", "help_needed", "unreachable"].map((outcome) => (
+        <button
+          type="button"
+          key={outcome}
+          data-act={`called-${outcome}`}
+          disabled={outcome === "unreachable" && !said}
+          onClick={() => void callBack(alarm, outcome, said)}
+        >
+          {tv("outcome", outcome)}
+        </button>
+      ))}
+    </div>
   );
 }

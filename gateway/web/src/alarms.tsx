@@ -13,7 +13,6 @@ import {
   reportShown,
   rows,
   say,
-  selected,
   selectedId,
   session,
   tick,
@@ -51,14 +50,6 @@ export async function select(alarm: Alarm, show: boolean): Promise<void> {
 
 export const unhandled = (a: Alarm): boolean => a.handling === "NEW" || a.handling === "SHOWN";
 export const mine = (a: Alarm): boolean => a.acknowledged_by?.sub === session.value?.sub;
-
-/** A new alarm takes the screen, unless the operator is in the middle of another one. */
-export function onNewAlarm(alarm: Alarm): void {
-  if (!unhandled(alarm) || !alarm.verified) return;
-  const now = selected.value;
-  if (now && now.id !== alarm.id && now.handling === "ACKNOWLEDGED" && mine(now)) return;
-  void select(alarm, true);
-}
 
 export const dispatchIncident = async (alarm: Alarm): Promise<void> => {
   const done = await triage(alarm, {

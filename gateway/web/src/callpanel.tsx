@@ -27,6 +27,8 @@ export const ringingCall = (): Call | undefined => openCalls.value.find((c) => c
 /** Whether this page takes part in a call about the alarm. */
 export const isJoined = (call: Call | undefined): boolean => call !== undefined && joined.value?.call === call.id;
 
+export const inCall = computed(() => joined.value !== null);
+
 /** The newest call about an alarm. */
 export const callOf = (alarm: string): Call | undefined =>
   [...calls.value.values()].filter((c) => c.alarm_id === alarm).sort((a, b) => b.opened_at - a.opened_at)[0];
@@ -77,6 +79,34 @@ export async function joinCall(call: Call): Promise<void> {
       stream,
       fault: "fault" in media ? media.fault : null,
       publisher: stream && new Publisher(`/api/v1/calls/${seg(call.id)}/legs/${seg(mine.leg)}/whip`, stream),
+    };
+  } finally {
+    joining.value = false;
+  }
+}
+
+/** The gateway gives a place away when nothing comes in time (a machine under load, a network that stalls): whoever is still here
+ * takes it again. One that was live was given up elsewhere, by the same user. */
+async function rejoin(own: Joined): Promise<void> {
+  if (joining.value) return;
+  if (own.publisher?.state.value === "live") {
+    leave();
+    return;
+  }
+  joining.value = true;
+  try {
+    const mine = await attempt(() => post<Call>(`/api/v1/calls/${seg(own.call)}/join`));
+    if (joined.value !== own) return;
+    if (!mine?.leg) {
+      leave();
+      return;
+    }
+    own.publisher?.close(true);
+    keep(mine);
+    joined.value = {
+      ...own,
+      leg: mine.leg,
+      publisher: own.stream && new Publisher(`/api/v1/calls/${seg(own.call)}/legs/${seg(mine.leg)}/whip`, own.stream),
     };
   } finally {
     joining.value = false;
@@ -171,6 +201,10 @@ export function CallPanel() {
   useEffect(() => {
     if (ended && own && call?.id === own.call) leave();
   }, [ended, own, call]);
+  const gone = !ended && (call?.legs.some((leg) => leg.id === own?.leg && leg.left_at !== null) ?? false);
+  useEffect(() => {
+    if (gone && own) void rejoin(own);
+  }, [gone, own]);
   if (!call) return null;
   const inIt = own?.call === call.id;
   const others = call.legs.filter((leg) => leg.publishing && leg.left_at === null && leg.id !== own?.leg);
@@ -282,6 +316,7 @@ export function CallPanel() {
           {inIt && (
             <button type="button" class="danger" data-act="hangup" onClick={() => void hangUp()}>
               {t("hangup")}
+              <kbd>X</kbd>
             </button>
           )}
         </footer>

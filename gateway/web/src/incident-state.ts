@@ -14,6 +14,10 @@ export const incidentId = signal<string | null>(null);
 /** People near the incident that is open. */
 export const incidentWorkers = signal<WorkerChoice[] | undefined>(undefined);
 
+/** What is being said with the next step of the open incident, and the mark it is to get. */
+export const note = signal("");
+export const score = signal(5);
+
 /** The six steps of the loop (发现上报 to 结案存档), in order. */
 export const STEPS: readonly IncidentState[] = ["REPORTED", "DISPATCHED", "HANDLING", "VERIFYING", "RATED", "ARCHIVED"];
 export const ENDS: readonly IncidentState[] = ["ARCHIVED", "MERGED", "CANCELLED"];

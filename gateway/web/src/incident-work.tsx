@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import { get, pageQuery, post, seg } from "./api.ts";
 import { metres } from "./geo.ts";
-import { applyIncident, moveIncident } from "./incident-state.ts";
+import { applyIncident, moveIncident, note } from "./incident-state.ts";
 import type { HelperTask, Incident, Photo, Volunteer } from "./model.ts";
 import { areaName, attempt, decides, onCase, say, session, volunteers } from "./state.ts";
 import { distance, t, tv } from "./text.ts";
@@ -181,25 +181,33 @@ export function MergeSuggestions({ of }: { of: Incident }) {
 }
 
 /** 回访: what the resident says, by telephone; on the box he answers himself. */
-export function FollowUp({ of, note }: { of: Incident; note: string }) {
-  const asked = of.state === "VERIFYING" || of.state === "RATED";
+export async function followUp(of: Incident, satisfied: boolean): Promise<void> {
+  const said = note.value.trim();
+  await attempt(async () => {
+    const next = await post<Partial<Incident>>(`/api/v1/incidents/${seg(of.id)}/follow_up`, {
+      satisfied,
+      ...(said ? { note: said } : {}),
+    });
+    note.value = "";
+    applyIncident({ ...of, ...next, satisfied });
+    say(t("done", { what: t("followUp") }));
+  });
+}
+/** May the desk say what the resident has told by telephone? */
+export const followsUp = (of: Incident): boolean =>
+  decides.value &&
+  (of.state === "VERIFYING" || of.state === "RATED") &&
+  of.satisfied !== true &&
+  of.satisfied !== false;
+
+export function FollowUp({ of }: { of: Incident }) {
   if (of.satisfied !== null && of.satisfied !== undefined)
     return (
       <p class={of.satisfied ? "ok" : "warn"} data-satisfied={String(of.satisfied)}>
         {of.satisfied ? "☺" : "☹"} {t(of.satisfied ? "residentGood" : "residentBad")}
       </p>
     );
-  if (!asked || !decides.value) return null;
-  const say_ = (satisfied: boolean): void => {
-    void attempt(async () => {
-      const next = await post<Partial<Incident>>(`/api/v1/incidents/${seg(of.id)}/follow_up`, {
-        satisfied,
-        ...(note ? { note } : {}),
-      });
-      applyIncident({ ...of, ...next, satisfied });
-      say(t("done", { what: t("followUp") }));
-    });
-  };
+  if (!followsUp(of)) return null;
   return (
     <div class="seg two wide" role="group" aria-label={t("followUp")}>
       {[true, false].map((satisfied) => (
@@ -207,9 +215,10 @@ export function FollowUp({ of, note }: { of: Incident; note: string }) {
           type="button"
           key={String(satisfied)}
           data-act={satisfied ? "follow-good" : "follow-bad"}
-          onClick={() => say_(satisfied)}
+          onClick={() => void followUp(of, satisfied)}
         >
           {t("followUp")}: {t(satisfied ? "good" : "bad")}
+          <kbd>{satisfied ? "Y" : "U"}</kbd>
         </button>
       ))}
     </div>

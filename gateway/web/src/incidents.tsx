@@ -16,12 +16,14 @@ import {
   incidentWorkers,
   moveIncident,
   NEXT,
+  note,
   openIncident,
   openIncidents,
   reportIncident,
+  score,
   STEPS,
 } from "./incident-state.ts";
-import { FollowUp, MergeSuggestions, NearVolunteers, Work } from "./incident-work.tsx";
+import { followsUp, FollowUp, followUp, MergeSuggestions, NearVolunteers, Work } from "./incident-work.tsx";
 import type { Call, Incident, WorkerChoice } from "./model.ts";
 import { areaName, attempt, decides, selectedId, tick } from "./state.ts";
 import { clock, distance, span, t, tv } from "./text.ts";
@@ -132,12 +134,24 @@ export function incidentKey(key: string): boolean {
     if (worker) void dispatchTo(of, worker);
     return worker !== undefined;
   }
+  if (/^[1-5]$/.test(key) && of.state === "VERIFYING") {
+    score.value = Number(key);
+    return true;
+  }
+  if (key === "w") {
+    document.getElementById("incident-note")?.focus();
+    return true;
+  }
+  if ((key === "y" || key === "u") && followsUp(of)) {
+    void followUp(of, key === "y");
+    return true;
+  }
   if (key === "g") {
     if (decides.value || of.state === "VERIFYING") advance(of);
     return true;
   }
   if (key === "r" && decides.value && of.state === "VERIFYING") {
-    void moveIncident(of, "reopen");
+    void moveIncident(of, "reopen", {}, note.value.trim());
     return true;
   }
   if (key === "c") {
@@ -150,13 +164,13 @@ export function incidentKey(key: string): boolean {
     return true;
   }
   if (key === "t" && may) {
-    void moveIncident(of, "transfer", { to: of.police === "yes" ? "110" : "12345" });
+    void moveIncident(of, "transfer", { to: of.police === "yes" ? "110" : "12345" }, note.value.trim());
     return true;
   }
   return false;
 }
 
-function advance(of: Incident, note = ""): void {
+function advance(of: Incident): void {
   const next = NEXT[of.state];
   if (!next) return;
   if (next === "dispatch") {
@@ -166,20 +180,25 @@ function advance(of: Incident, note = ""): void {
       return;
     }
   }
-  void moveIncident(of, next, next === "rate" ? rating(of, true) : {}, note);
+  void moveIncident(of, next, next === "rate" ? rating(of, true) : {}, note.value.trim());
 }
 /** What the resident has said himself stands; else the desk says it, having asked by telephone. */
 const answered = (of: Incident): boolean => of.satisfied !== null && of.satisfied !== undefined;
-const rating = (of: Incident, satisfied: boolean): Record<string, unknown> => (answered(of) ? {} : { satisfied });
+const rating = (of: Incident, satisfied: boolean): Record<string, unknown> => ({
+  score: score.value,
+  ...(answered(of) ? {} : { satisfied }),
+});
 
 export function IncidentDetail() {
   const of = incident.value;
-  const [note, setNote] = useState("");
   const id = of?.id;
-  useEffect(() => setNote(""), [id, of?.state]);
+  useEffect(() => {
+    note.value = "";
+    score.value = 5;
+  }, [id, of?.state]);
   if (!of) return null;
   const next = NEXT[of.state];
-  const said = note.trim();
+  const said = note.value.trim();
   const may = decides.value && WORKING.includes(of.state);
   const steps = decides.value || (next === "rate" && of.state === "VERIFYING"); // a leader may rate, and no more
   return (
@@ -227,8 +246,26 @@ export function IncidentDetail() {
           )}
         </dl>
         <div class="actions">
+          {of.state === "VERIFYING" && steps && (
+            <div class="seg five wide" role="group" aria-label={t("score")}>
+              <span>{t("score")}</span>
+              {[1, 2, 3, 4, 5].map((n) => (
+                <button
+                  type="button"
+                  key={n}
+                  data-score={n}
+                  aria-pressed={score.value === n}
+                  onClick={() => {
+                    score.value = n;
+                  }}
+                >
+                  {n}
+                </button>
+              ))}
+            </div>
+          )}
           {next && steps && (
-            <button type="button" class="primary wide" data-act={next} onClick={() => advance(of, said)}>
+            <button type="button" class="primary wide" data-act={next} onClick={() => advance(of)}>
               {next === "rate" ? t(answered(of) ? "ratePassed" : "rateGood") : tv("move", next)}
               <kbd>G</kbd>
             </button>
@@ -238,7 +275,7 @@ export function IncidentDetail() {
               <button
                 type="button"
                 data-act="rate-bad"
-                onClick={() => void moveIncident(of, "rate", { satisfied: false }, said)}
+                onClick={() => void moveIncident(of, "rate", { score: score.value, satisfied: false }, said)}
               >
                 {t("rateBad")}
               </button>
@@ -247,7 +284,7 @@ export function IncidentDetail() {
                 data-act="rate-unasked"
                 disabled={!said}
                 title={said ? "" : t("reasonFirst")}
-                onClick={() => void moveIncident(of, "rate", { no_follow_up: said }, said)}
+                onClick={() => void moveIncident(of, "rate", { score: score.value, no_follow_up: said }, said)}
               >
                 {t("rateUnasked")}
               </button>
@@ -282,15 +319,21 @@ export function IncidentDetail() {
                 {what === "reopen" && <kbd>R</kbd>}
               </button>
             ))}
-          <FollowUp of={of} note={said} />
+          <FollowUp of={of} />
           {steps && !ENDS.includes(of.state) && (
             <input
+              id="incident-note"
               class="wide"
               maxLength={200}
               placeholder={t("noteStep")}
               aria-label={t("noteStep")}
-              value={note}
-              onInput={(e) => setNote(e.currentTarget.value)}
+              value={note.value}
+              onInput={(e) => {
+                note.value = e.currentTarget.value;
+              }}
+              onKeyDown={(e) => {
+                if (e.key === "Enter") e.currentTarget.blur(); // back to the keys
+              }}
             />
           )}
           {of.alarm_id && (

@@ -132,6 +132,8 @@ export interface Alarm {
   group_id?: string | null;
   incident_id: string | null;
   call_id: string | null;
+  /** What the desk found when it called back after the resident's cancel. */
+  call_back?: { at: number; by: { sub: string; name: string }; outcome: string; note: string } | null;
   level: string;
   deadlines: { kind: string; at: number }[];
   cameras?: CameraChoice[];

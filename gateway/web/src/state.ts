@@ -278,6 +278,13 @@ export const closeAlarm = (alarm: Alarm, note: string): Promise<unknown> =>
     if (full) applyAlarm(full);
   });
 
+export const callBack = (alarm: Alarm, outcome: string, note: string): Promise<unknown> =>
+  attempt(async () => {
+    await post(`/api/v1/alarms/${seg(alarm.id)}/call_back`, note ? { outcome, note } : { outcome });
+    const full = await openDetail(alarm.id);
+    if (full) applyAlarm(full);
+  });
+
 export const unacknowledge = (alarm: Alarm): Promise<unknown> =>
   attempt(async () => {
     applyAlarm(await post<Alarm>(`/api/v1/alarms/${seg(alarm.id)}/unacknowledge`));

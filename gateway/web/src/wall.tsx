@@ -1,5 +1,5 @@
 /** /wall and /desk: one application; the server limits what each may see, the desk's layout is narrower. */
-import { effect, signal } from "@preact/signals";
+import { effect } from "@preact/signals";
 import { render, type ComponentType } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import {
@@ -9,15 +9,15 @@ import {
   mergeInto,
   mergeTargets,
   merging,
-  onNewAlarm,
   police,
   select,
   severity,
   unhandled,
 } from "./alarms.tsx";
 import { AlarmDetail } from "./alarm-detail.tsx";
+import { ArrivalBar, onNewAlarm, tab, watchTouches } from "./arrival-bar.tsx";
 import { api, openSession } from "./api.ts";
-import { callAbout, CallPanel, inboundCalls, joinCall, ringingCall } from "./callpanel.tsx";
+import { callAbout, CallPanel, hangUp, inCall, inboundCalls, joinCall, ringingCall } from "./callpanel.tsx";
 import {
   applyIncident,
   draft,
@@ -70,8 +70,6 @@ import {
 import { searchText, Tree } from "./tree.tsx";
 
 const pageName = document.body.dataset.page === "desk" ? ("desk" as const) : ("wall" as const);
-/** Which part the narrow layout shows. */
-const tab = signal<"alarms" | "tiles" | "map">("tiles");
 
 /** A part that is fetched when it is wanted. */
 function Lazy({ load, failed, cls }: { load: () => Promise<{ default: ComponentType }>; failed: string; cls: string }) {
@@ -285,6 +283,15 @@ function onKey(event: KeyboardEvent): void {
     return act(() => {
       listing.value = listing.value === "alarms" ? "incidents" : "alarms";
     });
+  if (key === "x" && inCall.value) return act(() => void hangUp());
+  if (key === "j" || key === "k")
+    return act(() => {
+      const rows = [...document.querySelectorAll<HTMLElement>(".queue [data-alarm], .queue [data-incident]")];
+      const at = rows.findIndex((row) => row.getAttribute("aria-current") === "true");
+      const next = rows[at < 0 ? 0 : at + (key === "j" ? 1 : -1)];
+      next?.scrollIntoView({ block: "nearest" });
+      next?.click();
+    });
   if (decides.value && (key === "+" || key === "e"))
     return act(() => {
       drawing.value = !drawing.value;
@@ -347,7 +354,10 @@ function App() {
   return (
     <div class={`app ${pageName} tab-${tab.value}${selected.value || incident.value || draft.value ? " working" : ""}`}>
       <Top />
-      <Banner />
+      <div class="banners">
+        <Banner />
+        <ArrivalBar />
+      </div>
       <Tree />
       <main class="stage">
         {view.value === "statistics" ? (
@@ -424,13 +434,8 @@ async function start(): Promise<void> {
     if (type === "incident") applyIncident(data as Incident);
   });
   onLoaded(loadIncidents);
-  onArrival((alarm) => {
-    onNewAlarm(alarm);
-    if (!unhandled(alarm)) return;
-    view.value = "tiles"; // its cameras are about to take tiles
-    tab.value = "alarms";
-    listing.value = "alarms";
-  });
+  watchTouches();
+  onArrival(onNewAlarm);
   effect(() => sounding((needsSound.value || inboundCalls.value.length > 0) && unlocked.value, "alarm"));
   const begun = startState(who);
   root.textContent = "";

@@ -8,7 +8,7 @@ import { Swipe } from "./swipe.tsx";
 import { t, tv } from "./text.ts";
 import { scaled } from "./worker-photo.ts";
 import { fix, here, sendFix, type Datum } from "./worker-position.ts";
-import { fail, postOrKeep, remember, say, sendReport, task } from "./worker-state.ts";
+import { fail, newReportId, postOrKeep, remember, say, sendReport, task } from "./worker-state.ts";
 
 const MOST_PHOTOS = 3;
 
@@ -159,6 +159,8 @@ export function ReportForm({ onDone }: { onDone: () => void }) {
   const [label, setLabel] = useState("");
   const [sending, setSending] = useState(false);
   const [photos, setPhotos] = useState<Blob[]>([]);
+  // One name for what this form says, however often it is sent: whoever missed the answer makes no second incident.
+  const [reportId] = useState(newReportId);
   const at = here.value;
   const submit = (event: Event): void => {
     event.preventDefault();
@@ -167,7 +169,7 @@ export function ReportForm({ onDone }: { onDone: () => void }) {
       return;
     }
     setSending(true);
-    const body = { type, note: note.trim(), place_label: label.trim(), ...at };
+    const body = { type, note: note.trim(), place_label: label.trim(), report_id: reportId, ...at };
     sendReport<Incident>(body, photos)
       .then((made) => {
         if (made) say(t("reportDone", { n: made.number }));

@@ -142,7 +142,10 @@ export async function sendPhoto(path: string, photo: Blob): Promise<{ sha256: st
   }
 }
 
-/** An event of one's own with its photos. Null: kept for later. */
+export const newReportId = (): string =>
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+
+/** An event of one's own with its photos; `body` has a `report_id`. Null: kept for later. */
 export async function sendReport<T extends { id: string }>(body: unknown, photos: Blob[]): Promise<T | null> {
   const path = "/api/v1/incidents";
   let made: T;
@@ -153,7 +156,15 @@ export async function sendReport<T extends { id: string }>(body: unknown, photos
     keep({ kind: "report", path, body, photos: await Promise.all(photos.map(toBase64)) });
     return null;
   }
-  for (const photo of photos) await sendPhoto(photosOf(made.id), photo);
+  // Kept before they are sent: a page that is closed or reloaded now, or a gateway that says "later", loses none of them.
+  const to = photosOf(made.id);
+  for (const photo of photos)
+    try {
+      outbox.add({ kind: "photo", path: to, body: await toBase64(photo) });
+    } catch {
+      await sendPhoto(to, photo); // no room left on the phone
+    }
+  void outbox.flush();
   return made;
 }
 

@@ -2,11 +2,12 @@
 import { effect, signal } from "@preact/signals";
 import { useRef, useState } from "preact/hooks";
 import { get, seg } from "./api.ts";
-import { nearest } from "./geo.ts";
-import type { Camera, CameraChoice, HelperTask } from "./model.ts";
+import { metres, nearest } from "./geo.ts";
+import type { Camera, CameraChoice, HelperTask, Position } from "./model.ts";
 import { Swipe } from "./swipe.tsx";
-import { clock, t, tv } from "./text.ts";
+import { clock, distance, t, tv } from "./text.ts";
 import { scaled } from "./worker-photo.ts";
+import { here } from "./worker-position.ts";
 import { SceneCamera } from "./worker-screens.tsx";
 import { fail, postOrKeep, say, sendPhoto, session } from "./worker-state.ts";
 
@@ -79,6 +80,17 @@ function SceneCameras({ of }: { of: HelperTask }) {
   );
 }
 
+/** How far and which way from here, where that is known; and the place itself with its datum, for any map. */
+function Where({ at }: { at: Position }) {
+  const own = here.value?.datum === "wgs84" ? here.value : null;
+  return (
+    <p class="quiet">
+      {own && `➤ ${t("ringFrom", { d: distance(metres(own, at)) })} · `}
+      {at.lat.toFixed(5)}, {at.lon.toFixed(5)} (WGS-84)
+    </p>
+  );
+}
+
 function TaskCard({ of }: { of: HelperTask }) {
   const [words, setWords] = useState("");
   const [busy, setBusy] = useState(false);
@@ -103,7 +115,9 @@ function TaskCard({ of }: { of: HelperTask }) {
       <h2>
         {tv("kind", of.incident.type)} · {tv("task", of.state)}
       </h2>
-      <b>{of.incident.place_label}</b>
+      {of.incident.place_label && <b>{of.incident.place_label}</b>}
+      {of.note && <p>{of.note}</p>}
+      {of.position && <Where at={of.position} />}
       <p class="quiet">
         {of.incident.number}
         {of.offered_at ? ` · ${clock(of.offered_at, false)}` : ""}

@@ -89,10 +89,10 @@ var BoxPress = (function () {
     if (at < 0) {
       return false;
     }
-    if (message.who) {
-      press.who = message.who;
+    if (stage === "dispatched" && message.who) {
+      press.who = message.who; // with other stages it is the operator
     }
-    if (typeof message.eta_s === "number") {
+    if (stage === "dispatched" && typeof message.eta_s === "number") {
       press.eta = message.eta_s;
     }
     reach(press, "persisted"); // nothing else can have happened before

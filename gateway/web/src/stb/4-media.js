@@ -5,10 +5,10 @@ var BoxMedia = (function () {
     REDIAL_MS = 9000,
     FIRST_MS = 12000,
     STILL_MS = 1000,
+    YOUNG_S = 2, // a playlist that has just begun is too short for some players: ask again when it has grown
     TRIES = 2; // without a single picture, then the next rung of the ladder
-  var Peer = window.RTCPeerConnection || window.webkitRTCPeerConnection;
   /** Best first: what this WebView is able to do. */
-  var LADDER = (Peer ? ["webrtc"] : []).concat(BoxHls.kind() ? ["hls"] : [], ["still"]);
+  var LADDER = (BoxPeer.able ? ["webrtc"] : []).concat(BoxHls.kind() ? ["hls"] : [], ["still"]);
   /** Where tiles begin: lower once a rung has shown nothing here, so that not every tile finds out by itself. */
   var floor = 0,
     proven = {};
@@ -16,8 +16,7 @@ var BoxMedia = (function () {
   /** Plays `camera` in `host`; `onState(state)` with connecting, live, stale, waiting. */
   function play(host, camera, stream, onState) {
     var closed = false,
-      pc = null,
-      session = null,
+      peer = null,
       timer = 0,
       poll = 0,
       video = null,
@@ -31,6 +30,7 @@ var BoxMedia = (function () {
       lastAt = 0,
       dialledAt = 0,
       mode = LADDER[rung],
+      rungAt = new Date().getTime(),
       tried = 0;
 
     function say(state) {
@@ -45,40 +45,14 @@ var BoxMedia = (function () {
       timer = setTimeout(work, ms);
     }
     function drop() {
-      var gone = session,
-        old = pc,
-        request;
-      function shut() {
-        if (old) {
-          try {
-            old.close();
-          } catch (ignored) {
-            /* closed already */
-          }
-          old = null;
-        }
-      }
-      session = null;
       if (hls) {
         hls.close();
         hls = null;
       }
-      if (pc) {
-        pc.onconnectionstatechange = pc.oniceconnectionstatechange = pc.ontrack = pc.onaddstream = null;
-        pc = null;
+      if (peer) {
+        peer.close();
+        peer = null;
       }
-      if (!gone) {
-        shut();
-        return;
-      }
-      // The session first, then the connection: our close_notify would end it, and the DELETE would find nothing.
-      request = new XMLHttpRequest();
-      request.open("DELETE", gone, true);
-      request.setRequestHeader("X-Requested-With", "gateway");
-      request.setRequestHeader("X-Gateway-Page", "stb");
-      request.timeout = 3000;
-      request.onload = request.onerror = request.ontimeout = shut;
-      request.send();
     }
     /** Begins again, later. `blank`: it was answered, but no picture came; the server's refusals say nothing of the way. */
     function retry(afterS, blank) {
@@ -101,27 +75,13 @@ var BoxMedia = (function () {
         floor = Math.max(floor, rung);
       }
       mode = LADDER[rung];
+      rungAt = new Date().getTime();
       blanks = 0;
       if (video) {
         host.removeChild(video); // an element that had another source may keep it
         video = null;
       }
       dial();
-    }
-    function attach(s) {
-      if (video.srcObject !== undefined) {
-        video.srcObject = s;
-      } else {
-        video.src = (window.URL || window.webkitURL).createObjectURL(s);
-      }
-      if (video.play) {
-        var p = video.play();
-        if (p && p["catch"]) {
-          p["catch"](function () {
-            return null;
-          });
-        }
-      }
     }
     function dial() {
       drop();
@@ -146,113 +106,42 @@ var BoxMedia = (function () {
       }
       if (mode === "hls") {
         hls = BoxHls.open(video, camera, stream, function (status, afterS) {
-          retry(afterS, status === -1);
+          var young = status === -1 && new Date().getTime() - rungAt < FIRST_MS;
+          retry(young ? YOUNG_S : afterS, status === -1 && !young);
         });
       } else {
         call();
       }
     }
-    /** WHEP (draft-ietf-wish-whep), with the callbacks of old WebViews. */
     function call() {
-      var mine, whole;
-      try {
-        pc = new Peer({ iceServers: [] });
-      } catch (ignored) {
-        descend();
-        return;
-      }
-      mine = pc;
-      whole = window.MediaStream ? new window.MediaStream() : null;
-      if (pc.addTransceiver) {
-        pc.addTransceiver("video", { direction: "recvonly" });
-        pc.ontrack = function (e) {
-          whole.addTrack(e.track);
-          attach(whole);
-        };
-      } else {
-        pc.onaddstream = function (e) {
-          attach(e.stream);
-        };
-      }
-      pc.oniceconnectionstatechange = function () {
-        if (pc === mine && (mine.iceConnectionState === "failed" || mine.iceConnectionState === "closed")) {
-          retry(0, true);
+      peer = BoxPeer.dial(
+        "/whep/" + encodeURIComponent(camera) + "?stream=" + stream,
+        {},
+        {
+          stream: function (s) {
+            BoxPeer.attach(video, s);
+          },
+          refused: retry,
+          lost: function () {
+            retry(0);
+          },
+          failed: function () {
+            retry(0, true);
+          },
+          unable: descend
         }
-      };
-      pc.createOffer(
-        function (offer) {
-          if (pc !== mine) {
-            return;
-          }
-          pc.setLocalDescription(
-            offer,
-            function () {
-              var request = new XMLHttpRequest();
-              if (pc !== mine) {
-                return;
-              }
-              request.open("POST", "/whep/" + encodeURIComponent(camera) + "?stream=" + stream, true);
-              request.setRequestHeader("Content-Type", "application/sdp");
-              request.setRequestHeader("X-Requested-With", "gateway");
-              request.setRequestHeader("X-Gateway-Page", "stb");
-              request.timeout = 15000;
-              request.onload = function () {
-                var Answer = window.RTCSessionDescription,
-                  after;
-                if (pc !== mine) {
-                  return;
-                }
-                if (request.status !== 201) {
-                  after = Number(request.getResponseHeader("Retry-After"));
-                  retry(after > 0 ? after : 0);
-                  return;
-                }
-                session = request.getResponseHeader("Location");
-                pc.setRemoteDescription(
-                  new Answer({ type: "answer", sdp: request.responseText }),
-                  function () {
-                    return null;
-                  },
-                  function () {
-                    retry(0, true);
-                  }
-                );
-              };
-              request.onerror = request.ontimeout = function () {
-                if (pc === mine) {
-                  retry(0);
-                }
-              };
-              request.send(pc.localDescription.sdp);
-            },
-            function () {
-              retry(0, true);
-            }
-          );
-        },
-        descend,
-        pc.addTransceiver ? undefined : { mandatory: { OfferToReceiveVideo: true, OfferToReceiveAudio: false } }
       );
-    }
-    function decoded() {
-      if (video.getVideoPlaybackQuality) {
-        return video.getVideoPlaybackQuality().totalVideoFrames;
-      }
-      if (typeof video.webkitDecodedFrameCount === "number") {
-        return video.webkitDecodedFrameCount;
-      }
-      return Math.floor(video.currentTime * 10);
     }
     function measure() {
       var now = new Date().getTime(),
         count;
-      if (!(mode === "webrtc" && pc) && !(mode === "hls" && hls)) {
+      if (!(mode === "webrtc" && peer) && !(mode === "hls" && hls)) {
         if (mode === "still" && lastAt && now - lastAt > 3 * STALE_MS) {
           say("stale");
         }
         return;
       }
-      count = decoded();
+      count = BoxPeer.decoded(video);
       if (count < seen) {
         seen = count;
       }

@@ -7,6 +7,7 @@ var BoxTiles = (function () {
   var MOST = 6;
   var list = [],
     watermark = "",
+    resting = false,
     view = { focus: -1, full: -1 };
 
   function build(me, grid, picked) {
@@ -81,16 +82,32 @@ var BoxTiles = (function () {
     for (i = 0; i < list.length; i++) {
       classes(list[i], i);
       want = full === i ? "main" : "sub";
-      if (list[i].stream !== want) {
+      if (!resting && list[i].stream !== want) {
         start(list[i], want);
       }
     }
     setTimeout(marks, 0);
   }
+  /** Who watches, and when. */
+  function words() {
+    return watermark + BoxPage.stamp();
+  }
   function marks() {
     var i;
     for (i = 0; i < list.length; i++) {
-      BoxMedia.watermark(list[i].wm, watermark + BoxPage.stamp());
+      BoxMedia.watermark(list[i].wm, words());
+    }
+  }
+  /** Nothing is fetched for tiles that a call covers: many a box decodes one picture and no more. */
+  function rest(yes) {
+    var i;
+    resting = yes;
+    for (i = 0; i < list.length; i++) {
+      if (yes && list[i].player) {
+        list[i].player.close();
+        list[i].player = null;
+        list[i].stream = "";
+      }
     }
   }
   /** The tile that lies in this direction from `at`, or -1. */
@@ -133,6 +150,8 @@ var BoxTiles = (function () {
     paint: paint,
     beside: beside,
     corner: corner,
+    rest: rest,
+    words: words,
     count: function () {
       return list.length;
     },

@@ -12,7 +12,7 @@ var BoxAlarm = (function () {
     SILENT_KEPT = 20,
     DAY_MS = 86400000;
 
-  /** `page`: el (the panel), publish, up, flash(text, ms), changed(). */
+  /** `page`: el (the panel), publish, up, flash(text, ms), changed(); heard(alarm, call) of its call; mayTalk() whether a call that was refused may still be joined, talk(). */
   function open(me, page) {
     var press = null,
       seq = 0,
@@ -121,6 +121,7 @@ var BoxAlarm = (function () {
     /** The box's open alarm, whoever pressed the key: another remote, an app, or this page before it was reloaded. */
     function adopt(from) {
       var alarm = from.alarm;
+      page.heard(alarm ? alarm.alarm : null, from.call || null);
       if (alarm && alarm.pid) {
         if (!press || (press.pid !== alarm.pid && BoxPress.over(press))) {
           press = BoxPress.create(alarm.now || now(), alarm.pid, 0, null, alarm.silent || wasSilent(alarm.pid));
@@ -290,6 +291,9 @@ var BoxAlarm = (function () {
             )
           );
         }
+        if (page.mayTalk()) {
+          list.push(button("", TEXT.talkAgain, page.talk));
+        }
         list.push(button("", TEXT.cancel, cancel));
       }
       list.push(button("", TEXT.ok, dismiss));
@@ -408,6 +412,10 @@ var BoxAlarm = (function () {
           peekUntil = now() + PEEK_MS;
         }
       },
+      /** What was pressed last, or null. */
+      press: function () {
+        return press;
+      },
       pending: function () {
         return press !== null;
       },
@@ -436,7 +444,7 @@ var BoxAlarm = (function () {
       step: function (dx) {
         panelAt = Math.max(0, Math.min(buttons().length - 1, panelAt + dx));
       },
-      press: function () {
+      choose: function () {
         var list = buttons();
         if (list[panelAt]) {
           list[panelAt].act();

@@ -13,6 +13,7 @@
   var ready = false,
     alarm = null,
     link = null,
+    call = null,
     focus = 0, // a tile, or -1: the red button
     full = -1,
     armedAt = 0,
@@ -53,17 +54,29 @@
       },
       state: function (body) {
         alarm.onState(body);
+        call.hear(body.alarm, body.call || null);
       },
       up: function () {
         alarm.wake();
       }
+    });
+    call = BoxCall.open(me, {
+      press: function () {
+        return alarm.press();
+      },
+      flash: notice,
+      busy: BoxTiles.rest,
+      changed: paint
     });
     alarm = BoxAlarm.open(me, {
       el: el.panel,
       publish: link.publish,
       up: link.up,
       flash: notice,
-      changed: paint
+      changed: paint,
+      heard: call.hear,
+      mayTalk: call.refused,
+      talk: call.reoffer
     });
     ready = true;
     BoxTiles.build(me, el.grid, function (i) {
@@ -80,13 +93,14 @@
   function paint() {
     var free = alarm.at() < 0,
       how = armedAt ? TEXT.againHow : TEXT.pressHow;
-    BoxPage.screen.className = full >= 0 ? "full" : "";
+    BoxPage.screen.className = (full >= 0 ? "full" : "") + (call.talking() ? " calling" : "");
     el.red.className = (focus === -1 && full < 0 && free ? "f " : "") + (armedAt ? "arm" : "");
     text(el.redBig, armedAt ? TEXT.again : TEXT.press);
     if (el.redSmall.innerHTML !== how) {
       el.redSmall.innerHTML = how;
     }
     alarm.paint();
+    call.paint();
     BoxTiles.paint(free ? focus : -1, full);
   }
   function notice(message, ms) {
@@ -106,6 +120,7 @@
     }
     el.net.style.display = link.downMs() > OFFLINE_MS ? "block" : "none";
     alarm.tick(link.up());
+    call.tick(BoxTiles.words());
   }
 
   // ---- the alarm's keys ----
@@ -122,6 +137,9 @@
       return;
     }
     armedAt = t;
+    if (full >= 0 || call.talking()) {
+      notice(TEXT.again, TWICE_MS); // the red button itself is not on the screen
+    }
     alarm.peek();
     paint();
   }
@@ -211,7 +229,7 @@
   }
   function ok() {
     if (alarm.at() >= 0) {
-      alarm.press();
+      alarm.choose();
     } else if (full < 0 && focus === -1) {
       tapRed();
     } else if (full < 0) {
@@ -258,7 +276,9 @@
     if (!ready) {
       return;
     }
-    if (isRed(e)) {
+    if (call.key(isRed(e) ? "red" : isOk(e) ? "ok" : isBack(e) ? "back" : "")) {
+      e.preventDefault();
+    } else if (isRed(e)) {
       e.preventDefault();
       redKey.down(e.repeat);
     } else if (isOk(e)) {
