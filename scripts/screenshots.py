@@ -312,6 +312,11 @@ async def calm_wall(studio: Studio) -> None:
     await asyncio.sleep(4)
     await studio.take(wall, "wall-stale")
     await wall.context.close()
+
+
+async def other_walls(studio: Studio) -> None:
+    """At 200 %, in English, and a community's desk."""
+    await studio.clear_the_desk()
     zoomed = await studio.open("wall", "operator", "op02", 1920, 1080, zoom=2)
     await settled(zoomed)
     await studio.take(zoomed, "wall-zoom200")
@@ -526,7 +531,7 @@ async def figures(studio: Studio) -> None:
     await studio.take(leader, "leader-statistics")
 
 
-SCENES = (people, calm_wall, alarm, boxes, volunteers, figures)
+SCENES = (people, calm_wall, other_walls, alarm, boxes, volunteers, figures)
 
 
 async def main() -> int:

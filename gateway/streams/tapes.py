@@ -262,7 +262,12 @@ class Tapes:
             work = self._tape_leg(order, intake)
         else:
             raise NotFound(f"no source {order.source_id}")
-        task = self._tasks.create_task(work, name=f"tape-{order.id}")
+        try:
+            task = self._tasks.create_task(work, name=f"tape-{order.id}")
+        except RuntimeError:  # the group is shutting down
+            work.close()
+            intake.close("stopped")
+            raise Unavailable("this gateway is about to stop", retry_after_s=3) from None
         self._running[order.id] = task
 
     def stop(self, recording_id: str) -> None:

@@ -402,7 +402,7 @@ async def test_presses_that_wait_together_are_told_apart(bench: Bench, clock: Cl
         *(bench.desk.press(press_body(sid, pid, kind=kind), "http") for sid, pid, kind in sent)
     )
     assert {ack["stage"] for ack in acks} == {"persisted"}
-    first, again, _same, test, near, far, far_again = (ack["alarm"] for ack in acks)
+    first, again, _, test, near, far, far_again = (ack["alarm"] for ack in acks)
     assert (first, far) == (again, far_again)
     assert acks[0] == acks[2]
     assert len({first, test, near, far}) == 4

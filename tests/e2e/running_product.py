@@ -163,21 +163,27 @@ class Product:
 
 
 @contextmanager
-def a_product(folder: Path) -> Iterator[Product]:
-    """The whole product with 24 simulated cameras, on free ports, with its data in `folder`."""
+def a_product(
+    folder: Path, cameras: int = CAMERAS, faults: tuple[str, ...] = (), **settings: dict[str, Any]
+) -> Iterator[Product]:
+    """The whole product with simulated cameras, on free ports, with its data in `folder`. `faults` are the cameras' as in
+    `--fault`, `settings` are sections of gateway.yaml beside (and over) those that it needs."""
     running = Product(folder, free_port(), free_port(), free_port())
-    rows = yaml.load((ROOT / "config/cameras.yaml").read_text(), yaml.CSafeLoader)["cameras"][:CAMERAS]
+    rows = yaml.load((ROOT / "config/cameras.yaml").read_text(), yaml.CSafeLoader)["cameras"][:cameras]
     for row in rows:
         for name in ("main", "sub"):
             row[name] = row[name].replace("127.0.0.1:8554", f"127.0.0.1:{running.rtsp}")
     (folder / "cameras.yaml").write_text(yaml.dump({"cameras": rows}, allow_unicode=True, sort_keys=False))
-    settings = {
+    needed: dict[str, dict[str, Any]] = {
         "http": {"port": running.http},
         "media": {"udp_port": 0},
         "mqtt": {"port": running.mqtt},
         "evidence": {"after_s": 3},
     }
-    (folder / "gateway.yaml").write_text(yaml.dump(settings))
+    sections = {name: needed.get(name, {}) | settings.get(name, {}) for name in needed | settings}
+    if sections["mqtt"].get("mode") == "off":
+        del sections["mqtt"]["port"]
+    (folder / "gateway.yaml").write_text(yaml.dump(sections))
     running.run("simulators", "secrets", "--out", f"{folder}/secrets.yaml")
     try:
         running.start(
@@ -191,6 +197,7 @@ def a_product(folder: Path) -> Iterator[Product]:
                 f"{folder}/secrets.yaml",
             ),
             *("--port", str(running.rtsp), "--live", "0", "--seconds", "4", "--cache", "var/test-clips"),
+            *(word for fault in faults for word in ("--fault", fault)),
         )
         running.start_gateway()
         yield running

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from playwright.async_api import Browser, expect
-from running_product import ROOT, Product, free_port, open_page
+from running_product import Product, a_product, open_page
 
 pytestmark = pytest.mark.browser
 
@@ -17,32 +16,15 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def half_black(tmp_path: Path) -> Iterator[Product]:
     """Two cameras in two media workers, the second of them black, and pictures looked at twice a second."""
-    running = Product(tmp_path, free_port(), free_port(), free_port())
-    rows = yaml.load((ROOT / "config/cameras.yaml").read_text(), yaml.CSafeLoader)["cameras"][:2]
-    for row in rows:
-        row |= {
-            name: row[name].replace("127.0.0.1:8554", f"127.0.0.1:{running.rtsp}") for name in ("main", "sub")
-        }
-    (tmp_path / "cameras.yaml").write_text(yaml.dump({"cameras": rows}, allow_unicode=True))
-    settings = {
-        "http": {"port": running.http},
-        "media": {"udp_port": 0, "workers": 2},
-        "mqtt": {"mode": "off"},
-        "pictures": {"interval_s": 0.5, "cpu_share": 0.5},
-    }
-    (tmp_path / "gateway.yaml").write_text(yaml.dump(settings))
-    running.run("simulators", "secrets", "--out", f"{tmp_path}/secrets.yaml")
-    try:
-        running.start(
-            "cameras",
-            *("simulators", "cameras", "--cameras", f"{tmp_path}/cameras.yaml"),
-            *("--secrets", f"{tmp_path}/secrets.yaml", "--port", str(running.rtsp)),
-            *("--live", "0", "--seconds", "4", "--cache", "var/test-clips", "--fault", "cam002=black"),
-        )
-        running.start_gateway()
+    with a_product(
+        tmp_path,
+        cameras=2,
+        faults=("cam002=black",),
+        media={"workers": 2},
+        mqtt={"mode": "off"},
+        pictures={"interval_s": 0.5, "cpu_share": 0.5},
+    ) as running:
         yield running
-    finally:
-        running.stop()
 
 
 async def test_a_black_picture_is_said_in_words(half_black: Product, browser: Browser) -> None:

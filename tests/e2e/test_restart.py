@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from playwright.async_api import Browser, expect
-from running_product import ROOT, Product, free_port, open_page
+from running_product import Product, a_product, open_page
 
 pytestmark = pytest.mark.browser
 
@@ -17,26 +16,8 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Product]:
     """One camera."""
-    running = Product(tmp_path, free_port(), free_port(), free_port())
-    row = yaml.load((ROOT / "config/cameras.yaml").read_text(), yaml.CSafeLoader)["cameras"][0]
-    row |= {
-        name: row[name].replace("127.0.0.1:8554", f"127.0.0.1:{running.rtsp}") for name in ("main", "sub")
-    }
-    (tmp_path / "cameras.yaml").write_text(yaml.dump({"cameras": [row]}, allow_unicode=True))
-    settings = {"http": {"port": running.http}, "media": {"udp_port": 0}, "mqtt": {"mode": "off"}}
-    (tmp_path / "gateway.yaml").write_text(yaml.dump(settings))
-    running.run("simulators", "secrets", "--out", f"{tmp_path}/secrets.yaml")
-    try:
-        running.start(
-            "cameras",
-            *("simulators", "cameras", "--cameras", f"{tmp_path}/cameras.yaml"),
-            *("--secrets", f"{tmp_path}/secrets.yaml", "--port", str(running.rtsp)),
-            *("--live", "0", "--seconds", "4", "--cache", "var/test-clips"),
-        )
-        running.start_gateway()
+    with a_product(tmp_path, cameras=1, mqtt={"mode": "off"}) as running:
         yield running
-    finally:
-        running.stop()
 
 
 async def test_the_wall_survives_a_restart(small: Product, browser: Browser) -> None:
