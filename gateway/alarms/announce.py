@@ -214,8 +214,9 @@ def audience_brief(row: Row) -> Json:
     }
 
 
-def announce_ring(connection: Connection, row: Row) -> None:
-    """Opens the alarm's call, which rings by itself: gridworkers, or for a gridworker's call for help the desks."""
+def announce_ring(connection: Connection, row: Row, *, again_at: int | None = None) -> None:
+    """Opens the alarm's call, which rings by itself: gridworkers, or for a gridworker's call for help the desks.
+    again_at: when its resident, who had cancelled it, pressed again; the first call is over, so that rings anew."""
     brief = {
         "alarm_id": row["id"],
         "source": row["source"],
@@ -228,5 +229,6 @@ def announce_ring(connection: Connection, row: Row) -> None:
         "grid": row["grid"],
         "incident_id": row["incident_id"],
         "received_at": row["received_at"],
+        "again_at": again_at,
     }
     outbox.add(connection, KIND_RING, f"alarm/{row['id']}", brief)

@@ -298,6 +298,7 @@ def _repeat_alarms(
     for alarm_id, again in repeats.items():
         row, last = rows[alarm_id], again[-1]
         now_ms = last.now_ms
+        cancelled = row["condition"] == Condition.CLEARED
         row = records.update_alarm(
             connection,
             row,
@@ -321,6 +322,8 @@ def _repeat_alarms(
             announce_ack(connection, last.press.sid, answer)
         if last.press.kind is Kind.SOS:  # its call may be over by now
             announce_ring(connection, {**row, "press_id": last.press.pid})
+        elif cancelled and last.press.kind is not Kind.TEST:  # its call ended with the cancel
+            announce_ring(connection, row, again_at=now_ms)
         announce_alarm(connection, row, deadlines.get(alarm_id, {}))
 
 

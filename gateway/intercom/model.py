@@ -139,7 +139,8 @@ class CallSettings:
 class AlarmBrief:
     """What a call needs to know of an alarm.
 
-    position: (lat, lon) WGS-84; lineage: codes of the areas around it.
+    position: (lat, lon) WGS-84; lineage: codes of the areas around it; again_at: when it was pressed again after a
+    cancel, UTC milliseconds.
     """
 
     alarm_id: str
@@ -148,6 +149,12 @@ class AlarmBrief:
     lineage: tuple[str, ...]
     grid: str | None = None
     incident_id: str | None = None
+    again_at: int | None = None
+
+    @property
+    def opens(self) -> str:
+        """The name under which the alarm's own call is opened once: each press after a cancel has one of its own."""
+        return self.alarm_id if self.again_at is None else f"{self.alarm_id}/{self.again_at}"
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> AlarmBrief:
@@ -160,6 +167,7 @@ class AlarmBrief:
             lineage=tuple(payload["lineage"]),
             grid=payload["grid"],
             incident_id=payload["incident_id"],
+            again_at=payload.get("again_at"),  # not in a row that an older version left
         )
 
 

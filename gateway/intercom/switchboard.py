@@ -341,7 +341,8 @@ class Switchboard(CallReader):
 
     async def cancel_alarm(self, alarm_id: str, *, at_ms: int | None = None, hung_up: bool = False) -> None:
         """The alarm is over: what still rings for it falls silent. A call that was answered goes on, unless the caller
-        hung up (`hung_up`: the resident cancelled) before anybody could speak. A desk's own call after `at_ms` goes on."""
+        hung up (`hung_up`: the resident cancelled) before anybody could speak. A desk's own call after `at_ms` goes on, and so
+        does that of a press after it."""
         ends = (
             (CallState.RINGING, CallState.CLAIMED, CallState.CONNECTING) if hung_up else (CallState.RINGING,)
         )
@@ -350,8 +351,9 @@ class Switchboard(CallReader):
             moved = []
             for call_id in tables.open_for(connection, alarm_id):
                 call = self._load(connection, call_id)
-                later = at_ms is not None and call.opened_by is not None and call.opened_at > at_ms
-                if call.state in ends and not later:
+                if call.state in ends and not (
+                    at_ms is not None and tables.asked_at(connection, call) > at_ms
+                ):
                     moved.append(self._move(connection, call, Cancel(), self._clock()))
             return moved
 
@@ -564,9 +566,11 @@ class Switchboard(CallReader):
         now_ms: int,
     ) -> _Moved:
         """If the plan came again: a repeat changes nothing, a corrected place rings who is near that one."""
-        call_id = tables.opened_for(connection, brief.alarm_id)
+        call_id = tables.opened_for(connection, brief.opens)
+        if call_id is None and brief.again_at is not None:  # what goes on about it need not ring twice
+            call_id = next(iter(tables.open_for(connection, brief.alarm_id)), None)
         if call_id is None:
-            return self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.alarm_id)
+            return self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.opens)
         known = self._load(connection, call_id)
         if known.ended:
             return _Moved(known, ())

@@ -45,6 +45,7 @@ from gateway.store import Prepared, metadata
 
 __all__ = [
     "about",
+    "asked_at",
     "busy_workers",
     "insert_call",
     "involving",
@@ -222,6 +223,16 @@ def opened_for(connection: Connection, name: str) -> str | None:
     """The call that this alarm's commit (or a gridworker's call for help, `worker/{id}/{press}`) opened, ended or not."""
     row = _OPENED_FOR.first(connection, {"of_alarm": name})
     return None if row is None else row[0]
+
+
+def asked_at(connection: Connection, call: Call) -> int:
+    """When this call about an alarm was asked for, UTC milliseconds: by a desk, or by a press after a cancel
+    (`AlarmBrief.opens`); 0 for that of the alarm's commit, which is before any cancel."""
+    if call.opened_by is not None:
+        return call.opened_at
+    name = connection.execute(select(calls.c.opened_for).where(calls.c.id == call.id)).scalar()
+    _, _, pressed_at = (name or "").rpartition("/")
+    return int(pressed_at) if name and "/" in name and pressed_at.isdigit() else 0
 
 
 def open_for(connection: Connection, alarm_id: str) -> list[str]:

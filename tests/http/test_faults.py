@@ -314,6 +314,43 @@ async def test_row_11_a_caller_who_hangs_up_as_the_worker_answers_ends_it_for_al
         assert status == 200, said
 
 
+async def test_who_cancels_and_presses_again_is_rung_for_again(bench: Bench) -> None:
+    await clean(bench, "a1")
+    await bench.on_duty("wa", "a1")
+    alarm = (await bench.press("a1", pid="once"))["alarm"]
+    first, operator = await bench.call_of(alarm), bench.bearer("operator", "op")
+
+    async def hang_up(ts: int) -> None:
+        said = {"sid": "box-a1", "pid": "once", "ts": ts, "sig": sign(KEY, f"cancel|box-a1|once|{ts}")}
+        status, _ = await bench.call("POST", f"/api/v1/alarms/{alarm}/cancel", json=said)
+        assert status == 200
+
+    async def calls() -> list[Any]:
+        return [one for one in (await get(bench, "/api/v1/calls"))["calls"] if one["alarm_id"] == alarm]
+
+    await hang_up(1_700_000_000_000)
+    await until(bench, f"/api/v1/calls/{first}", lambda said: said["state"] == "ENDED")
+    for pid in ("again-1", "again-2"):  # the second finds the phones ringing
+        assert (await bench.press("a1", pid=pid))["alarm"] == alarm
+    ringing = await until(
+        bench, "/api/v1/calls?open=1", lambda said: any(one["alarm_id"] == alarm for one in said["calls"])
+    )
+    [anew] = [one for one in ringing["calls"] if one["alarm_id"] == alarm]
+    assert (anew["id"] != first, anew["state"]) == (True, "RINGING")
+    assert "wa" in [rung["worker_id"] for rung in anew["rung"]]
+    assert (await get(bench, f"/api/v1/alarms/{alarm}"))["condition"] == "ACTIVE"
+    assert len(await calls()) == 2
+    await hang_up(1_700_000_000_001)
+    ended = await until(bench, f"/api/v1/calls/{anew['id']}", lambda said: said["state"] == "ENDED")
+    assert ended["end_reason"] == "cancelled"
+    for path, body in (
+        (f"alarms/{alarm}/acknowledge", {}),
+        (f"alarms/{alarm}/call_back", {"outcome": "safe"}),
+    ):
+        status, said = await bench.call("POST", f"/api/v1/{path}", operator, json=body)
+        assert status == 200, said
+
+
 async def test_row_14_an_operator_who_acknowledges_and_leaves_is_noticed(bench: Bench) -> None:
     await clean(bench, "a2")
     ack = await bench.press("a2", pid="left")
