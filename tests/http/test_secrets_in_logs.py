@@ -164,5 +164,9 @@ async def test_no_secret_is_in_the_logs_of_a_whole_run(tmp_path: Path) -> None:
     for path in (tmp_path / "var").rglob("*"):
         if path.is_file() and path.suffix != ".key":
             content = path.read_bytes()
-            for name, secret in secrets.items():
+            kept = (
+                {"notes"} if path.name == "district" else set()
+            )  # the district as it was read, which names its households
+            assert not kept or path.stat().st_mode & 0o777 == 0o600
+            for name, secret in secrets.items() - {(name, secrets[name]) for name in kept}:
                 assert secret.encode() not in content, f"{name} in {path.name}"
