@@ -1,5 +1,5 @@
-"""The order in which files go to the test processes: those that mostly wait (browsers, kills, whole gateways) first, so that
-the short ones fill up the end and no process is left alone with a long one."""
+"""Which tests share a process, for `--dist loadgroup`: a file's tests do, with what they have started; those that drive a
+browser all do, so that one browser at a time has the machine, and they begin first, being the longest."""
 
 from __future__ import annotations
 
@@ -7,25 +7,21 @@ from pathlib import Path
 
 import pytest
 
-LONG_FIRST = (
-    "alarms",
-    "e2e",
-    "faults",
-    "deploy",
-    "soak",
-    "http",
-    "conformance",
-    "evidence",
-    "simulators",
-    "web",
-)
 ROOT = Path(__file__).parent
+TOGETHER = ("e2e", "conformance")
+LONG_FIRST = (*TOGETHER, "alarms", "faults", "deploy", "soak", "http", "evidence", "simulators", "web")
+
+
+def folder(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT).parts[0]
 
 
 def place(item: pytest.Item) -> int:
-    folder = item.path.relative_to(ROOT).parts[0]
-    return LONG_FIRST.index(folder) if folder in LONG_FIRST else len(LONG_FIRST)
+    return LONG_FIRST.index(folder(item)) if folder(item) in LONG_FIRST else len(LONG_FIRST)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)  # stable: the order within a file is kept
+    for item in items:
+        group = folder(item) if folder(item) in TOGETHER else str(item.path.relative_to(ROOT))
+        item.add_marker(pytest.mark.xdist_group(group))
