@@ -20,6 +20,7 @@ def place(item: pytest.Item) -> int:
     return LONG_FIRST.index(folder(item)) if folder(item) in LONG_FIRST else len(LONG_FIRST)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist writes the group into the name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)  # stable: the order within a file is kept
     for item in items:
