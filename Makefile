@@ -15,7 +15,7 @@ demo: setup  ## the whole product on this machine (CAMERAS=64 HEADLESS=1 SECONDS
 
 test:  ## every test
 	@scripts/setup.sh test
-	@$(PY) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check:  ## format, lint, types, and the dependency audit (which says so when it can't ask; AUDIT=--require fails then)
 	@scripts/setup.sh test

@@ -1,28 +1,36 @@
-"""Which tests share a process, for `--dist loadgroup`: a file's tests do, with what they have started; those that drive a
-browser all do, so that one browser at a time has the machine, and they begin first, being the longest."""
+"""Which tests share a process: a file's tests do, with what they have started; those that drive a browser all do, so that one
+browser at a time has the machine. They begin first, being the longest."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).parent
 TOGETHER = ("e2e", "conformance")
 LONG_FIRST = (*TOGETHER, "alarms", "faults", "deploy", "soak", "http", "evidence", "simulators", "web")
 
 
-def folder(item: pytest.Item) -> str:
-    return item.path.relative_to(ROOT).parts[0]
+class OneBrowser(LoadFileScheduling):  # type: ignore[misc]
+    """Hands out files, and the folders of TOGETHER whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        folder = PurePosixPath(file).parts[1]
+        return folder if folder in TOGETHER else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneBrowser:
+    return OneBrowser(config, log)
 
 
 def place(item: pytest.Item) -> int:
-    return LONG_FIRST.index(folder(item)) if folder(item) in LONG_FIRST else len(LONG_FIRST)
+    folder = item.path.relative_to(ROOT).parts[0]
+    return LONG_FIRST.index(folder) if folder in LONG_FIRST else len(LONG_FIRST)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist writes the group into the name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)  # stable: the order within a file is kept
-    for item in items:
-        group = folder(item) if folder(item) in TOGETHER else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(group))
