@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page
-from running_product import Product, open_page
+from running_product import Product, a_product, open_page
 from test_pages_flows import alarm_from, on_duty, open_alarm, until
 
 pytestmark = pytest.mark.browser
@@ -49,6 +50,13 @@ BLIND_WEBRTC = """
     return pc;
   };
 """
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """Every press is an alarm of its own with a call of its own, though the boxes are neighbours."""
+    with a_product(tmp_path_factory.mktemp("product"), alarms={"group_radius_m": 0}) as running:
+        yield running
 
 
 async def box_without(browser: Browser, product: Product, sid: str, *scripts: str) -> Page:
