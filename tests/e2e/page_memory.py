@@ -101,9 +101,7 @@ async def drive(page: Page, alarms: Alarms, count: int, pause_s: float) -> None:
 
 
 def verdict(samples: Sequence[Sample]) -> str:
-    """Empty if flat. The quieter half of the samples before and after the middle: one busy moment is no leak. Of a long run the
-    first tenth is left out: the page has not compiled and cached all that it keeps, and the least of all would stand there."""
-    samples = samples[len(samples) // 10 :]
+    """Empty if flat. The quieter half of the samples before and after the middle: one busy moment is no leak."""
     half = len(samples) // 2
     before, after = samples[:half] or samples[:1], samples[half:]
     grown = []
