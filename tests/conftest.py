@@ -15,12 +15,12 @@ LONG_FIRST = (*TOGETHER, "alarms", "faults", "deploy", "soak", "http", "evidence
 
 
 class OneBrowser(LoadFileScheduling):  # type: ignore[misc]
-    """Hands out files, and the folders of TOGETHER whole."""
+    """Hands out files, and what lies in the folders of TOGETHER as one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         folder = PurePosixPath(file).parts[1]
-        return folder if folder in TOGETHER else file
+        return "browser" if folder in TOGETHER else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneBrowser:
