@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.errors import ProtocolError
 
@@ -49,9 +49,8 @@ _FRAGMENTED = {
 _CLUSTERED = {"cluster_time_limit": "1000", "flush_packets": "1"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One access unit or one audio packet.
+class Sample(NamedTuple):
+    """One access unit or one audio packet. A tuple, because a hundred and more are made for each second of a call.
 
     codec: RTP encoding name. units: NAL units without start codes (H264, SPS and PPS before each IDR), else
     one payload. timestamp: RTP time, unwrapped. keyframe: for video, decoding can start here.
@@ -101,7 +100,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """One finished file. started_at, ended_at: UTC milliseconds of its first and last sample."""
+    """One finished file. started_at, ended_at: UTC milliseconds of its first and last sample, on the file's timeline."""
 
     number: int
     file: str
@@ -296,11 +295,13 @@ class SegmentWriter:
         packet = av.Packet(sample.data)
         packet.stream = track.stream
         packet.time_base = _TIME_BASE
-        packet.pts = packet.dts = track.place(sample, segment.start_ms)
+        packet.pts = packet.dts = at_ms = track.place(sample, segment.start_ms)
         packet.duration = _TYPICAL_MS[sample.codec]
         packet.is_keyframe = sample.keyframe or not sample.video
         segment.container.mux_one(packet)
-        segment.last_ms = max(segment.last_ms, sample.received_ms)
+        # Where the file has it, not when it came: under load a sender's packets come late, and who seeks by the clock
+        # must find the last picture at the end that is told.
+        segment.last_ms = max(segment.last_ms, segment.start_ms + at_ms)
 
     def _finish(self, segment: _OpenSegment) -> Segment:
         segment.container.close()

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gateway.errors import ProtocolError
@@ -55,8 +55,10 @@ _ONE_BYTE_PROFILE, _TWO_BYTE_PROFILE = 0xBEDE, 0x1000
 # --- RTP packets ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RtpPacket:
+_NO_EXTENSIONS: Mapping[int, bytes] = MappingProxyType({})
+
+
+class RtpPacket(NamedTuple):
     """One RTP packet (RFC 3550 section 5.1). `extensions` maps the local id to the value (RFC 8285)."""
 
     payload_type: int
@@ -65,7 +67,7 @@ class RtpPacket:
     timestamp: int
     ssrc: int
     payload: bytes
-    extensions: dict[int, bytes] = field(default_factory=dict)
+    extensions: Mapping[int, bytes] = _NO_EXTENSIONS
     padding: int = 0
 
 
@@ -81,7 +83,7 @@ def parse_rtp(packet: bytes | bytearray | memoryview) -> RtpPacket:
     offset = 12 + 4 * (first & 15)
     if offset > size:
         raise ProtocolError("rtp_csrc", 12, ssrc=ssrc, sequence_number=sequence_number)
-    extensions: dict[int, bytes] = {}
+    extensions = _NO_EXTENSIONS
     if first & 0x10:
         if offset + 4 > size:
             raise ProtocolError("rtp_extension", offset, ssrc=ssrc, sequence_number=sequence_number)
@@ -96,15 +98,9 @@ def parse_rtp(packet: bytes | bytearray | memoryview) -> RtpPacket:
         padding = packet[size - 1]
         if not 0 < padding <= size - offset:
             raise ProtocolError("rtp_padding", size - 1, ssrc=ssrc, sequence_number=sequence_number)
+    payload = bytes(packet[offset : size - padding])
     return RtpPacket(
-        payload_type=second & 127,
-        marker=second > 127,
-        sequence_number=sequence_number,
-        timestamp=timestamp,
-        ssrc=ssrc,
-        payload=bytes(packet[offset : size - padding]),
-        extensions=extensions,
-        padding=padding,
+        second & 127, second > 127, sequence_number, timestamp, ssrc, payload, extensions, padding
     )
 
 

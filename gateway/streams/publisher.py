@@ -113,6 +113,7 @@ class IncomingTrack:
         self.stats = PublisherStats()
         self.wants_keyframe = media.kind is TrackKind.VIDEO
         self._hold_s = HOLD_S[media.kind]
+        self._rates = {payload_type: CLOCK_RATES[codec] for payload_type, codec in media.codecs.items()}
         self._numbers = Unwrapper(16)
         self._timestamps = Unwrapper(32)
         self._timestamp_offset: int | None = None
@@ -162,6 +163,16 @@ class IncomingTrack:
         if self._next is None:
             self._next = self._first = number
             self._highest = number - 1
+        if (
+            number == self._next == self._highest + 1
+        ):  # nothing is missing or held: as nearly all packets come
+            if not retransmitted:
+                self._measure_jitter(packet, now)
+            self._heard_at = now
+            self._highest = number
+            self._next = number + 1
+            self._push(packet, now)
+            return
         if number < self._next or number in self._held:
             stats.late += 1
             return
@@ -217,28 +228,30 @@ class IncomingTrack:
         )
 
     def _measure_jitter(self, packet: RtpPacket, now: float) -> None:
-        codec = self.media.codecs.get(packet.payload_type)
-        if codec is None:
+        """Jitter (RFC 3550 appendix A.8), and how much longer than on an empty path the packet was under way."""
+        rate = self._rates.get(packet.payload_type)
+        if rate is None:
             return
-        transit = now * CLOCK_RATES[codec] - packet.timestamp
-        self._measure_queue(transit / CLOCK_RATES[codec], now)
+        transit = now * rate - packet.timestamp
         if self._transit is not None:
             step = abs(transit - self._transit)
             if step < 1 << 31:  # else the timestamp wrapped in between
                 self._jitter += (step - self._jitter) / 16
-            self.stats.jitter_s = self._jitter / CLOCK_RATES[codec]
+            self.stats.jitter_s = self._jitter / rate
         self._transit = transit
-
-    def _measure_queue(self, transit_s: float, now: float) -> None:
+        transit_s = transit / rate
         before, current = self._bases
         if now - self._base_at > BASE_WINDOW_S:
             self._base_at, before, current = now, current, transit_s
-        current = min(current, transit_s)
-        if transit_s - min(before, current) > NEW_PATH_S:
-            before = current = transit_s
-        self._bases = before, current
-        queue_s = transit_s - min(before, current)
-        self._queue_s = queue_s if self._queue_s is None else min(self._queue_s, queue_s)
+            self._bases = before, current
+        elif transit_s < current:
+            current = transit_s
+            self._bases = before, current
+        queue_s = transit_s - (before if before < current else current)
+        if queue_s > NEW_PATH_S:
+            self._bases, queue_s = (transit_s, transit_s), 0.0
+        if self._queue_s is None or queue_s < self._queue_s:
+            self._queue_s = queue_s
 
     def take_queue(self) -> float | None:
         """Seconds that every packet since the last call waited longer than on an empty path."""
@@ -367,7 +380,11 @@ class Publisher:
         except ProtocolError:
             self.bad_packets += 1
             return []
-        incoming = self._route(packet)
+        incoming = self._by_ssrc.get(packet.ssrc)
+        if (
+            incoming is None or packet.extensions or packet.payload_type not in incoming.media.codecs
+        ):  # what has no extension and is of a known source needs no further look
+            incoming = self._route(packet)
         if incoming is None:
             self.unrouted_packets += 1
             return []
@@ -378,7 +395,7 @@ class Publisher:
         if apt is not None:
             self._receive_rtx(incoming, packet, apt, now)
         else:
-            rid = self._extension(packet, _RID_URI)
+            rid = self._extension(packet, _RID_URI) if packet.extensions else None
             if incoming.rid is None:
                 incoming.rid = rid
             if rid is not None and rid != incoming.rid:
@@ -484,6 +501,9 @@ class Publisher:
 
     def poll(self, now: float) -> list[bytes]:
         """What is due: NACKs, a PLI, and every FEEDBACK_INTERVAL_S the reports with REMB."""
+        reports = now - self._feedback_at >= FEEDBACK_INTERVAL_S
+        if not reports and not any(one.wants_keyframe or one.waiting for one in self.tracks):
+            return []
         feedback = b""
         for one in self.tracks:
             if one.ssrc is None:
@@ -506,7 +526,7 @@ class Publisher:
                 one.stats.keyframe_requests += 1
                 feedback += write_pli(self._ssrc, one.ssrc)
         ssrcs = [one.ssrc for one in self.tracks if one.ssrc is not None]
-        if ssrcs and now - self._feedback_at >= FEEDBACK_INTERVAL_S:
+        if ssrcs and reports:
             spent_s, self._feedback_at = now - self._feedback_at, now
             blocks = [block for one in self.tracks if (block := one.report_block(now)) is not None]
             self._measure_path(spent_s)

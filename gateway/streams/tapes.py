@@ -87,9 +87,7 @@ class Tape:
             if not self._of_call:
                 self._intake.expect(None if self._sound is None else self._sound.codec)
         self._last_picture = received_ms
-        self._intake.put(
-            Sample(codec=codec, units=units, timestamp=timestamp, received_ms=received_ms, keyframe=keyframe)
-        )
+        self._intake.put(Sample(codec, units, timestamp, received_ms, keyframe))
 
     def packet(self, codec: Codec, group: PacketGroup, at: float) -> None:
         """A publisher's packet of the picture."""
@@ -108,9 +106,7 @@ class Tape:
 
     def sound(self, codec: Codec, group: PacketGroup, at: float) -> None:
         self._intake.put(
-            Sample(
-                codec=str(codec), units=group.payloads, timestamp=group.timestamp, received_ms=self._ms(at)
-            ),
+            Sample(str(codec), group.payloads, group.timestamp, self._ms(at)),
             has_video=self._last_picture is not None,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -101,6 +100,18 @@ def test_picture_and_sound_come_back_as_they_were_sent(tmp_path: Path) -> None:
     assert np.allclose(np.diff(times), 0.04, atol=0.0015)
 
 
+def test_the_end_that_is_told_is_where_the_file_ends(tmp_path: Path) -> None:
+    """The packets of a sender under load come late, each later than the one before."""
+    late = [
+        one._replace(received_ms=one.received_ms + 30 * number) for number, one in enumerate(pictures(25))
+    ]
+    [segment] = record(tmp_path, late).ended()
+    with av.open(str(tmp_path / segment.file)) as file:
+        last = max(packet.pts * packet.time_base for packet in file.demux() if packet.pts is not None)
+    assert segment.started_at == START
+    assert abs(segment.ended_at - segment.started_at - last * 1_000) <= 1
+
+
 def test_a_loss_begins_a_new_file_at_the_next_keyframe(tmp_path: Path) -> None:
     video = pictures(40)
     recorder = record(tmp_path, video[:15])
@@ -174,7 +185,7 @@ def test_garbage_that_calls_itself_a_keyframe_leaves_no_file(tmp_path: Path, cod
 
 def test_time_that_jumps_is_aligned_by_arrival_and_never_runs_back(tmp_path: Path) -> None:
     video = pictures(10)
-    jumped = [replace(sample, timestamp=sample.timestamp - 10**7) for sample in video[5:]]
+    jumped = [sample._replace(timestamp=sample.timestamp - 10**7) for sample in video[5:]]
     segments = record(tmp_path, [*video[:5], *jumped]).ended()
     with av.open(str(tmp_path / segments[0].file)) as file:
         times = [frame.time for frame in file.decode(video=0)]
