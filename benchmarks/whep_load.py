@@ -255,12 +255,12 @@ class Viewer:
         self._sequence = int.from_bytes(self._buffer[2:4], "big")
 
 
-async def poll(viewers: list[Viewer]) -> None:
+async def poll(viewers: list[Viewer], every_s: float = POLL_S) -> None:
     """Reads those who have a socket, over and over."""
     while True:
         for viewer in viewers:
             viewer.read()
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(every_s)
 
 
 def quantile(values: list[float], share: float) -> float:
