@@ -184,6 +184,34 @@ async def test_a_report_with_a_photo_survives_a_reload_without_a_network(
     assert errors == []
 
 
+async def test_a_call_for_help_survives_a_reload_without_a_network(
+    product: Product, browser: Browser
+) -> None:
+    """Nobody has acknowledged it yet: the page sends it by itself when the network is back, and it is one alarm."""
+    token = product.token("operator", "op01")
+    phone, errors = await open_page(browser, product.link("worker", "worker", "w012"), 390, 844)
+    await on_duty(phone)
+    await until("the shell is held", lambda: phone.evaluate("caches.match('/worker').then(r => Boolean(r))"))
+    await phone.context.set_offline(True)
+    box = await phone.locator("[data-act=sos]").bounding_box()
+    assert box
+    await phone.mouse.move(box["x"] + 20, box["y"] + 20)
+    await phone.mouse.down()
+    kept = await until("it is kept", lambda: phone.evaluate("localStorage['worker/w012/help']"))
+    await phone.mouse.up()
+    await phone.reload()
+    await phone.wait_for_selector(".banner")
+    assert await phone.evaluate("localStorage['worker/w012/help']") == kept
+    await phone.context.set_offline(False)
+    await phone.wait_for_selector("[data-call]", timeout=60_000)
+    alarms = (await asyncio.to_thread(product.get, "/api/v1/alarms", token))["alarms"]
+    assert len([one for one in alarms if one["source"] == "worker/w012"]) == 1
+    assert await phone.evaluate("localStorage['worker/w012/help'] ?? null") is None
+    await phone.click("[data-act=hangup]")
+    await phone.wait_for_selector("[data-call]", state="detached")
+    assert errors == []
+
+
 async def test_the_page_can_be_installed(product: Product, browser: Browser) -> None:
     """What Chromium asks of an installable page: manifest with name, icons, start and display, and a worker that serves it."""
     phone, _ = await open_page(browser, product.link("worker", "worker", "w012"), 390, 844)

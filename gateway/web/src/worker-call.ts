@@ -6,7 +6,21 @@ import { capture, Publisher, type CaptureFault } from "./media.ts";
 import type { Alarm, Call, Camera, CameraChoice, Rung } from "./model.ts";
 import { t } from "./text.ts";
 import { here } from "./worker-position.ts";
-import { busy, call, fail, me, miss, remember, ring, say, scene, session, task } from "./worker-state.ts";
+import {
+  busy,
+  call,
+  fail,
+  keepHelp,
+  me,
+  miss,
+  remember,
+  ring,
+  say,
+  scene,
+  session,
+  task,
+  unansweredHelp,
+} from "./worker-state.ts";
 
 export interface InCall {
   leg: string;
@@ -181,26 +195,26 @@ export async function flip(): Promise<void> {
 
 const SOS_PATIENCE_MS = 60_000;
 const SOS_PAUSE_MS = [1000, 2000, 4000, 8000];
-/** The call for help that no answer has come to yet: every try bears the same id, so it is one alarm. */
-let unanswered: string | null = null;
+/** So old a call for help is taken up again by itself when the page or the network comes back; an older one by hand only. */
+const SOS_FRESH_MS = 10 * 60_000;
 
 /** An alarm of one's own. Tried again until the gateway says that it has it, at most for a minute. */
-async function callForHelp(): Promise<Call> {
-  unanswered ??= Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join(
-    "",
-  );
+async function callForHelp(pressed: number): Promise<Call> {
+  const id =
+    unansweredHelp()?.id ??
+    Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
   const began = Date.now();
+  keepHelp({ id, at: pressed }); // before the first try: the phone may lose its battery during it
   for (let tries = 0; ; tries++) {
     try {
-      const said = here.value ? { id: unanswered, position: here.value } : { id: unanswered };
-      const made = await post<Call>("/api/v1/workers/me/sos", said);
-      unanswered = null;
+      const made = await post<Call>("/api/v1/workers/me/sos", here.value ? { id, position: here.value } : { id });
+      keepHelp(null);
       if (me.value) me.value = { ...me.value, duty: "sos" };
       return made;
     } catch (error) {
       const refused = error instanceof ApiError && error.status >= 400 && error.status < 500 && error.status !== 429;
       if (refused || Date.now() - began > SOS_PATIENCE_MS) {
-        if (refused) unanswered = null;
+        if (refused) keepHelp(null);
         throw error;
       }
       await new Promise((resolve) => setTimeout(resolve, SOS_PAUSE_MS[Math.min(tries, SOS_PAUSE_MS.length - 1)]));
@@ -208,14 +222,21 @@ async function callForHelp(): Promise<Call> {
   }
 }
 
+/** The call for help that nobody has acknowledged is sent again, under its own name: it is one alarm, and one call. */
+export async function resumeHelp(): Promise<void> {
+  const help = unansweredHelp();
+  if (help && Date.now() - help.at < SOS_FRESH_MS) await sos(help.at);
+}
+
 /** A call for help of one's own: the duty says it to everybody, and the command center is rung. */
-export async function sos(): Promise<void> {
+export async function sos(pressed = Date.now()): Promise<void> {
   if (busy.value || call.value) return;
   busy.value = "sos";
   say(t("sosCalling"));
   const media = capture("user");
   try {
-    const made = await callForHelp();
+    const made = await callForHelp(pressed);
+    if (made.state === "ENDED") throw new Error(t("callEnded")); // it had arrived, and is over by now
     say(t("sosSent"));
     await enter(made, media, false);
   } catch (error) {

@@ -73,6 +73,30 @@ export function recall(): void {
   }
   outbox.open(`${kept()}/outbox`);
 }
+/** A call for help that no answer has come to yet: every try bears the same id, so it is one alarm. */
+export interface Help {
+  id: string;
+  at: number;
+}
+const helpKey = (): string => `${kept()}/help`;
+let help: Help | null = null; // also where the device keeps nothing
+export function keepHelp(next: Help | null): void {
+  help = next;
+  try {
+    if (next) localStorage.setItem(helpKey(), JSON.stringify(next));
+    else localStorage.removeItem(helpKey());
+  } catch {
+    /* a full device: the page still has it */
+  }
+}
+export function unansweredHelp(): Help | null {
+  try {
+    return help ?? (JSON.parse(localStorage.getItem(helpKey()) ?? "null") as Help | null);
+  } catch {
+    return help;
+  }
+}
+
 export function miss(of: Call, why: string): void {
   missed.value = [
     { id: of.id, at: of.opened_at, label: of.place_label, why },

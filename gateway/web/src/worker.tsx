@@ -7,7 +7,7 @@ import { Channel, type Frame } from "./events.ts";
 import type { Call, HelperTask, Session, Worker } from "./model.ts";
 import { sounding, unlocked, unlockOnGesture } from "./sound.ts";
 import { announceLanguage, clock, language, setLanguage, span, t } from "./text.ts";
-import { endCall, myRung, onCall, onRing, resume, sos, stopRing } from "./worker-call.ts";
+import { endCall, myRung, onCall, onRing, resume, resumeHelp, sos, stopRing } from "./worker-call.ts";
 import { loadDuties, ManualFix, ReportForm, Task } from "./worker-forms.tsx";
 import { loadTasks, onTask, recallTasks, Tasks, tasks } from "./worker-tasks.tsx";
 import { fix, locate, pump } from "./worker-position.ts";
@@ -66,6 +66,7 @@ async function load(): Promise<void> {
     else if (ring.value) stopRing(ring.value.id, t("ringGone"));
     const mineNow = open.calls.find((c) => c.answered_by?.id === session.value?.sub && c.state !== "RINGING");
     if (mineNow && !call.value) void resume(mineNow);
+    else void resumeHelp();
     if (call.value && !open.calls.some((c) => c.id === call.value?.id)) {
       endCall();
       say(t("callEnded"));
