@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from gateway.streams import stun
 
@@ -77,8 +77,7 @@ _TRANSITIONS: dict[tuple[IceState, _Input], IceState] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult(Generic[PathT]):
+class CheckResult(NamedTuple, Generic[PathT]):
     """What to do after a request.
 
     response: to be sent back on the same path; None: the request was not authentic, stay silent (no oracle,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.errors import ProtocolError
 
@@ -45,8 +46,7 @@ NtpTime = int
 """64 bits: seconds since 1900 << 32 | fraction (RFC 3550 section 4)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportBlock:
+class ReportBlock(NamedTuple):
     """Reception statistics of one source (RFC 3550 section 6.4.1). fraction_lost in 1/256; jitter in RTP
     clock units."""
 
@@ -59,8 +59,7 @@ class ReportBlock:
     delay_since_last_sender_report: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SenderReport:
+class SenderReport(NamedTuple):
     ssrc: int
     ntp_time: NtpTime
     rtp_timestamp: int
@@ -69,8 +68,7 @@ class SenderReport:
     reports: tuple[ReportBlock, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiverReport:
+class ReceiverReport(NamedTuple):
     ssrc: int
     reports: tuple[ReportBlock, ...] = ()
 
@@ -131,6 +129,7 @@ RtcpPacket = (
 
 _BLOCK = struct.Struct("!IIIIII")
 _SENDER_INFO = struct.Struct("!IQIII")
+_SENDER_REPORT = struct.Struct("!BBHIQIII")
 
 
 def ntp_from_unix(unix_s: float) -> NtpTime:
@@ -175,8 +174,10 @@ def parse_rtcp(data: bytes) -> list[RtcpPacket]:
 
 def _parse_one(kind: int, count: int, data: bytes, start: int, end: int) -> RtcpPacket | None:
     if kind == _RR:
-        (ssrc,) = _unpack("!I", data, start, end)
-        return ReceiverReport(ssrc=ssrc, reports=_parse_blocks(data, start + 4, count, end))
+        if start + 4 > end:
+            raise ProtocolError("rtcp_body", start)
+        ssrc = int.from_bytes(data[start : start + 4], "big")
+        return ReceiverReport(ssrc, _parse_blocks(data, start + 4, count, end))
     if kind == _SR:
         if start + 24 > end:
             raise ProtocolError("rtcp_body", start, packet_type=kind)
@@ -225,17 +226,8 @@ def _parse_blocks(data: bytes, offset: int, count: int, end: int) -> tuple[Repor
     for index in range(count):
         ssrc, loss, highest, jitter, lsr, dlsr = _BLOCK.unpack_from(data, offset + 24 * index)
         lost = loss & 0xFFFFFF
-        blocks.append(
-            ReportBlock(
-                ssrc=ssrc,
-                fraction_lost=loss >> 24,
-                packets_lost=lost - 0x1000000 if lost & 0x800000 else lost,
-                highest_sequence=highest,
-                jitter=jitter,
-                last_sender_report=lsr,
-                delay_since_last_sender_report=dlsr,
-            )
-        )
+        signed = lost - 0x1000000 if lost & 0x800000 else lost
+        blocks.append(ReportBlock(ssrc, loss >> 24, signed, highest, jitter, lsr, dlsr))
     return tuple(blocks)
 
 
@@ -295,8 +287,7 @@ def _write_blocks(reports: Iterable[ReportBlock]) -> bytes:
 
 def write_sender_report(report: SenderReport) -> bytes:
     """One SR; counters wrap at 32 bits as section 6.4.1 lets them."""
-    return struct.pack(
-        "!BBHIQIII",
+    return _SENDER_REPORT.pack(
         0x80 | len(report.reports),
         _SR,
         6 + 6 * len(report.reports),

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from pylibsrtp import Error as LibsrtpError
 from pylibsrtp import Policy, Session
 from pylibsrtp._binding import ffi, lib  # no other way to protect at an offset, without two copies a packet
 
@@ -30,7 +29,7 @@ __all__ = ["SEND_WINDOW", "Buffers", "Profile", "SrtpKeys", "SrtpReceiver", "Srt
 
 Buffers = list[bytes | memoryview]
 
-RTP_HEADER_SIZE = 12
+RTP_HEADER_SIZE, RTCP_HEADER_SIZE = 12, 8
 GCM_TAG_SIZE = 16
 CM_TAG_SIZE = 10
 MAX_INDEX = (1 << 48) - 1
@@ -42,7 +41,7 @@ MAX_GROUP_SIZE = 65536
 SEND_WINDOW = 512
 RECEIVE_WINDOW = 1024
 MAX_RECEIVED_SIZE = 1500
-_KINDS = {9: "replay", 10: "replay"}  # srtp_err_status_replay_fail, srtp_err_status_replay_old
+_REPLAYS = (9, 10)  # srtp_err_status_replay_fail, srtp_err_status_replay_old
 # A publisher has two or three SSRCs a track; each new one costs a libsrtp stream.
 MAX_RECEIVED_SSRCS = 32
 
@@ -339,42 +338,35 @@ class SrtpReceiver:
 
     def unprotect(self, packet: bytes) -> bytes:
         """The RTP packet in one SRTP packet."""
-        ssrc, size = packet[8:12], len(packet)
-        if size < RTP_HEADER_SIZE:
-            raise ProtocolError("srtp_truncated", size)
+        return self._open(packet, packet[8:12], RTP_HEADER_SIZE, "srtp", lib.srtp_unprotect)
+
+    def unprotect_rtcp(self, packet: bytes) -> bytes:
+        """The compound RTCP packet in one SRTCP packet."""
+        return self._open(packet, packet[4:8], RTCP_HEADER_SIZE, "srtcp", lib.srtp_unprotect_rtcp)
+
+    def _open(
+        self, packet: bytes, ssrc: bytes, least: int, what: str, unprotect: Callable[..., int]
+    ) -> bytes:
+        # Hot while people speak: libsrtp opens in place, in the buffer that all share, without pylibsrtp's copies.
+        size = len(packet)
+        if size < least:
+            raise ProtocolError(f"{what}_truncated", size)
         known = ssrc in self._ssrcs
         if not known and len(self._ssrcs) >= MAX_RECEIVED_SSRCS:
-            raise ProtocolError("srtp_too_many_ssrcs", 8, ssrc=ssrc.hex())
+            raise ProtocolError(f"{what}_too_many_ssrcs", least - 4, ssrc=ssrc.hex())
         if size > MAX_RECEIVED_SIZE:
-            raise _refused("srtp", "too_long", packet[2:4], ssrc)
-        # Hot while people speak: libsrtp opens in place, in the buffer that all share, without pylibsrtp's copies.
+            raise _refused(what, "too_long", packet, ssrc)
         _cm_buffer[:size] = packet
         _cm_length[0] = size
-        status = lib.srtp_unprotect(self._handle, _cm_data, _cm_length)
+        status = unprotect(self._handle, _cm_data, _cm_length)
         if status:
-            raise _refused("srtp", _KINDS.get(status, "authentication"), packet[2:4], ssrc)
+            raise _refused(what, "replay" if status in _REPLAYS else "authentication", packet, ssrc)
         if not known:
             self._ssrcs.add(ssrc)
         return bytes(_cm_buffer[: _cm_length[0]])
 
-    def unprotect_rtcp(self, packet: bytes) -> bytes:
-        """The compound RTCP packet in one SRTCP packet."""
-        ssrc = packet[4:8]
-        if len(packet) < 8:
-            raise ProtocolError("srtcp_truncated", len(packet))
-        if ssrc not in self._ssrcs and len(self._ssrcs) >= MAX_RECEIVED_SSRCS:
-            raise ProtocolError("srtcp_too_many_ssrcs", 4, ssrc=ssrc.hex())
-        try:
-            plain = bytes(self._session.unprotect_rtcp(packet))
-        except (LibsrtpError, ValueError) as error:
-            kind = "too_long" if isinstance(error, ValueError) else "authentication"
-            raise _refused("srtcp", "replay" if "replay" in str(error) else kind, b"", ssrc) from error
-        self._ssrcs.add(ssrc)
-        return plain
 
-
-def _refused(what: str, kind: str, sequence_number: bytes, ssrc: bytes) -> ProtocolError:
-    """Replays are ordinary on a network; the label tells them from forgeries."""
-    return ProtocolError(
-        f"{what}_{kind}", sequence_number=int.from_bytes(sequence_number, "big"), ssrc=ssrc.hex()
-    )
+def _refused(what: str, kind: str, packet: bytes, ssrc: bytes) -> ProtocolError:
+    """Replays are ordinary on a network; the label tells them from forgeries. RTCP has no sequence number in clear."""
+    number = int.from_bytes(packet[2:4], "big") if what == "srtp" else 0
+    return ProtocolError(f"{what}_{kind}", sequence_number=number, ssrc=ssrc.hex())

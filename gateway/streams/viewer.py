@@ -31,6 +31,7 @@ REPORT_INTERVAL_S = 1.0
 STEADY_REPORT_INTERVAL_S = 2.0
 """Sender reports: often until the receiver has enough to align picture and sound, then half as often."""
 EARLY_REPORTS = 4
+_REPORTS = (ReceiverReport, SenderReport)
 REPORT_SLACK_S = 0.1  # callers come by once a second, more or less
 
 
@@ -187,7 +188,7 @@ class Viewer:
                 sender.stats.bad_rtcp += 1
             return
         for packet in packets:
-            if isinstance(packet, ReceiverReport | SenderReport):
+            if isinstance(packet, _REPORTS):
                 for block in packet.reports:
                     self._on_block(block, now)
             elif isinstance(packet, Nack):
@@ -215,10 +216,12 @@ class Viewer:
                 self._on_choice(choice)
 
     def _note_replay(self) -> None:
-        if self._on_replay is not None and any(
-            sender.state is SenderState.CATCHING_UP for sender in self._senders.values()
-        ):
-            self._on_replay()
+        if self._on_replay is None:
+            return
+        for sender in self._senders.values():
+            if sender.state is SenderState.CATCHING_UP:
+                self._on_replay()
+                return
 
     @staticmethod
     def _track_of(stream: Stream, sender: TrackSender) -> Track:
