@@ -59,9 +59,9 @@ Address = tuple[str, int] | tuple[str, int, int, int]
 
 
 class Receiver(Protocol):
-    """Who takes the datagrams of an authenticated address: a Link."""
+    """Who takes the datagrams of an authenticated address: a Link. Media that came one after the other comes together."""
 
-    def receive(self, data: bytes, carrier: Carrier, address: Address, now: float) -> None: ...
+    def receive(self, datagrams: Sequence[bytes], carrier: Carrier, address: Address, now: float) -> None: ...
 
     def path_lost(self, path: Path) -> None: ...
 
@@ -185,27 +185,45 @@ class UdpSocket:
 
     def _read(self, now: float) -> bool:
         """All that came, RECEIVE_BURST datagrams at most. False: there was nothing."""
-        receive, links = self._sock.recvfrom, self.links
-        counters = self._port.counters
+        receive, counters = self._sock.recvfrom, self._port.counters
+        media: list[bytes] = []  # from one address, without anything else in between
+        sender: Address | None = None
         for count in range(RECEIVE_BURST):
             try:
                 data, address = receive(RECEIVE_SIZE)
             except (BlockingIOError, InterruptedError):
-                return count > 0
+                came = count > 0
+                break
             except OSError:  # an ICMP error of an earlier send; it says nothing of this socket
                 counters["receive_errors"] += 1
                 continue
             if not data:
                 continue
+            if 127 < data[0] < 192:
+                if address != sender:
+                    self._pass_on(media, sender, now)
+                    media, sender = [], address
+                media.append(data)
+                continue
+            self._pass_on(media, sender, now)
+            media, sender = [], None
             if data[0] < 4:
                 self._port.receive_stun(data, self, address, now)
-                continue
-            link = links.get(address)
-            if link is None:
-                counters["unknown_address"] += 1
             else:
-                link.receive(data, self, address, now)
-        return True
+                self._pass_on([data], address, now)
+        else:
+            came = True
+        self._pass_on(media, sender, now)
+        return came
+
+    def _pass_on(self, datagrams: list[bytes], address: Address | None, now: float) -> None:
+        if address is None:
+            return
+        link = self.links.get(address)
+        if link is None:
+            self._port.counters["unknown_address"] += len(datagrams)
+        else:
+            link.receive(datagrams, self, address, now)
 
     def unused(self) -> None:
         """Shared by all: stays."""
@@ -329,7 +347,7 @@ class TcpConnection(asyncio.Protocol):
         if link is None:
             self._refuse("tcp_before_stun")
             return False
-        link.receive(frame, self, self._peer, now)
+        link.receive((frame,), self, self._peer, now)
         return True
 
     def _refuse(self, counter: str) -> None:

@@ -65,7 +65,8 @@ class LinkHandlers(Protocol):
 
     def on_connected(self) -> None: ...
 
-    def on_rtp(self, packet: bytes, now: float) -> None: ...
+    def on_rtp(self, packets: Sequence[bytes], now: float) -> None:
+        """Those that came together."""
 
     def on_rtcp(self, compound: bytes, now: float) -> None: ...
 
@@ -173,37 +174,48 @@ class Link:
 
     # --- for the port ---
 
-    def receive(self, data: bytes, carrier: Carrier, address: Address, now: float) -> None:
-        """A datagram other than STUN from an authenticated address."""
-        first = data[0]
+    def receive(self, datagrams: Sequence[bytes], carrier: Carrier, address: Address, now: float) -> None:
+        """Datagrams other than STUN from an authenticated address: one, or media that came one after the other."""
+        first = datagrams[0][0]
         if 127 < first < 192:
-            receiver = self._receiver
-            if receiver is None:
-                self._port.counters["media_before_dtls"] += 1
-                return
             try:
-                # RFC 5761 section 4: RTCP packet types 192-223 are payload types 64-95 with the marker.
-                if len(data) > 1 and 64 <= data[1] & 0x7F < 96:
-                    compound = receiver.unprotect_rtcp(data)
-                    if data[1] not in (SENDER_REPORT, RECEIVER_REPORT):
-                        self._port.be_quick(now)
-                    if self._ice.receive_data((carrier, address)):
-                        self.follow_ice()
-                    self._handlers.on_rtcp(compound, now)
-                else:
-                    self._port.be_quick(now)
-                    self._handlers.on_rtp(receiver.unprotect(data), now)
-            except ProtocolError as error:
-                self._port.counters[error.reason] += 1
+                self._receive_media(datagrams, carrier, address, now)
             except Exception:
                 logger.exception("a packet's handler failed", extra={"peer": address})
                 self.close("internal error")
         elif 19 < first < 64:
             if self._ice.receive_data((carrier, address)):
                 self.follow_ice()
-            self._receive_dtls(data, now)
+            for data in datagrams:
+                self._receive_dtls(data, now)
         else:
             self._port.counters["unknown_protocol"] += 1
+
+    def _receive_media(
+        self, datagrams: Sequence[bytes], carrier: Carrier, address: Address, now: float
+    ) -> None:
+        receiver, counters = self._receiver, self._port.counters
+        if receiver is None:
+            counters["media_before_dtls"] += len(datagrams)
+            return
+        packets: list[bytes] = []
+        for data in datagrams:
+            try:
+                # RFC 5761 section 4: RTCP packet types 192-223 are payload types 64-95 with the marker.
+                if len(data) < 2 or not 64 <= data[1] & 0x7F < 96:
+                    packets.append(receiver.unprotect(data))
+                    continue
+                compound = receiver.unprotect_rtcp(data)
+                if data[1] not in (SENDER_REPORT, RECEIVER_REPORT):
+                    self._port.be_quick(now)
+                if self._ice.receive_data((carrier, address)):
+                    self.follow_ice()
+                self._handlers.on_rtcp(compound, now)
+            except ProtocolError as error:
+                counters[error.reason] += 1
+        if packets and self.closed_reason is None:
+            self._port.be_quick(now)
+            self._handlers.on_rtp(packets, now)
 
     def receive_request(
         self, request: stun.BindingRequest, carrier: Carrier, address: Address, now: float

@@ -1,6 +1,6 @@
 """The WHIP side of one session: RTP in, put in order, asked for again when lost, passed on unchanged.
 
-    packet ──router──> IncomingTrack: RTX unwrapped, reordered within bounds ──> stream.Track.push_packet
+    packet ──router──> IncomingTrack: RTX unwrapped, reordered within bounds ──> stream.Track.push_packets
 
 The router finds the m-line of a packet as RFC 8843 section 9.2 says: by the MID header extension, then by
 an SSRC it knows, then by a payload type that only one m-line has. What is missing is asked for by NACK
@@ -18,13 +18,13 @@ compounds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import ProtocolError
 from gateway.streams.estimate import PathEstimate
 from gateway.streams.media import Codec
-from gateway.streams.packets import RtpPacket, Unwrapper, parse_rtp
+from gateway.streams.packets import MAX_SEGMENTS, RtpPacket, Unwrapper, parse_rtp
 from gateway.streams.rtcp import (
     ReportBlock,
     SenderReport,
@@ -62,6 +62,8 @@ BASE_WINDOW_S, NEW_PATH_S = 10.0, 1.0
 """The least delay of the last one to two windows is that of the empty path; a jump above is another path or clock."""
 FEEDBACK_INTERVAL_S = 0.5
 MAX_SSRCS = 32
+MAX_RUN_OCTETS = 60_000
+"""Of the payloads that go on as one group: with headers and tags they must fit into one send of 64 KiB."""
 MIN_MEASURED = 20
 """Packets between two reports, below which nothing is concluded."""
 MAX_MEASURED_S = 5 * FEEDBACK_INTERVAL_S
@@ -122,6 +124,10 @@ class IncomingTrack:
         self._held: dict[int, tuple[RtpPacket, float]] = {}
         self._missing: dict[int, tuple[float, int]] = {}  # number -> (when to ask next, asked so often)
         self._heard_at = float("-inf")
+        # What came together, of one timestamp and in order: it goes on as one group.
+        self._run: list[bytes] = []
+        self._run_of = (Codec.OPUS, 0, False, 0.0)  # codec, timestamp, marker, when
+        self._run_octets = 0
         self._first = 0
         self._received = 0
         self._expected_before = self._received_before = 0
@@ -137,6 +143,7 @@ class IncomingTrack:
 
     def start(self, ssrc: int) -> None:
         """A new source took over the m-line: its numbers and timestamps say nothing about the old ones."""
+        self.pass_on()
         if self.ssrc is not None:
             self.stats.restarts += 1
             self.track.skip_number()
@@ -163,9 +170,7 @@ class IncomingTrack:
         if self._next is None:
             self._next = self._first = number
             self._highest = number - 1
-        if (
-            number == self._next == self._highest + 1
-        ):  # nothing is missing or held: as nearly all packets come
+        if number == self._next == self._highest + 1:  # nothing is missing or held, as nearly always
             if not retransmitted:
                 self._measure_jitter(packet, now)
             self._heard_at = now
@@ -202,6 +207,7 @@ class IncomingTrack:
             for number in range(self._next, oldest):
                 self._missing.pop(number, None)
             self.stats.lost += oldest - self._next
+            self.pass_on()
             self.track.skip_number(oldest - self._next)
             self._next = oldest
             self.wants_keyframe = self.media.kind is TrackKind.VIDEO
@@ -219,13 +225,33 @@ class IncomingTrack:
                 elapsed = max(int((now - track.last_at) * track.clock_rate), 1)
                 at_end = (track.last_timestamp + elapsed) * CLOCK_RATES[codec] // track.clock_rate
                 self._timestamp_offset += at_end
-        track.push_packet(
-            codec,
-            packet.payload,
-            timestamp=timestamp + self._timestamp_offset,
-            marker=packet.marker,
-            now=now,
-        )
+        timestamp += self._timestamp_offset
+        payload, run = packet.payload, self._run
+        if run:
+            was_codec, was_timestamp, marked, _ = self._run_of
+            size = len(run[0])
+            if (
+                marked
+                or timestamp != was_timestamp
+                or codec is not was_codec
+                or len(payload) > size
+                or len(run[-1]) < size  # only the last of a group may be shorter
+                or len(run) >= MAX_SEGMENTS
+                or self._run_octets + len(payload) > MAX_RUN_OCTETS
+            ):
+                self.pass_on()
+                run = self._run
+        run.append(payload)
+        self._run_of = codec, timestamp, packet.marker, now
+        self._run_octets += len(payload)
+
+    def pass_on(self) -> None:
+        """What was received goes to the viewers: call it when nothing more is at hand."""
+        if not self._run:
+            return
+        (codec, timestamp, marker, now), payloads = self._run_of, tuple(self._run)
+        self._run, self._run_octets = [], 0
+        self.track.push_packets(codec, payloads, timestamp=timestamp, marker=marker, now=now)
 
     def _measure_jitter(self, packet: RtpPacket, now: float) -> None:
         """Jitter (RFC 3550 appendix A.8), and how much longer than on an empty path the packet was under way."""
@@ -270,6 +296,7 @@ class IncomingTrack:
     def lost_numbers(self, now: float, most: int = MAX_NACKED) -> list[int]:
         """Sequence numbers to ask for now, `most` of them. Each at most MAX_NACKS times, NACK_INTERVAL_S apart."""
         self._release(now, self._hold_s)
+        self.pass_on()
         due: list[int] = []
         for number, (when, count) in list(self._missing.items()):
             if len(due) >= most:
@@ -282,8 +309,13 @@ class IncomingTrack:
 
     @property
     def waiting(self) -> bool:
-        """Something is missing or held back: call `lost_numbers` again soon."""
+        """Something is missing or held back."""
         return bool(self._held or self._missing)
+
+    @property
+    def asks(self) -> bool:
+        """Something is waited for, or a keyframe wanted, of the source that there is: it must be polled soon."""
+        return self.ssrc is not None and (self.wants_keyframe or self.waiting)
 
     def report_block(self, now: float) -> ReportBlock | None:
         """Reception since the last one (RFC 3550 appendix A.3)."""
@@ -373,37 +405,44 @@ class Publisher:
         self.stream.video.on_keyframe_wanted = None
         self.stream.on_reset()
 
-    def receive_rtp(self, data: bytes, now: float) -> list[bytes]:
-        """One decrypted RTP packet. What can't be read or routed is counted and dropped."""
+    def receive_rtp(self, packets: Iterable[bytes], now: float) -> list[bytes]:
+        """Decrypted RTP packets that came together. What can't be read or routed is counted and dropped."""
+        for data in packets:
+            self._receive_one(data, now)
+        due = False
+        for one in self.tracks:
+            one.pass_on()
+            due |= one.asks
+        return self.poll(now) if due else []
+
+    def _receive_one(self, data: bytes, now: float) -> None:
         try:
             packet = parse_rtp(data)
         except ProtocolError:
             self.bad_packets += 1
-            return []
+            return
         incoming = self._by_ssrc.get(packet.ssrc)
-        if (
-            incoming is None or packet.extensions or packet.payload_type not in incoming.media.codecs
-        ):  # what has no extension and is of a known source needs no further look
+        # What has no extension and is of a known source needs no further look.
+        if incoming is None or packet.extensions or packet.payload_type not in incoming.media.codecs:
             incoming = self._route(packet)
         if incoming is None:
             self.unrouted_packets += 1
-            return []
+            return
         if now - self.heard_at > DARK_S:
             self._pli_interval_s = PLI_INTERVAL_S
         self.heard_at = now
         apt = incoming.media.rtx.get(packet.payload_type)
         if apt is not None:
             self._receive_rtx(incoming, packet, apt, now)
-        else:
-            rid = self._extension(packet, _RID_URI) if packet.extensions else None
-            if incoming.rid is None:
-                incoming.rid = rid
-            if rid is not None and rid != incoming.rid:
-                return []  # another layer of simulcast, which our answer did not ask for
-            if packet.ssrc != incoming.ssrc:
-                incoming.start(packet.ssrc)
-            incoming.receive(packet, now)
-        return self.poll(now) if incoming.wants_keyframe or incoming.waiting else []
+            return
+        rid = self._extension(packet, _RID_URI) if packet.extensions else None
+        if incoming.rid is None:
+            incoming.rid = rid
+        if rid is not None and rid != incoming.rid:
+            return  # another layer of simulcast, which our answer did not ask for
+        if packet.ssrc != incoming.ssrc:
+            incoming.start(packet.ssrc)
+        incoming.receive(packet, now)
 
     def _receive_rtx(self, incoming: IncomingTrack, packet: RtpPacket, apt: int, now: float) -> None:
         """RFC 4588 section 4: two bytes of original sequence number, then the original payload."""
@@ -502,7 +541,7 @@ class Publisher:
     def poll(self, now: float) -> list[bytes]:
         """What is due: NACKs, a PLI, and every FEEDBACK_INTERVAL_S the reports with REMB."""
         reports = now - self._feedback_at >= FEEDBACK_INTERVAL_S
-        if not reports and not any(one.wants_keyframe or one.waiting for one in self.tracks):
+        if not reports and not any(one.asks for one in self.tracks):
             return []
         feedback = b""
         for one in self.tracks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -123,9 +123,9 @@ class Session:
         if self.viewer is not None and self.link is not None and self.link.srtp is not None:
             self.viewer.connect(self.link, self.link.srtp, now)
 
-    def on_rtp(self, packet: bytes, now: float) -> None:
+    def on_rtp(self, packets: Sequence[bytes], now: float) -> None:
         if self.publisher is not None and self.link is not None:
-            for compound in self.publisher.receive_rtp(packet, now):
+            for compound in self.publisher.receive_rtp(packets, now):
                 self.link.send_rtcp(compound)
 
     def on_rtcp(self, compound: bytes, now: float) -> None:

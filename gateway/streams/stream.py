@@ -343,10 +343,13 @@ class Track:
             else:
                 self._bare_units.append(unit)
 
-    def push_packet(self, codec: Codec, payload: bytes, *, timestamp: int, marker: bool, now: float) -> None:
-        """A publisher's (or a camera's audio) payload, in order, passed through as it is.
+    def push_packets(
+        self, codec: Codec, payloads: tuple[bytes, ...], *, timestamp: int, marker: bool, now: float
+    ) -> None:
+        """A publisher's (or a camera's audio) payloads, in order, passed through as they are.
 
-        What was lost on the way here must stay visible to the viewers' decoders: call `skip_number` for it.
+        They are of one timestamp and make one group: see PacketGroup for their sizes. marker: of the last one. What was
+        lost on the way here must stay visible to the viewers' decoders: call `skip_number` for it.
         """
         if codec is not self.codec:
             if self.codec is not None:
@@ -360,12 +363,11 @@ class Track:
             self.frames += 1
         self._follow_clock(timestamp, now)
         video = self.kind is TrackKind.VIDEO
-        keyframe = not video or (new_picture and _STARTS_KEYFRAME[codec](payload))
+        keyframe = not video or (new_picture and _STARTS_KEYFRAME[codec](payloads[0]))
         if keyframe and video:
             self.last_keyframe_at = now
-        group = PacketGroup(
-            (payload,), self.next_number, timestamp, marker, len(payload), keyframe, self.picture
-        )
+        octets = sum(map(len, payloads))
+        group = PacketGroup(payloads, self.next_number, timestamp, marker, octets, keyframe, self.picture)
         self._packetising = True
         self._remember(group)
         self._emit((group,), now)
@@ -512,9 +514,9 @@ class Stream:
         if (not track.watchers and not track.taps) or (track.codec is None and not frame.payload):
             track.codec = frame.codec if frame.codec in CLOCK_RATES else None
         elif frame.payload and frame.codec in CLOCK_RATES:
-            track.push_packet(
+            track.push_packets(
                 frame.codec,
-                frame.payload,
+                (frame.payload,),
                 timestamp=frame.timestamp,
                 marker=False,
                 now=frame.received_at,

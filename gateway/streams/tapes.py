@@ -95,9 +95,13 @@ class Tape:
         if assembly is None or assembly.codec is not codec:
             assembly = self._assembly = PictureAssembly(codec)
         was_damaged = assembly.damaged
+        last = len(group.payloads) - 1
         for offset, payload in enumerate(group.payloads):
             picture = assembly.push(
-                payload, number=group.first + offset, timestamp=group.timestamp, marker=group.marker
+                payload,
+                number=group.first + offset,
+                timestamp=group.timestamp,
+                marker=group.marker and offset == last,
             )
             if picture is not None:
                 self.picture(str(codec), picture.units, picture.timestamp, picture.keyframe, at)

@@ -9,7 +9,7 @@ import secrets
 import socket
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,8 @@ class Recorder:
     def on_connected(self) -> None:
         self.connected.set_result(None)
 
-    def on_rtp(self, packet: bytes, now: float) -> None:
-        self.rtp.append(packet)
+    def on_rtp(self, packets: Sequence[bytes], now: float) -> None:
+        self.rtp += packets
         self.rtp_came.set()
 
     def on_rtcp(self, compound: bytes, now: float) -> None:

@@ -83,7 +83,7 @@ class Rig:
         )
 
     def feed(self, packet: RtpPacket, now: float) -> None:
-        for compound in self.publisher.receive_rtp(write_rtp(packet), now):
+        for compound in self.publisher.receive_rtp([write_rtp(packet)], now):
             self.rtcp += parse_rtcp(compound)
 
     def poll(self, now: float) -> list:
@@ -128,6 +128,71 @@ def test_any_order_within_bounds_is_put_right(first: int, shuffler: random.Rando
         number.to_bytes(4, "big") for number in range(first + 1, first + 30)
     ]
     assert rig.publisher.tracks[0].stats.lost == 0
+
+
+def packet_of(number: int, timestamp: int, marker: bool, payload: bytes) -> bytes:
+    return write_rtp(
+        RtpPacket(
+            payload_type=96,
+            marker=marker,
+            sequence_number=number & 0xFFFF,
+            timestamp=timestamp,
+            ssrc=500,
+            payload=payload,
+            extensions={4: b"v"},
+        )
+    )
+
+
+def test_a_picture_that_came_at_once_leaves_in_one_send():
+    rig = Rig()
+    rig.video(0, KEYFRAME)
+    rig.link.sends.clear()
+    picture = [
+        packet_of(1 + at, 3000, at == 4, bytes([16, 1, at]) * (300 if at < 4 else 100)) for at in range(5)
+    ]
+    rig.publisher.receive_rtp(picture, 1.0)
+    assert rig.link.sends == [5]
+    assert [one.marker for one in rig.link.sent[-5:]] == [False] * 4 + [True]
+
+
+def test_what_came_at_once_fits_into_one_send():
+    rig = Rig()
+    rig.video(0, KEYFRAME)
+    rig.link.sends.clear()
+    rig.publisher.receive_rtp([packet_of(1 + at, 3000, at == 99, bytes(1400)) for at in range(100)], 1.0)
+    assert sum(rig.link.sends) == 100
+    assert max(rig.link.sends) * 1440 < 65_000
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_how_packets_come_together_changes_nothing_for_the_viewer(data: st.DataObject):
+    """Any pictures, sizes, losses and order, in any runs: the same packets as one by one."""
+    packets, number = [packet_of(0, 0, True, KEYFRAME)], 1
+    for picture in range(1, data.draw(st.integers(1, 8))):
+        sizes = data.draw(st.lists(st.sampled_from([3, 40, 40, 40, 41]), min_size=1, max_size=6))
+        for at, size in enumerate(sizes):
+            body = (b"\x10\x01" + number.to_bytes(2, "big") * size)[: size + 4]
+            packets.append(packet_of(number, picture * 3000, at == len(sizes) - 1, body))
+            number += 1
+    lost = data.draw(st.sets(st.integers(1, number), max_size=3))
+    packets = [packet for at, packet in enumerate(packets) if at not in lost]
+    swapped = data.draw(st.integers(0, len(packets) - 1))
+    packets[swapped:] = packets[swapped : swapped + 2][::-1] + packets[swapped + 2 :]
+    runs, left = [], list(packets)
+    while left:
+        size = data.draw(st.integers(1, 7))
+        runs.append(left[:size])
+        del left[:size]
+    seen = []
+    for way in ([[packet] for packet in packets], runs):
+        rig = Rig()
+        for run in way:
+            rig.publisher.receive_rtp(run, 1.0)
+        rig.poll(3.0)  # what waits behind a gap is passed on
+        seen.append([(one.index, one.payload, one.marker, one.timestamp) for one in rig.link.sent])
+    assert seen[0] == seen[1]
 
 
 def test_missing_packet_is_asked_for_and_taken_as_rtx():
@@ -233,7 +298,7 @@ def test_routing_by_mid_then_ssrc_then_payload_type():
     rig.video(102, extensions={4: b"zz"}, ssrc=901)
     rig.video(103, payload_type=50)
     assert rig.publisher.unrouted_packets == 2
-    rig.publisher.receive_rtp(b"\x80", 1.0)
+    rig.publisher.receive_rtp([b"\x80"], 1.0)
     assert rig.publisher.bad_packets == 1
 
 
@@ -353,7 +418,7 @@ def test_closing_cuts_the_stream():
 def test_garbage_is_counted(datagrams: list[bytes]):
     rig = Rig()
     for data in datagrams:
-        rig.publisher.receive_rtp(data, 1.0)
+        rig.publisher.receive_rtp([data], 1.0)
         rig.publisher.receive_rtcp(data, 1.0)
 
 
