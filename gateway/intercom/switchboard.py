@@ -67,9 +67,15 @@ logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 Position = tuple[float, float]
+Rankings = dict[tuple[Position | None, str | None, frozenset[str]], Sequence[RankedWorker]]
+"""By what `rank` was asked."""
 
 RETRY_S = 1.0
 """How long the timers rest when the database can't be written."""
+DUE_AT_ONCE = 64
+"""Calls whose deadlines one tick takes up. In a storm the next tick, right behind it, takes up the next ones."""
+DUE_TOGETHER = 8
+"""Of these in one write: some milliseconds of the writer, for which a press may have to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,19 +454,23 @@ class Switchboard(CallReader):
                     await self._wake.wait()
 
     async def tick(self) -> None:
-        """Does what is due by the clock. The steps of different calls share a commit."""
+        """Does what is due by the clock, of many deadlines the first DUE_AT_ONCE. The steps of different calls share a commit."""
         now_ms = self._clock()
         if now_ms < self._paused_until:
             return
         media, self._media = self._media, {}
         flags, self._flags = self._flags, {}
+        due = self._timers.due(now_ms, DUE_AT_ONCE)
+        rankings: Rankings = {}
         async with asyncio.TaskGroup() as group:
             for (call_id, leg_id), tracks in media.items():
                 group.create_task(self._tell_media(call_id, leg_id, tracks), name=f"call-media-{call_id}")
             for (call_id, leg_id, what), on in flags.items():
                 group.create_task(self._tell_flag(call_id, leg_id, what, on), name=f"call-flag-{call_id}")
-            for call_id in self._timers.due(now_ms):
-                group.create_task(self._elapse(call_id), name="call-timer")
+            for start in range(0, len(due), DUE_TOGETHER):
+                some = due[start : start + DUE_TOGETHER]
+                group.create_task(self._elapse(some, rankings), name="call-timers")
+                await asyncio.sleep(0)  # each ranks, which keeps the loop
 
     def _wait_s(self) -> float | None:
         at = self._timers.next_deadline()
@@ -468,34 +478,48 @@ class Switchboard(CallReader):
             at = self._paused_until
         return None if at is None else max(0.0, (at - self._clock()) / 1000)
 
-    async def _elapse(self, call_id: str) -> None:
-        known = self._open.get(call_id)
-        if known is None:
-            return
+    async def _elapse(self, call_ids: Sequence[str], rankings: Rankings) -> None:
+        """The deadlines of these calls in one write, as memory knows them. If it fails, because one of them has moved
+        on or is in trouble, each is read anew and has a write of its own."""
         now_ms = self._clock()
-        request = ring_request(known, now_ms, self._settings)
-        ranked: Sequence[RankedWorker] = ()
-        if request is not None:
+        found = (self._open.get(call_id) for call_id in call_ids)
+        plans = [(known, self._ranking(known, now_ms, rankings)) for known in found if known is not None]
+        try:
+            self._apply(
+                await self._store.write(
+                    lambda connection: [self._elapsed(connection, *plan, now_ms) for plan in plans]
+                )
+            )
+        except Unavailable as exc:
+            self._pause(exc)
+        except Exception as exc:
+            logger.debug("the deadlines of %d calls one by one: %s", len(plans), exc)
+            for plan in plans:
+                await self._elapse_alone(*plan, now_ms)
+        for known, _ in plans:
+            still = self._open.get(known.id)
+            if still is not None and still.version == known.version:
+                # Nothing has come of it: again, after a pause if there was trouble.
+                self._timers.set(still, not_before=self._resting.pop(known.id, 0))
+
+    async def _elapse_alone(self, known: Call, ranked: Sequence[RankedWorker] | None, now_ms: int) -> None:
+        await self._supervised(
+            known.id, lambda c: [self._elapsed(c, self._load(c, known.id), ranked, now_ms)]
+        )
+
+    def _ranking(self, call: Call, now_ms: int, rankings: Rankings) -> Sequence[RankedWorker] | None:
+        """Who may ring for it now, the best first; None if the plan lacks nobody. Calls about one place share it."""
+        request = ring_request(call, now_ms, self._settings)
+        if request is None:
+            return None
+        asked = call.position, call.grid, request.exclude
+        if asked not in rankings:
             try:
-                ranked = self._rank(known.position, known.grid, request.exclude)
+                rankings[asked] = self._rank(*asked)
             except Exception:
-                logger.exception("ranking for call %s failed", call_id)  # nobody new rings, the timers go on
-
-        def elapse(connection: Connection) -> list[_Moved]:
-            call = self._load(connection, call_id)
-            if call.ended:
-                return [_Moved(call, ())]
-            done = self._move(connection, call, Elapsed(), now_ms)
-            if done.call.ended or not request:
-                return [done]
-            rung = self._ring_more(connection, done.call, ranked, now_ms)
-            return [rung.following(done)]
-
-        await self._supervised(call_id, elapse)
-        still = self._open.get(call_id)
-        if still is not None and still.version == known.version:
-            # Nothing has come of it: again, after a pause if there was trouble.
-            self._timers.set(still, not_before=self._resting.pop(call_id, 0))
+                logger.exception("ranking for call %s failed", call.id)
+                rankings[asked] = ()  # nobody new rings, the timers go on
+        return rankings[asked]
 
     async def _tell_media(self, call_id: str, leg_id: str, tracks: frozenset[str]) -> None:
         given = MediaChanged(leg_id=leg_id, tracks=tracks) if tracks else MediaLost(leg_id=leg_id)
@@ -530,8 +554,7 @@ class Switchboard(CallReader):
         try:
             self._apply(await self._store.write(fn))
         except Unavailable as exc:
-            logger.warning("call %s waits for the database: %s", call_id, exc)
-            self._paused_until = self._clock() + round(RETRY_S * 1000)
+            self._pause(exc)
             return False
         except NotFound:
             self._open.pop(call_id, None)
@@ -540,6 +563,10 @@ class Switchboard(CallReader):
             logger.exception("a step of call %s failed", call_id)
             self._resting[call_id] = self._clock() + round(RETRY_S * 1000)
         return True
+
+    def _pause(self, exc: Unavailable) -> None:
+        logger.warning("calls wait for the database: %s", exc)
+        self._paused_until = self._clock() + round(RETRY_S * 1000)
 
     # --------------------------------------------------------------- within a transaction (writer thread)
 
@@ -598,6 +625,17 @@ class Switchboard(CallReader):
         tables.insert_call(connection, call, opened_for=opened_for)
         ledger.record_opening(connection, call, who, now_ms)
         return self._ring_more(connection, call, ranked, now_ms)
+
+    def _elapsed(
+        self, connection: Connection, call: Call, ranked: Sequence[RankedWorker] | None, now_ms: int
+    ) -> _Moved:
+        """Its deadline has come; `ranked` if more phones shall ring."""
+        if call.ended:
+            return _Moved(call, ())
+        done = self._move(connection, call, Elapsed(), now_ms)
+        if done.call.ended or ranked is None:
+            return done
+        return self._ring_more(connection, done.call, ranked, now_ms).following(done)
 
     def _ring_more(
         self, connection: Connection, call: Call, ranked: Sequence[RankedWorker], now_ms: int
