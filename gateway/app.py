@@ -261,6 +261,7 @@ class Gateway:
         )
         self.news = AlarmNews(
             self.events.publish,
+            flush=self.events.flush,
             catalog=lambda: self.catalog,
             participants=self.participants,
             prewarm=self.prewarm,

@@ -414,11 +414,12 @@ class Store:
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_ORDINARY))]
 
     def _resolve(self, batch: list[_Write[Any]], inserted: dict[Table, list[Values]]) -> None:
-        for write in batch:
-            write.resolve()
+        # First the listeners: what they start (the courier) then goes before what hundreds of writers do next.
         for table, listener in self._listeners:
             if table in inserted:
                 listener(inserted[table])
+        for write in batch:
+            write.resolve()
         for notice in self._commit_listeners:
             notice()
 
