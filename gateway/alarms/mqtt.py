@@ -24,11 +24,14 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from gateway.errors import GatewayError, Unavailable
 
@@ -45,6 +48,8 @@ DIAL_TIMEOUT_S = 5.0
 RECONNECT_S = 0.5
 RECONNECT_CAP_S = 8.0
 READ_BYTES = 65_536
+_CONFIRMED = ReasonCode(PacketTypes.PUBACK)
+_NO_PROPERTIES: Any = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +120,23 @@ class _Client(paho.Client):
         except OSError:  # the reader learns of it from the same socket, and paho from the reader
             self._gathered.clear()
         return True
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        """A PUBACK of 3.1.1 is the id alone (section 3.4); paho's own makes reasons and properties of version 5 for each."""
+        packet = self._in_packet["packet"]
+        if cmd != "PUBACK" or len(packet) != 2:
+            return super()._handle_pubackcomp(cmd)
+        mid = int.from_bytes(packet)
+        with self._out_message_mutex:
+            if mid in self._out_messages:
+                return self._do_on_publish(mid, _CONFIRMED, _NO_PROPERTIES)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _update_inflight(self) -> MQTTErrorCode:
+        """paho looks through all that is in flight, after each confirmation, for what may go next."""
+        if len(self._out_messages) <= self._inflight_messages:  # nothing waits
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return super()._update_inflight()
 
     def _create_socket(self) -> Any:
         """paho's own leaves the socket of a failed handshake open."""
