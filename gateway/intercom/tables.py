@@ -41,7 +41,7 @@ from gateway.intercom.model import (
     Rung,
     Side,
 )
-from gateway.store import Prepared, metadata
+from gateway.store import Prepared, insert_rows, metadata
 
 __all__ = [
     "about",
@@ -141,7 +141,6 @@ _UPDATE_CALL = Prepared(
     .where(calls.c.id == bindparam("of_call"), calls.c.version == bindparam("of_version"))
     .values({name: bindparam(name) for name in _CALL_COLUMNS})
 )
-_INSERT_RING = Prepared(insert(call_rings))
 _RING_COLUMNS = [column.name for column in call_rings.c if column.name not in ("call_id", "number")]
 _UPDATE_RING = Prepared(
     update(call_rings)
@@ -300,11 +299,16 @@ def _write_parts(
                 .where(call_legs.c.call_id == call.id, call_legs.c.id == leg.id)
                 .values(**_leg_row(leg))
             )
-    for number, ring in enumerate(call.rung):
-        if number >= len(rung):
-            _INSERT_RING.run(connection, {**_rung_row(ring), "call_id": call.id, "number": number})
-        elif ring != rung[number]:
-            _UPDATE_RING.run(connection, {**_rung_row(ring), "of_call": call.id, "of_number": number})
+    numbered = list(enumerate(call.rung))
+    new = [
+        {**_rung_row(ring), "call_id": call.id, "number": number} for number, ring in numbered[len(rung) :]
+    ]
+    if new:
+        insert_rows(connection, call_rings, new)
+    changed = [(number, ring) for (number, ring), was in zip(numbered, rung, strict=False) if ring != was]
+    if changed:
+        rows = [{**_rung_row(ring), "of_call": call.id, "of_number": number} for number, ring in changed]
+        _UPDATE_RING.run_many(connection, rows)
 
 
 def _call_row(call: Call) -> dict[str, Any]:
