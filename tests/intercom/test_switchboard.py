@@ -576,6 +576,28 @@ async def ringing(bench: Bench, ids: Sequence[str]) -> list[int]:
     return [len((await bench.board.get(call_id)).ringing) for call_id in ids]
 
 
+async def test_a_batch_opens_what_is_new_and_knows_what_came_before_even_within_itself(bench: Bench) -> None:
+    elsewhere = [choice(20, grid="elsewhere"), *bench.world.roster]
+    bench.world.rosters["elsewhere"] = elsewhere
+    known = await bench.board.open_for_alarm(replace(BRIEF, alarm_id="known"))
+    over = await bench.board.open_for_alarm(replace(BRIEF, alarm_id="over"))
+    await bench.board.hangup(over.id, DESK)
+    names = ["a", "b", "a", "known", "over", "c"]
+    briefs = [replace(BRIEF, alarm_id=name) for name in names]
+    briefs[3] = replace(briefs[3], grid="elsewhere", place_label="there")
+    again = replace(BRIEF, alarm_id="c", again_at=START)  # its resident, who had cancelled, presses once more
+    calls = await bench.board.open_for_alarms([*briefs, again])
+    assert [call.alarm_id for call in calls] == [*names, "c"]
+    assert calls[0].id == calls[2].id
+    assert (calls[3].id, calls[3].place_label) == (known.id, "there")
+    assert [rung.worker_id for rung in calls[3].ringing] == ["w1", "w2", "w3", "w20"]
+    assert (calls[4].id, calls[4].ended) == (over.id, True)
+    assert calls[6].id == calls[5].id  # it rings already
+    for call in calls:
+        assert await bench.board.get(call.id) == call
+    assert len(bench.board.open_calls()) == 4
+
+
 async def test_deadlines_of_a_storm_are_taken_up_some_at_a_time_and_share_writes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
