@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import select
 
 from gateway.alarms import announce, follow_up, records
-from gateway.alarms.dispatch import DispatchSettings, WorkerChoice, rank_workers
+from gateway.alarms.dispatch import Candidate, DispatchSettings, WorkerChoice, rank_workers
 from gateway.alarms.press import sign
 from gateway.alarms.roster import Roster
 from gateway.catalog import Catalog
@@ -25,6 +25,8 @@ __all__ = ["Callout"]
 
 RANKED = 24
 """Workers that a call's plan may choose from: more than ever ring in one call."""
+AGE_STEP_MS = 100
+"""Ages of fixes are rounded up to it, so that the calls of a storm are ranked from the same line-up."""
 
 Pair = tuple[float, float]
 
@@ -47,17 +49,17 @@ class Callout:
         self._settings = settings
         self._now_ms = now_ms
 
-    def rank(self, position: Pair | None, grid: str | None, exclude: frozenset[str]) -> list[WorkerChoice]:
+    def rank(self, position: Pair | None, grid: str | None, exclude: frozenset[str]) -> list[Candidate]:
         """Workers for a call, best first; busy ones too, since a call may wait at a phone."""
         catalog = self._catalog()
         where = _position(position) or (catalog.district.centroid(grid) if grid else None)
         if where is None:
             return []
-        return self._roster.crowd.rank(
+        return self._roster.crowd.candidates(
             self._settings,
             where,
             grid=grid or catalog.world.area_at(where).grid,
-            now_ms=self._now_ms(),
+            now_ms=-(-self._now_ms() // AGE_STEP_MS) * AGE_STEP_MS,
             exclude=exclude,
             busy_too=True,
             limit=RANKED,

@@ -27,12 +27,13 @@ class Publish(Protocol):
 
 
 class AlarmNews:
-    """publish: to the pages. Raises what the parts raise; the courier then delivers all of it again."""
+    """publish: to the pages; flush: what was published goes out now. Raises what the parts raise; the courier then delivers all of it again."""
 
     def __init__(
         self,
         publish: Publish,
         *,
+        flush: Callable[[], None],
         catalog: Callable[[], Catalog],
         participants: Participants,
         prewarm: Prewarm,
@@ -40,7 +41,8 @@ class AlarmNews:
         calls: Switchboard,
         sharing: Sharing,
     ) -> None:
-        self._publish, self._catalog, self._participants = publish, catalog, participants
+        self._publish, self._flush = publish, flush
+        self._catalog, self._participants = catalog, participants
         self._prewarm, self._witness, self._calls, self._sharing = prewarm, witness, calls, sharing
 
     async def publish(self, events: Sequence[tuple[int, News]]) -> None:
@@ -63,6 +65,7 @@ class AlarmNews:
                     self._prewarm.see(news.id, news.values())
                 if self._witness.wants(news.id, news.incident):
                     self._witness.alarm_changed(news.values())
+        self._flush()
         # By the outbox, so that no crash leaves a phone ringing for an alarm that is over.
         over = [news for _, news in events if news.over_at is not None]
         await asyncio.gather(

@@ -130,6 +130,16 @@ class Prepared:
             self._sql, [values[name] if name in values else defaults[name] for name in self._order]
         )
 
+    def run_many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """For each row of values, in one call into the driver."""
+        if not self._sql:
+            self._compile(connection)
+        defaults, order = self._defaults, self._order
+        _driver(connection).executemany(
+            self._sql,
+            [[values[name] if name in values else defaults[name] for name in order] for values in rows],
+        )
+
     def first(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         """The first row or None."""
         return self.run(connection, values).fetchone()
@@ -414,11 +424,12 @@ class Store:
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_ORDINARY))]
 
     def _resolve(self, batch: list[_Write[Any]], inserted: dict[Table, list[Values]]) -> None:
-        for write in batch:
-            write.resolve()
+        # First the listeners: what they start (the courier) then goes before what hundreds of writers do next.
         for table, listener in self._listeners:
             if table in inserted:
                 listener(inserted[table])
+        for write in batch:
+            write.resolve()
         for notice in self._commit_listeners:
             notice()
 

@@ -28,8 +28,8 @@ PublishEvents = Callable[[Sequence[tuple[int, News]]], Awaitable[None]]
 Ring = Callable[[Sequence[Json]], Awaitable[None]]
 """Takes briefs of alarms (announce.announce_ring). The same alarm may come again."""
 
-RINGS_AT_ONCE = 64
-"""Calls opened in one transaction: ranking for each of them keeps the loop for a fraction of a millisecond."""
+RINGS_AT_ONCE = 32
+"""Calls opened in one transaction: some thirty milliseconds of the writer, for which presses wait, and a few of the loop."""
 
 
 def courier_of(

@@ -45,7 +45,7 @@ from gateway.alarms.records import Row, alarm_table, incident_table
 from gateway.alarms.roster import Roster
 from gateway.alarms.world import World
 from gateway.audit import audit
-from gateway.errors import Conflict, ProtocolError, Unavailable
+from gateway.errors import Conflict, NotFound, ProtocolError, Unavailable
 from gateway.geo import Position
 from gateway.store import Store
 
@@ -343,17 +343,8 @@ class AlarmDesk:
 
     # ---- other parts of the gateway
     async def on_call(self, alarm_id: str, call_id: str) -> None:
-        """The alarm's call is open."""
-
-        def step(c: Connection, row: Row, now_ms: int) -> Row:
-            if row["call_id"] == call_id:
-                return row
-            row = records.update_alarm(c, row, call_id=call_id)
-            records.add_timeline(c, row["id"], at=now_ms, event="call", by="system", call_id=call_id)
-            announce_alarm(c, row, records.load_deadlines(c, row["id"]))
-            return row
-
-        await self._step(alarm_id, step)
+        """The alarm's call is open. What a storm opens at a time is noted together."""
+        await self._store.write_together(_note_calls, (alarm_id, call_id, self._clock()))
 
     async def on_dispatch_accepted(self, alarm_id: str, worker: Actor, eta_s: int) -> None:
         """A gridworker is on the way: the box hears the name. Doesn't stop the desks' escalation. Again:
@@ -640,3 +631,19 @@ class AlarmDesk:
 
     async def _publish(self, publications: Sequence[Publication]) -> None:
         await self._publish_mqtt(publications)
+
+
+def _note_calls(c: Connection, opened: list[tuple[str, str, int]]) -> list[None]:
+    """(alarm, its call, when). Raises NotFound."""
+    found = records.load_many(c, tuple({alarm_id for alarm_id, _, _ in opened}))
+    for alarm_id, call_id, now_ms in opened:
+        if alarm_id not in found:
+            raise NotFound(f"no alarm {alarm_id}")
+        row, deadlines = found[alarm_id]
+        if row["call_id"] == call_id:
+            continue
+        row = records.update_alarm(c, row, call_id=call_id)
+        found[alarm_id] = row, deadlines
+        records.add_timeline(c, alarm_id, at=now_ms, event="call", by="system", call_id=call_id)
+        announce_alarm(c, row, deadlines)
+    return [None] * len(opened)

@@ -35,6 +35,7 @@ from gateway.geo import EARTH_RADIUS_M, Position
 
 __all__ = [
     "CameraChoice",
+    "Candidate",
     "Crowd",
     "DispatchSettings",
     "Duty",
@@ -143,6 +144,92 @@ def freshness(settings: DispatchSettings, fix_at: int | None, now_ms: int) -> Fr
     return Freshness.LAST_RESORT if age <= settings.last_resort_ms else Freshness.CENTROID
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LineUp:
+    """Who may be ranked at one moment, by id, and where each is taken to be: all that does not depend on the place.
+
+    settings, now_ms, busy_too: what it was made for. pool: indices of workers; the arrays are parallel to it. at: the
+    place of a worker's index in them. group: which of two is ranked first, whatever their distance. slack: what
+    the far edge of the circle adds to the distance.
+    """
+
+    settings: DispatchSettings
+    now_ms: int
+    busy_too: bool
+    pool: list[int]
+    at: dict[int, int]
+    grades: list[int]
+    lost: list[bool]
+    busy: NDArray[np.bool_]
+    age_ms: Floats
+    lat: Floats
+    lon: Floats
+    radius: Floats
+    slack: Floats
+    group: NDArray[np.int8]
+    grid: NDArray[np.int32]
+
+
+class Candidate:
+    """A WorkerChoice whose words are found when somebody asks: of a ranking most are never rung."""
+
+    __slots__ = ("_at", "_line_up", "_metres", "_state", "own_grid")
+
+    def __init__(self, state: WorkerState, line_up: _LineUp, at: int, metres: float, own_grid: bool) -> None:
+        self._state = state
+        self._line_up = line_up
+        self._at = at
+        self._metres = metres
+        self.own_grid = own_grid
+
+    @property
+    def id(self) -> str:
+        return self._state.id
+
+    @property
+    def name(self) -> str:
+        return self._state.name
+
+    @property
+    def grid(self) -> str | None:
+        return self._state.grid
+
+    @property
+    def freshness(self) -> Freshness:
+        return _FRESHNESS[self._line_up.grades[self._at]]
+
+    @property
+    def distance_m(self) -> float:
+        return round(self._metres, 1)
+
+    @property
+    def eta_s(self) -> int:
+        settings = self._line_up.settings
+        return round(settings.set_out_s + self._metres * settings.detour / settings.speed_mps)
+
+    @property
+    def reason(self) -> str:
+        line, at = self._line_up, self._at
+        age_s, radius, busy = float(line.age_ms[at]) / 1000, float(line.radius[at]), bool(line.busy[at])
+        return _why_worker(self.freshness, self._metres, age_s, radius, own=self.own_grid, busy=busy)
+
+    def choice(self) -> WorkerChoice:
+        line, at = self._line_up, self._at
+        age_s, lost = float(line.age_ms[at]) / 1000, line.lost[at]
+        return WorkerChoice(
+            id=self.id,
+            name=self.name,
+            grid=self.grid,
+            distance_m=self.distance_m,
+            eta_s=self.eta_s,
+            freshness=self.freshness,
+            fix_age_s=None if math.isnan(age_s) else round(age_s, 1),
+            accuracy_m=None if lost else round(float(line.radius[at]), 1),
+            own_grid=self.own_grid,
+            reason=self.reason,
+        )
+
+
 class Crowd:
     """Workers as arrays, ranked again and again: what does not change with the place is laid out once."""
 
@@ -157,9 +244,8 @@ class Crowd:
         self._duty = np.zeros(count, dtype=np.int8)
         self._grids: dict[str | None, int] = {None: 0}
         self._grid = np.zeros(count, dtype=np.int32)
-        self._by_id = np.zeros(count, dtype=np.int32)  # the id as a number that sorts alike
-        for number, i in enumerate(sorted(range(count), key=lambda i: self._states[i].id)):
-            self._by_id[i] = number
+        self._by_id = np.array(sorted(range(count), key=lambda i: self._states[i].id), dtype=np.int32)
+        self._line_up: _LineUp | None = None
         for worker in self._states:
             self.put(worker)
 
@@ -174,6 +260,7 @@ class Crowd:
         self._accuracy[i], self._speed[i] = worker.accuracy_m, worker.speed_mps
         self._duty[i] = {Duty.ON: 1, Duty.BUSY: 2}.get(worker.duty, 0)
         self._grid[i] = self._grids.setdefault(worker.grid, len(self._grids))
+        self._line_up = None
 
     def rank(
         self,
@@ -186,16 +273,63 @@ class Crowd:
         busy_too: bool = False,
         limit: int = 10,
     ) -> list[WorkerChoice]:
+        """As candidates()."""
+        found = self.candidates(
+            settings, place, grid=grid, now_ms=now_ms, exclude=exclude, busy_too=busy_too, limit=limit
+        )
+        return [candidate.choice() for candidate in found]
+
+    def candidates(
+        self,
+        settings: DispatchSettings,
+        place: Position,
+        *,
+        grid: str | None,
+        now_ms: int,
+        exclude: Collection[str] = frozenset(),
+        busy_too: bool = False,
+        limit: int = 10,
+    ) -> list[Candidate]:
         """Best first. Workers without any position (no fix, no centroid) are left out, unless the place lies
-        in their grid.
+        in their grid. Cheap when asked again for the same moment.
         """
-        wanted = self._duty > 0 if busy_too else self._duty == 1
-        for worker_id in exclude:
-            if (excluded := self._index.get(worker_id)) is not None:
-                wanted[excluded] = False
-        pool = np.flatnonzero(wanted)
-        if not len(pool):
+        line = self._line_up
+        if line is None or (line.settings, line.now_ms, line.busy_too) != (settings, now_ms, busy_too):
+            line = self._line_up = self._lined_up(settings, now_ms, busy_too=busy_too)
+        if not line.pool:
             return []
+        east, north = _offset(place, line.lat, line.lon)
+        distance = np.hypot(east, north)
+        known = ~np.isnan(distance)
+        own = line.grid == (self._grids.get(grid, -1) if grid is not None else -1)
+        kept = known | own
+        for worker_id in exclude:
+            excluded = line.at.get(self._index.get(worker_id, -1))
+            if excluded is not None:
+                kept[excluded] = False
+        far_edge = np.where(known, distance + line.slack, np.inf)
+        # Lexicographic, the last key is the first one looked at; that the pool is in the order of ids makes ties stable.
+        sequence = np.lexsort((far_edge, line.group))
+        sequence = sequence[kept[sequence]]
+        order: list[int] = sequence.tolist()
+        last = settings.own_grid_within - 1
+        for at in np.flatnonzero((own & ~line.busy)[sequence]).tolist():
+            if at > last:
+                order.insert(last, order.pop(at))
+        return [
+            Candidate(
+                self._states[line.pool[i]],
+                line,
+                i,
+                float(distance[i]) if known[i] else 0.0,
+                bool(own[i]),
+            )
+            for i in order[:limit]
+        ]
+
+    def _lined_up(self, settings: DispatchSettings, now_ms: int, *, busy_too: bool) -> _LineUp:
+        wanted = self._duty > 0 if busy_too else self._duty == 1
+        pool = self._by_id[wanted[self._by_id]]
         age_ms = now_ms - self._fix_at[pool]  # NaN without a fix: not within any limit below
         within = [
             age_ms <= limit_ms
@@ -203,40 +337,28 @@ class Crowd:
         ]
         grades = np.select(within, [0, 1, 2], default=3)
         lost = grades == 3
-        lat = np.where(lost, self._home_lat[pool], self._lat[pool])
-        lon = np.where(lost, self._home_lon[pool], self._lon[pool])
-        east, north = _offset(place, lat, lon)
-        distance = np.hypot(east, north)
-        known = ~np.isnan(distance)
-        distance = np.where(known, distance, np.inf)
         # A fresh fix counts as it is; an older one may have moved on since.
         moved = np.where(grades == 0, 0.0, self._speed[pool] * np.nan_to_num(age_ms) / 1000)
         radius = self._accuracy[pool] + moved
-        own = self._grid[pool] == self._grids.get(grid, -1) if grid is not None else np.zeros(len(pool), bool)
         busy = self._duty[pool] == 2
-        far_edge = np.where(lost, distance, distance + radius)
-        tier = np.maximum(grades, 1)  # fresh and usable compete by their circle
-        # Lexicographic, the last key is the first one looked at; the id makes ties stable.
-        sequence = np.lexsort((self._by_id[pool], far_edge, tier, busy))
-        sequence = sequence[(known | own)[sequence]]
-        order: list[int] = sequence.tolist()
-        last = settings.own_grid_within - 1
-        for at in np.flatnonzero((own & ~busy)[sequence]).tolist():
-            if at > last:
-                order.insert(last, order.pop(at))
-        return [
-            _choice(
-                settings,
-                self._states[pool[i]],
-                _FRESHNESS[grades[i]],
-                metres=float(distance[i]) if known[i] else 0.0,
-                age_s=float(age_ms[i]) / 1000,
-                radius=float(radius[i]),
-                own=bool(own[i]),
-                busy=bool(busy[i]),
-            )
-            for i in order[:limit]
-        ]
+        return _LineUp(
+            settings=settings,
+            now_ms=now_ms,
+            busy_too=busy_too,
+            pool=pool.tolist(),
+            at={i: at for at, i in enumerate(pool.tolist())},
+            grades=grades.tolist(),
+            lost=lost.tolist(),
+            busy=busy,
+            age_ms=age_ms,
+            lat=np.where(lost, self._home_lat[pool], self._lat[pool]),
+            lon=np.where(lost, self._home_lon[pool], self._lon[pool]),
+            radius=radius,
+            slack=np.where(lost, 0.0, radius),
+            # Busy ones behind all others; fresh and usable compete by their circle.
+            group=(4 * busy + np.maximum(grades, 1)).astype(np.int8),
+            grid=self._grid[pool],
+        )
 
 
 def rank_workers(
@@ -258,32 +380,6 @@ def rank_workers(
 
 def _degrees(point: Position | None) -> tuple[float, float]:
     return (np.nan, np.nan) if point is None else (point.lat, point.lon)
-
-
-def _choice(
-    settings: DispatchSettings,
-    worker: WorkerState,
-    grade: Freshness,
-    *,
-    metres: float,
-    age_s: float,
-    radius: float,
-    own: bool,
-    busy: bool,
-) -> WorkerChoice:
-    lost = grade is Freshness.CENTROID
-    return WorkerChoice(
-        id=worker.id,
-        name=worker.name,
-        grid=worker.grid,
-        distance_m=round(metres, 1),
-        eta_s=round(settings.set_out_s + metres * settings.detour / settings.speed_mps),
-        freshness=grade,
-        fix_age_s=None if math.isnan(age_s) else round(age_s, 1),
-        accuracy_m=None if lost else round(radius, 1),
-        own_grid=own,
-        reason=_why_worker(grade, metres, age_s, radius, own=own, busy=busy),
-    )
 
 
 def rank_cameras(

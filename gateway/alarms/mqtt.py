@@ -22,6 +22,7 @@ import logging
 import random
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,9 @@ from typing import Any
 import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from gateway.errors import GatewayError, Unavailable
 
@@ -39,12 +43,17 @@ logger = logging.getLogger(__name__)
 Handler = Callable[["Incoming"], Awaitable[None]]
 Publication = tuple[str, bytes, int, bool]
 """(topic, payload, qos, retain)."""
+Take = Callable[[str, bytes, int, bool, int], None]
+"""(topic, payload, qos, retain, message id)."""
 MAX_HANDLING = 900
 PUBLISH_TIMEOUT_S = 10.0
 DIAL_TIMEOUT_S = 5.0
 RECONNECT_S = 0.5
 RECONNECT_CAP_S = 8.0
 READ_BYTES = 65_536
+PUBLISH, PUBACK = 0x30, 0x40
+_CONFIRMED = ReasonCode(PacketTypes.PUBACK)
+_NO_PROPERTIES: Any = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +88,9 @@ class _Client(paho.Client):
     which gives the interpreter's lock away. This one reads what there is and writes what has gathered.
     """
 
-    def __init__(self, client_id: str, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, client_id: str, tls: ssl.SSLContext | None, take: Take) -> None:
         self._tls = tls
+        self._take = take
         self._ahead = b""
         self._at = 0
         self._gathered = bytearray()
@@ -116,6 +126,64 @@ class _Client(paho.Client):
             self._gathered.clear()
         return True
 
+    def _packet_read(self) -> MQTTErrorCode:
+        """A packet of a storm (a PUBACK, or a PUBLISH below QoS 2) that lies whole in what was read is taken from there.
+        All else, and what is malformed, is paho's."""
+        if self._in_packet["command"]:
+            return super()._packet_read()
+        if self._at >= len(self._ahead):
+            try:
+                self._fill()
+            except BlockingIOError:
+                return MQTTErrorCode.MQTT_ERR_AGAIN
+            except OSError:
+                return super()._packet_read()  # which meets the same and knows what it means
+        ahead, body = self._ahead, self._at + 2
+        if body > len(ahead):
+            return super()._packet_read()
+        first, size = ahead[body - 2], ahead[body - 1]
+        if size & 0x80 and body < len(ahead):  # a second octet of the remaining length (section 2.2.3)
+            size, body = size & 0x7F | ahead[body] << 7, body + 1
+        end = body + size
+        if size < 1 << 14 and body <= end <= len(ahead):
+            if first == PUBACK and size == 2:
+                self._at = end
+                return self._confirm(int.from_bytes(ahead[body:end]))
+            if first & 0xF4 == PUBLISH and self._take_publish(first, ahead[body:end]):
+                self._at = end
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return super()._packet_read()
+
+    def _take_publish(self, first: int, packet: bytes) -> bool:
+        """False if it is for paho to say what is wrong with it."""
+        qos, topic_end = first >> 1 & 3, 2 + int.from_bytes(packet[:2])
+        payload = topic_end + 2 * qos
+        try:
+            topic = packet[2:topic_end].decode()
+        except UnicodeDecodeError:
+            return False
+        if not topic or payload > len(packet):
+            return False
+        self._take(topic, packet[payload:], qos, bool(first & 1), int.from_bytes(packet[topic_end:payload]))
+        return True
+
+    def _fill(self) -> None:
+        self._ahead, self._at = super()._sock_recv(READ_BYTES), 0
+        self._last_bytes_received = time.monotonic()
+
+    def _confirm(self, mid: int) -> MQTTErrorCode:
+        """A PUBACK of 3.1.1 is the id alone (section 3.4); paho makes reasons and properties of version 5 for each."""
+        with self._out_message_mutex:
+            if mid in self._out_messages:
+                return self._do_on_publish(mid, _CONFIRMED, _NO_PROPERTIES)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _update_inflight(self) -> MQTTErrorCode:
+        """paho looks through all that is in flight, after each confirmation, for what may go next."""
+        if len(self._out_messages) <= self._inflight_messages:  # nothing waits
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return super()._update_inflight()
+
     def _create_socket(self) -> Any:
         """paho's own leaves the socket of a failed handshake open."""
         plain = socket.create_connection((self.host, self.port), timeout=DIAL_TIMEOUT_S)
@@ -131,7 +199,7 @@ class _Client(paho.Client):
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if self._at >= len(self._ahead):
-            self._ahead, self._at = super()._sock_recv(READ_BYTES), 0
+            self._fill()
         part = self._ahead[self._at : self._at + bufsize]
         self._at += len(part)
         return part
@@ -174,7 +242,7 @@ class MqttClient:
         self._connection = 0
         self._attached: Any = None
         self.counters = {"received": 0, "dropped": 0, "failed": 0, "published": 0}
-        client = _Client(settings.client_id, settings.tls)
+        client = _Client(settings.client_id, settings.tls, self._take)
         client.username_pw_set(settings.username, settings.password)
         client.max_inflight_messages_set(1000)
         client.max_queued_messages_set(10_000)

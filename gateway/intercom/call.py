@@ -187,11 +187,13 @@ def _ring_anew(call: Call, now_ms: int, settings: CallSettings, *, redial: str |
 
 
 def _ring_workers(call: Call, given: RingWorkers, now_ms: int, settings: CallSettings) -> Step:
-    effects: list[Effect] = []
+    until = ring_until(call, settings)
     ringing = {rung.worker_id for rung in call.ringing}
+    new = []
     for choice in given.choices:
         if choice.id in ringing:
             continue
+        ringing.add(choice.id)
         rung = Rung(
             worker_id=choice.id,
             name=choice.name,
@@ -203,13 +205,14 @@ def _ring_workers(call: Call, given: RingWorkers, now_ms: int, settings: CallSet
             own_grid=call.grid is not None and choice.grid == call.grid,
             waiting=choice.id in given.waiting,
         )
-        call = replace(call, rung=(*call.rung, rung))
-        effects.append(Ring(rung=rung, until=ring_until(call, settings)))
-    nobody = not call.ringing
+        new.append(rung)
+    effects: list[Effect] = [Ring(rung=rung, until=until) for rung in new]
+    rungs = (*call.rung, *new)
+    nobody = not ringing
     if nobody and not call.told_nobody:
         # The desk hears it at once and once; the ranking is asked on, for somebody may come on duty.
-        effects.append(NoAnswer(reason="nobody_left" if call.rung else "nobody_on_duty"))
-    return replace(call, ranked_at=now_ms, told_nobody=nobody), tuple(effects)
+        effects.append(NoAnswer(reason="nobody_left" if rungs else "nobody_on_duty"))
+    return replace(call, rung=rungs, ranked_at=now_ms, told_nobody=nobody), tuple(effects)
 
 
 def _claim(call: Call, given: Claim, now_ms: int, settings: CallSettings) -> Step:

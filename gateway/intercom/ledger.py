@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
 from gateway import outbox
@@ -87,12 +88,13 @@ def record_step(
     settings: CallSettings,
 ) -> None:
     """Everything that one step of `call.step` has to leave behind."""
+    view = _encoded(after)
     _note_input(connection, after, given, now_ms)
     for effect in effects:
         match effect:
             case Ring(rung=rung, until=until):
                 _note(connection, after, SYSTEM, "call.ring", _why(rung), now_ms)
-                announce_ring(connection, after, rung, until)
+                announce_ring(connection, after, rung, until, view)
             case Notify(rung=rung, channels=channels, until=until):
                 _note(connection, after, SYSTEM, "call.notify", {"worker": rung.worker_id}, now_ms)
                 notice = {
@@ -124,13 +126,13 @@ def record_step(
     if after.ended and after.end_reason is not None:
         detail = {"reason": after.end_reason.value, "was": before.state.value}
         _note(connection, after, SYSTEM, "call.end", detail, now_ms)
-    event = {
+    news: Json = {
         "type": "call",
-        "data": call_view(after),
+        "data": view,
         "lineage": after.lineage,
         "participants": participants(after),
     }
-    outbox.add(connection, KIND_EVENT, after.id, event)
+    outbox.add(connection, KIND_EVENT, after.id, news)
 
 
 def answered_too_late(connection: Connection, call: Call, by: Participant, now_ms: int) -> bool:
@@ -146,12 +148,19 @@ def answered_too_late(connection: Connection, call: Call, by: Participant, now_m
     return True
 
 
-def announce_ring(connection: Connection, call: Call, rung: Rung, until: int) -> None:
-    """Rings a phone by both ways: MQTT and the event channel."""
+def announce_ring(
+    connection: Connection, call: Call, rung: Rung, until: int, view: msgspec.Raw | None = None
+) -> None:
+    """Rings a phone by both ways: MQTT and the event channel. view: the call's JSON, if it is at hand."""
     payload = {"worker_id": rung.worker_id, "message": ring_message(call, rung, until)}
     outbox.add(connection, KIND_RING, f"{call.id}/{rung.worker_id}", payload)
-    event = {"type": "ring", "data": call_view(call), "only": rung.worker_id, "until": until}
+    data = view or _encoded(call)
+    event = {"type": "ring", "data": data, "only": rung.worker_id, "until": until}
     outbox.add(connection, KIND_EVENT, call.id, event)
+
+
+def _encoded(call: Call) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(call_view(call)))
 
 
 def _note_input(connection: Connection, call: Call, given: Input, now_ms: int) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from gateway.errors import NotFound
 from gateway.intercom import tables
 from gateway.intercom.model import Call
+from gateway.intercom.steps import load
 from gateway.intercom.view import media_owner, source_id
 from gateway.store import Store
 
@@ -21,14 +22,14 @@ class CallReader:
 
     async def get(self, call_id: str) -> Call:
         """Raises NotFound."""
-        return await self._store.read(lambda connection: self._load(connection, call_id))
+        return await self._store.read(lambda connection: load(connection, call_id))
 
     async def calls(self, *, only_open: bool = False, limit: int = 100) -> list[Call]:
         """Newest first; the caller leaves out what the principal may not see."""
 
         def read(connection: Connection) -> list[Call]:
             ids = tables.recent(connection, only_open=only_open, limit=limit)
-            return [self._load(connection, call_id) for call_id in ids]
+            return [load(connection, call_id) for call_id in ids]
 
         return await self._store.read(read)
 
@@ -36,7 +37,7 @@ class CallReader:
         """The calls about this alarm, oldest first."""
 
         def read(connection: Connection) -> list[Call]:
-            return [self._load(connection, call_id) for call_id in tables.about(connection, alarm_id)]
+            return [load(connection, call_id) for call_id in tables.about(connection, alarm_id)]
 
         return await self._store.read(read)
 
@@ -45,7 +46,7 @@ class CallReader:
 
         def read(connection: Connection) -> list[Call]:
             found = tables.missed(connection, worker_id, since_ms, limit)
-            return [self._load(connection, call_id) for call_id in dict.fromkeys(c for c, _ in found)]
+            return [load(connection, call_id) for call_id in dict.fromkeys(c for c, _ in found)]
 
         return await self._store.read(read)
 
@@ -71,9 +72,3 @@ class CallReader:
             raise NotFound(f"no leg {leg_id} in call {call_id}")
         own = call.leg_of(participant_id)
         return source_id(call_id, leg_id), media_owner(call_id, own.id if own else None)
-
-    def _load(self, connection: Connection, call_id: str) -> Call:
-        call = tables.load(connection, call_id)
-        if call is None:
-            raise NotFound(f"no call {call_id}")
-        return call

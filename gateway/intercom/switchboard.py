@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -24,7 +24,6 @@ from ulid import ULID
 from gateway import outbox
 from gateway.errors import Conflict, NotFound, Unavailable
 from gateway.intercom import ledger, tables
-from gateway.intercom.call import step
 from gateway.intercom.model import (
     AlarmBrief,
     Busy,
@@ -38,7 +37,6 @@ from gateway.intercom.model import (
     Decline,
     Delivered,
     Effect,
-    Elapsed,
     Hangup,
     Input,
     Join,
@@ -48,15 +46,15 @@ from gateway.intercom.model import (
     Participant,
     RankedWorker,
     RecordingChanged,
-    Relocate,
     RingWorkers,
     Side,
     Supersede,
     WatchChanged,
 )
 from gateway.intercom.outgoing import Audience, Outgoing, Receipts
-from gateway.intercom.plan import choose, ring_request, ring_until
+from gateway.intercom.plan import ring_request, ring_until
 from gateway.intercom.reader import CallReader
+from gateway.intercom.steps import Moved, Steps, load
 from gateway.intercom.timers import Timers
 from gateway.intercom.view import leg_of_source, media_owner
 from gateway.store import Store
@@ -67,21 +65,15 @@ logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 Position = tuple[float, float]
+Rankings = dict[tuple[Position | None, str | None, frozenset[str]], Sequence[RankedWorker]]
+"""By what `rank` was asked."""
 
 RETRY_S = 1.0
 """How long the timers rest when the database can't be written."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Moved:
-    """A call as it is on disk after a transaction, and the effects that are not in the outbox."""
-
-    call: Call
-    effects: tuple[Effect, ...]
-
-    def following(self, earlier: _Moved) -> _Moved:
-        """Both steps of one transaction as one."""
-        return _Moved(self.call, (*earlier.effects, *self.effects))
+DUE_AT_ONCE = 64
+"""Calls whose deadlines one tick takes up. In a storm the next tick, right behind it, takes up the next ones."""
+DUE_TOGETHER = 8
+"""Of these in one write: some milliseconds of the writer, for which a press may have to wait."""
 
 
 class Switchboard(CallReader):
@@ -118,6 +110,7 @@ class Switchboard(CallReader):
     ) -> None:
         super().__init__(store)
         self._settings = settings
+        self._steps = Steps(settings)
         self._rank = rank
         self._pick = pick
         self._outgoing = Outgoing(
@@ -160,11 +153,10 @@ class Switchboard(CallReader):
         new = [self._new_call(CallKind.ALARM, brief, now_ms) for brief in briefs]
         ranked = [self._rank(call.position, call.grid, frozenset()) for call in new]
 
-        def open_once(connection: Connection) -> list[_Moved]:
-            plans = zip(briefs, new, ranked, strict=True)
-            return [self._open_or_relocate(connection, *plan, now_ms) for plan in plans]
-
-        opened = await self._store.write(open_once, urgent=True)
+        plans = list(zip(briefs, new, ranked, strict=True))
+        opened = await self._store.write(
+            lambda connection: self._steps.open_all(connection, plans, now_ms), urgent=True
+        )
         self._apply(opened)
         return [moved.call for moved in opened]
 
@@ -174,11 +166,11 @@ class Switchboard(CallReader):
         call = replace(self._new_call(CallKind.ALARM, brief, now_ms), opened_by=by)
         ranked = self._rank(call.position, call.grid, frozenset())
 
-        def open_or_join(connection: Connection) -> list[_Moved]:
+        def open_or_join(connection: Connection) -> list[Moved]:
             for known in tables.open_for(connection, brief.alarm_id):
-                return [self._move(connection, self._load(connection, known), Join(participant=by), now_ms)]
-            begun = self._begin(connection, call, ranked, now_ms, ledger.who(by), opened_for=None)
-            joined = self._move(connection, begun.call, Join(participant=by), now_ms)
+                return [self._steps.move(connection, load(connection, known), Join(participant=by), now_ms)]
+            begun = self._steps.begin(connection, call, ranked, now_ms, ledger.who(by), opened_for=None)
+            joined = self._steps.move(connection, begun.call, Join(participant=by), now_ms)
             return [joined.following(begun)]
 
         return (await self._write(open_or_join)).call
@@ -195,17 +187,19 @@ class Switchboard(CallReader):
             raise Conflict("this gridworker is not on duty", worker_id=worker_id)
         call = replace(self._new_call(CallKind.DISPATCH, brief, now_ms), opened_by=by, picked=(worker_id,))
 
-        def open_it(connection: Connection) -> list[_Moved]:
+        def open_it(connection: Connection) -> list[Moved]:
             moved = []
             for known in tables.open_for(connection, brief.alarm_id) if brief else ():
-                other = self._load(connection, known)
+                other = load(connection, known)
                 if other.state is CallState.RINGING and other.kind is CallKind.ALARM:
-                    moved.append(self._move(connection, other, Supersede(), now_ms))
+                    moved.append(self._steps.move(connection, other, Supersede(), now_ms))
             tables.insert_call(connection, call, opened_for=None)
             ledger.record_opening(connection, call, ledger.who(by), now_ms)
             waiting = frozenset({worker_id}) & tables.busy_workers(connection)
-            first = self._move(connection, call, Join(participant=by), now_ms)
-            rung = self._move(connection, first.call, RingWorkers(choices=(chosen,), waiting=waiting), now_ms)
+            first = self._steps.move(connection, call, Join(participant=by), now_ms)
+            rung = self._steps.move(
+                connection, first.call, RingWorkers(choices=(chosen,), waiting=waiting), now_ms
+            )
             return [rung.following(first), *moved]
 
         return (await self._write(open_it)).call
@@ -240,22 +234,22 @@ class Switchboard(CallReader):
         )
         opened_for = None if press_id is None else f"worker/{by.id}/{press_id}"
 
-        def open_it(connection: Connection) -> list[_Moved]:
+        def open_it(connection: Connection) -> list[Moved]:
             before = None if opened_for is None else tables.opened_for(connection, opened_for)
             if before is not None:
-                return [_Moved(self._load(connection, before), ())]
+                return [Moved(load(connection, before), ())]
             moved = []
             for known in tables.involving(connection, by.id):
-                other = self._load(connection, known)
+                other = load(connection, known)
                 if other.leg_of(by.id) is not None:
                     if other.kind is CallKind.INBOUND and (other.sos or not sos):
-                        return [_Moved(other, ())]
+                        return [Moved(other, ())]
                     if not sos:
                         raise Conflict("you are in another call", call_id=other.id)
-                    moved.append(self._move(connection, other, Supersede(), now_ms))
+                    moved.append(self._steps.move(connection, other, Supersede(), now_ms))
             tables.insert_call(connection, call, opened_for=opened_for)
             ledger.record_opening(connection, call, ledger.who(by), now_ms)
-            return [self._move(connection, call, Join(participant=by), now_ms), *moved]
+            return [self._steps.move(connection, call, Join(participant=by), now_ms), *moved]
 
         return (await self._write(open_it)).call
 
@@ -269,22 +263,24 @@ class Switchboard(CallReader):
         """
         now_ms = self._clock()
 
-        def claim_it(connection: Connection) -> list[_Moved]:
-            before = self._load(connection, call_id)
+        def claim_it(connection: Connection) -> list[Moved]:
+            before = load(connection, call_id)
             if ledger.answered_too_late(connection, before, by, now_ms):
-                return [_Moved(before, ())]
-            won = self._move(connection, before, Claim(participant=by, device=device), now_ms)
+                return [Moved(before, ())]
+            won = self._steps.move(connection, before, Claim(participant=by, device=device), now_ms)
             if by.side is not Side.WORKER or won.call.answered_at == before.answered_at:
                 return [won]
             moved = [won]
             for other_id in tables.involving(connection, by.id):
-                other = self._load(connection, other_id)
+                other = load(connection, other_id)
                 if other_id == call_id:
                     continue
                 if other.leg_of(by.id) is not None:
-                    moved.append(self._move(connection, other, Supersede(), now_ms))
+                    moved.append(self._steps.move(connection, other, Supersede(), now_ms))
                 elif not other.picked:
-                    moved.append(self._move(connection, other, Busy(worker_id=by.id, reason="busy"), now_ms))
+                    moved.append(
+                        self._steps.move(connection, other, Busy(worker_id=by.id, reason="busy"), now_ms)
+                    )
             return moved
 
         claimed = (await self._write(claim_it)).call
@@ -304,11 +300,11 @@ class Switchboard(CallReader):
         """Ends it for everybody, or leaves, if others of the command center stay. An ended call stays as it is."""
         now_ms = self._clock()
 
-        def hang_up(connection: Connection) -> list[_Moved]:
-            call = self._load(connection, call_id)
+        def hang_up(connection: Connection) -> list[Moved]:
+            call = load(connection, call_id)
             if call.ended:
-                return [_Moved(call, ())]
-            return [self._move(connection, call, Hangup(participant=by), now_ms)]
+                return [Moved(call, ())]
+            return [self._steps.move(connection, call, Hangup(participant=by), now_ms)]
 
         return (await self._write(hang_up)).call
 
@@ -347,14 +343,14 @@ class Switchboard(CallReader):
             (CallState.RINGING, CallState.CLAIMED, CallState.CONNECTING) if hung_up else (CallState.RINGING,)
         )
 
-        def cancel(connection: Connection) -> list[_Moved]:
+        def cancel(connection: Connection) -> list[Moved]:
             moved = []
             for call_id in tables.open_for(connection, alarm_id):
-                call = self._load(connection, call_id)
+                call = load(connection, call_id)
                 if call.state in ends and not (
                     at_ms is not None and tables.asked_at(connection, call) > at_ms
                 ):
-                    moved.append(self._move(connection, call, Cancel(), self._clock()))
+                    moved.append(self._steps.move(connection, call, Cancel(), self._clock()))
             return moved
 
         self._apply(await self._store.write(cancel))
@@ -362,13 +358,13 @@ class Switchboard(CallReader):
     async def worker_off_duty(self, worker_id: str) -> None:
         """Its phone falls silent and the next one rings; a call it is in goes on."""
 
-        def fall_out(connection: Connection) -> list[_Moved]:
+        def fall_out(connection: Connection) -> list[Moved]:
             moved = []
             for call_id in tables.involving(connection, worker_id):
-                call = self._load(connection, call_id)
+                call = load(connection, call_id)
                 if any(rung.worker_id == worker_id for rung in call.ringing):
                     given = Busy(worker_id=worker_id, reason="off_duty")
-                    moved.append(self._move(connection, call, given, self._clock()))
+                    moved.append(self._steps.move(connection, call, given, self._clock()))
             return moved
 
         self._apply(await self._store.write(fall_out))
@@ -415,24 +411,24 @@ class Switchboard(CallReader):
         """
         now_ms = self._clock()
 
-        def resume(connection: Connection) -> list[_Moved]:
+        def resume(connection: Connection) -> list[Moved]:
             moved = []
             for call_id in tables.recent(connection, only_open=True, limit=100_000):
-                call = self._load(connection, call_id)
+                call = load(connection, call_id)
                 effects: list[Effect] = []
                 for leg in call.present:
                     gone: list[Input] = [MediaLost(leg_id=leg.id)] if leg.publishing else []
                     gone += [RecordingChanged(leg_id=leg.id, recording=False)] if leg.recording else []
                     gone += [WatchChanged(leg_id=leg.id, watching=False)] if leg.watching else []
                     for given in gone:
-                        result = self._move(connection, call, given, now_ms)
+                        result = self._steps.move(connection, call, given, now_ms)
                         call = result.call
                         effects += result.effects
                 until = ring_until(call, self._settings)
                 for rung in call.ringing:
                     # The same mid as before: a phone that rings already takes it for the repeat it is.
                     ledger.announce_ring(connection, call, rung, until)
-                moved.append(_Moved(call, tuple(effects)))
+                moved.append(Moved(call, tuple(effects)))
             return moved
 
         self._apply(await self._store.write(resume))
@@ -448,19 +444,23 @@ class Switchboard(CallReader):
                     await self._wake.wait()
 
     async def tick(self) -> None:
-        """Does what is due by the clock. The steps of different calls share a commit."""
+        """Does what is due by the clock, of many deadlines the first DUE_AT_ONCE. The steps of different calls share a commit."""
         now_ms = self._clock()
         if now_ms < self._paused_until:
             return
         media, self._media = self._media, {}
         flags, self._flags = self._flags, {}
+        due = self._timers.due(now_ms, DUE_AT_ONCE)
+        rankings: Rankings = {}
         async with asyncio.TaskGroup() as group:
             for (call_id, leg_id), tracks in media.items():
                 group.create_task(self._tell_media(call_id, leg_id, tracks), name=f"call-media-{call_id}")
             for (call_id, leg_id, what), on in flags.items():
                 group.create_task(self._tell_flag(call_id, leg_id, what, on), name=f"call-flag-{call_id}")
-            for call_id in self._timers.due(now_ms):
-                group.create_task(self._elapse(call_id), name="call-timer")
+            for start in range(0, len(due), DUE_TOGETHER):
+                some = due[start : start + DUE_TOGETHER]
+                group.create_task(self._elapse(some, rankings), name="call-timers")
+                await asyncio.sleep(0)  # each ranks, which keeps the loop
 
     def _wait_s(self) -> float | None:
         at = self._timers.next_deadline()
@@ -468,34 +468,48 @@ class Switchboard(CallReader):
             at = self._paused_until
         return None if at is None else max(0.0, (at - self._clock()) / 1000)
 
-    async def _elapse(self, call_id: str) -> None:
-        known = self._open.get(call_id)
-        if known is None:
-            return
+    async def _elapse(self, call_ids: Sequence[str], rankings: Rankings) -> None:
+        """The deadlines of these calls in one write, as memory knows them. If it fails, because one of them has moved
+        on or is in trouble, each is read anew and has a write of its own."""
         now_ms = self._clock()
-        request = ring_request(known, now_ms, self._settings)
-        ranked: Sequence[RankedWorker] = ()
-        if request is not None:
+        found = (self._open.get(call_id) for call_id in call_ids)
+        plans = [(known, self._ranking(known, now_ms, rankings)) for known in found if known is not None]
+        try:
+            self._apply(
+                await self._store.write(
+                    lambda connection: [self._steps.elapsed(connection, *plan, now_ms) for plan in plans]
+                )
+            )
+        except Unavailable as exc:
+            self._pause(exc)
+        except Exception as exc:
+            logger.debug("the deadlines of %d calls one by one: %s", len(plans), exc)
+            for plan in plans:
+                await self._elapse_alone(*plan, now_ms)
+        for known, _ in plans:
+            still = self._open.get(known.id)
+            if still is not None and still.version == known.version:
+                # Nothing has come of it: again, after a pause if there was trouble.
+                self._timers.set(still, not_before=self._resting.pop(known.id, 0))
+
+    async def _elapse_alone(self, known: Call, ranked: Sequence[RankedWorker] | None, now_ms: int) -> None:
+        await self._supervised(
+            known.id, lambda c: [self._steps.elapsed(c, load(c, known.id), ranked, now_ms)]
+        )
+
+    def _ranking(self, call: Call, now_ms: int, rankings: Rankings) -> Sequence[RankedWorker] | None:
+        """Who may ring for it now, the best first; None if the plan lacks nobody. Calls about one place share it."""
+        request = ring_request(call, now_ms, self._settings)
+        if request is None:
+            return None
+        asked = call.position, call.grid, request.exclude
+        if asked not in rankings:
             try:
-                ranked = self._rank(known.position, known.grid, request.exclude)
+                rankings[asked] = self._rank(*asked)
             except Exception:
-                logger.exception("ranking for call %s failed", call_id)  # nobody new rings, the timers go on
-
-        def elapse(connection: Connection) -> list[_Moved]:
-            call = self._load(connection, call_id)
-            if call.ended:
-                return [_Moved(call, ())]
-            done = self._move(connection, call, Elapsed(), now_ms)
-            if done.call.ended or not request:
-                return [done]
-            rung = self._ring_more(connection, done.call, ranked, now_ms)
-            return [rung.following(done)]
-
-        await self._supervised(call_id, elapse)
-        still = self._open.get(call_id)
-        if still is not None and still.version == known.version:
-            # Nothing has come of it: again, after a pause if there was trouble.
-            self._timers.set(still, not_before=self._resting.pop(call_id, 0))
+                logger.exception("ranking for call %s failed", call.id)
+                rankings[asked] = ()  # nobody new rings, the timers go on
+        return rankings[asked]
 
     async def _tell_media(self, call_id: str, leg_id: str, tracks: frozenset[str]) -> None:
         given = MediaChanged(leg_id=leg_id, tracks=tracks) if tracks else MediaLost(leg_id=leg_id)
@@ -516,22 +530,21 @@ class Switchboard(CallReader):
     async def _tell(self, call_id: str, leg_id: str, given: Input, new: Callable[[Leg], bool]) -> bool:
         """What concerns one leg, if it is there and that is new. False when it shall be tried again."""
 
-        def tell(connection: Connection) -> list[_Moved]:
-            call = self._load(connection, call_id)
+        def tell(connection: Connection) -> list[Moved]:
+            call = load(connection, call_id)
             leg = call.leg(leg_id)
             if call.ended or leg is None or leg.left_at is not None or not new(leg):
-                return [_Moved(call, ())]
-            return [self._move(connection, call, given, self._clock())]
+                return [Moved(call, ())]
+            return [self._steps.move(connection, call, given, self._clock())]
 
         return await self._supervised(call_id, tell)
 
-    async def _supervised(self, call_id: str, fn: Callable[[Connection], list[_Moved]]) -> bool:
+    async def _supervised(self, call_id: str, fn: Callable[[Connection], list[Moved]]) -> bool:
         """One call's trouble is not the others'. False when it shall be tried again."""
         try:
             self._apply(await self._store.write(fn))
         except Unavailable as exc:
-            logger.warning("call %s waits for the database: %s", call_id, exc)
-            self._paused_until = self._clock() + round(RETRY_S * 1000)
+            self._pause(exc)
             return False
         except NotFound:
             self._open.pop(call_id, None)
@@ -541,7 +554,9 @@ class Switchboard(CallReader):
             self._resting[call_id] = self._clock() + round(RETRY_S * 1000)
         return True
 
-    # --------------------------------------------------------------- within a transaction (writer thread)
+    def _pause(self, exc: Unavailable) -> None:
+        logger.warning("calls wait for the database: %s", exc)
+        self._paused_until = self._clock() + round(RETRY_S * 1000)
 
     def _new_call(self, kind: CallKind, brief: AlarmBrief | None, now_ms: int) -> Call:
         call = Call(id=self._new_id(), kind=kind, opened_at=now_ms, ring_started_at=now_ms)
@@ -557,83 +572,22 @@ class Switchboard(CallReader):
             grid=brief.grid,
         )
 
-    def _open_or_relocate(
-        self,
-        connection: Connection,
-        brief: AlarmBrief,
-        call: Call,
-        ranked: Sequence[RankedWorker],
-        now_ms: int,
-    ) -> _Moved:
-        """If the plan came again: a repeat changes nothing, a corrected place rings who is near that one."""
-        call_id = tables.opened_for(connection, brief.opens)
-        if call_id is None and brief.again_at is not None:  # what goes on about it need not ring twice
-            call_id = next(iter(tables.open_for(connection, brief.alarm_id)), None)
-        if call_id is None:
-            return self._begin(connection, call, ranked, now_ms, ledger.SYSTEM, opened_for=brief.opens)
-        known = self._load(connection, call_id)
-        if known.ended:
-            return _Moved(known, ())
-        place = Relocate(
-            place_label=brief.place_label,
-            position=brief.position,
-            lineage=brief.lineage,
-            grid=brief.grid,
-        )
-        moved = self._move(connection, known, place, now_ms)
-        if moved.call.version == known.version:
-            return moved
-        return self._ring_more(connection, moved.call, ranked, now_ms).following(moved)
-
-    def _begin(
-        self,
-        connection: Connection,
-        call: Call,
-        ranked: Sequence[RankedWorker],
-        now_ms: int,
-        who: str,
-        *,
-        opened_for: str | None,
-    ) -> _Moved:
-        tables.insert_call(connection, call, opened_for=opened_for)
-        ledger.record_opening(connection, call, who, now_ms)
-        return self._ring_more(connection, call, ranked, now_ms)
-
-    def _ring_more(
-        self, connection: Connection, call: Call, ranked: Sequence[RankedWorker], now_ms: int
-    ) -> _Moved:
-        request = ring_request(call, now_ms, self._settings)
-        if request is None:
-            return _Moved(call, ())
-        busy = tables.busy_workers(connection)
-        chosen = choose(ranked, request, busy, nobody_rings=not call.ringing)
-        return self._move(connection, call, chosen, now_ms)
-
-    def _move(self, connection: Connection, before: Call, given: Input, now_ms: int) -> _Moved:
-        """One step of one call with everything that belongs to it in the same transaction."""
-        after, effects = step(before, given, now_ms, self._settings)
-        if after == before:
-            return _Moved(before, effects)
-        tables.save(connection, before, after)
-        ledger.record_step(connection, before, after, given, effects, now_ms, self._settings)
-        return _Moved(after, effects)
-
     # ------------------------------------------------------------------------------------- after the commit
 
     async def _step(self, call_id: str, given: Input, who: str) -> Call:
         now_ms = self._clock()
         logger.debug("call %s: %s by %s", call_id, type(given).__name__, who)
         moved = await self._write(
-            lambda connection: [self._move(connection, self._load(connection, call_id), given, now_ms)]
+            lambda connection: [self._steps.move(connection, load(connection, call_id), given, now_ms)]
         )
         return moved.call
 
-    async def _write(self, fn: Callable[[Connection], list[_Moved]]) -> _Moved:
+    async def _write(self, fn: Callable[[Connection], list[Moved]]) -> Moved:
         moved = await self._store.write(fn)
         self._apply(moved)
         return moved[0]
 
-    def _apply(self, moved: Iterable[_Moved]) -> None:
+    def _apply(self, moved: Iterable[Moved]) -> None:
         """Takes over what is on disk now and does what the process itself has to do."""
         for one in moved:
             call = one.call

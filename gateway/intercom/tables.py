@@ -7,6 +7,7 @@ record of who was rung, why, and who spoke.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -41,17 +42,19 @@ from gateway.intercom.model import (
     Rung,
     Side,
 )
-from gateway.store import Prepared, metadata
+from gateway.store import Prepared, insert_rows, metadata
 
 __all__ = [
     "about",
     "asked_at",
     "busy_workers",
     "insert_call",
+    "insert_calls",
     "involving",
     "load",
     "missed",
     "open_for",
+    "opened",
     "opened_for",
     "recent",
     "save",
@@ -134,14 +137,12 @@ Index("ix_call_rings_worker", call_rings.c.worker_id, call_rings.c.rung_at)
 
 
 # A storm of alarms opens as many calls: these statements run for each.
-_INSERT_CALL = Prepared(insert(calls))
 _CALL_COLUMNS = [column.name for column in calls.c if column.name not in ("id", "opened_for")]
 _UPDATE_CALL = Prepared(
     update(calls)
     .where(calls.c.id == bindparam("of_call"), calls.c.version == bindparam("of_version"))
     .values({name: bindparam(name) for name in _CALL_COLUMNS})
 )
-_INSERT_RING = Prepared(insert(call_rings))
 _RING_COLUMNS = [column.name for column in call_rings.c if column.name not in ("call_id", "number")]
 _UPDATE_RING = Prepared(
     update(call_rings)
@@ -200,12 +201,28 @@ def load(connection: Connection, call_id: str) -> Call | None:
 
 
 def insert_call(connection: Connection, call: Call, *, opened_for: str | None) -> None:
-    """Writes a new call.
+    """As insert_calls(), of one."""
+    insert_calls(connection, [(call, opened_for)])
 
-    `opened_for` must be new: look with `opened_for()` first, in the same transaction.
+
+def insert_calls(connection: Connection, new: Sequence[tuple[Call, str | None]]) -> None:
+    """Writes new calls (call, `opened_for`), in a few statements for all.
+
+    `opened_for` must be new: look with `opened_for()` or `opened()` first, in the same transaction.
     """
-    _INSERT_CALL.run(connection, {**_call_row(call), "id": call.id, "opened_for": opened_for})
-    _write_parts(connection, call, legs=(), rung=())
+    if not new:
+        return
+    rows = [{**_call_row(call), "id": call.id, "opened_for": opened_for} for call, opened_for in new]
+    insert_rows(connection, calls, rows)
+    rings = [
+        {**_rung_row(ring), "call_id": call.id, "number": number}
+        for call, _ in new
+        for number, ring in enumerate(call.rung)
+    ]
+    if rings:
+        insert_rows(connection, call_rings, rings)
+    for call, _ in new:
+        _write_parts(connection, call, legs=(), rung=call.rung)
 
 
 def save(connection: Connection, before: Call, after: Call) -> None:
@@ -223,6 +240,12 @@ def opened_for(connection: Connection, name: str) -> str | None:
     """The call that this alarm's commit (or a gridworker's call for help, `worker/{id}/{press}`) opened, ended or not."""
     row = _OPENED_FOR.first(connection, {"of_alarm": name})
     return None if row is None else row[0]
+
+
+def opened(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Those of the names, of which `opened_for` knows one, that have a call."""
+    found = connection.execute(select(calls.c.opened_for).where(calls.c.opened_for.in_(names)))
+    return {str(name) for name in found.scalars()}
 
 
 def asked_at(connection: Connection, call: Call) -> int:
@@ -300,11 +323,16 @@ def _write_parts(
                 .where(call_legs.c.call_id == call.id, call_legs.c.id == leg.id)
                 .values(**_leg_row(leg))
             )
-    for number, ring in enumerate(call.rung):
-        if number >= len(rung):
-            _INSERT_RING.run(connection, {**_rung_row(ring), "call_id": call.id, "number": number})
-        elif ring != rung[number]:
-            _UPDATE_RING.run(connection, {**_rung_row(ring), "of_call": call.id, "of_number": number})
+    numbered = list(enumerate(call.rung))
+    new = [
+        {**_rung_row(ring), "call_id": call.id, "number": number} for number, ring in numbered[len(rung) :]
+    ]
+    if new:
+        insert_rows(connection, call_rings, new)
+    changed = [(number, ring) for (number, ring), was in zip(numbered, rung, strict=False) if ring != was]
+    if changed:
+        rows = [{**_rung_row(ring), "of_call": call.id, "of_number": number} for number, ring in changed]
+        _UPDATE_RING.run_many(connection, rows)
 
 
 def _call_row(call: Call) -> dict[str, Any]:

@@ -30,10 +30,10 @@ class Timers:
             self._version[call.id] = call.version
             heapq.heappush(self._heap, (max(at, not_before), call.id, call.version))
 
-    def due(self, now_ms: int) -> list[str]:
-        """Calls whose deadline has come, earliest first. Each is named once, until it is set again."""
-        found = []
-        while self._heap and self._heap[0][0] <= now_ms:
+    def due(self, now_ms: int, at_most: int) -> list[str]:
+        """Calls whose deadline has come, earliest first, no more than `at_most`. Each is named once, until it is set again."""
+        found: list[str] = []
+        while self._heap and self._heap[0][0] <= now_ms and len(found) < at_most:
             _, call_id, version = heapq.heappop(self._heap)
             if self._version.get(call_id) == version:
                 del self._version[call_id]

@@ -207,6 +207,25 @@ async def test_unhandled_press_stays_unacknowledged_and_comes_again(tmp_path: Pa
     assert handled == [b"once", b"once"]
 
 
+async def test_more_than_may_be_in_flight_are_all_confirmed(tmp_path: Path) -> None:
+    async def ignore(message: Incoming) -> None:
+        """Nobody presses here."""
+
+    async with (
+        broker_at(tmp_path / "mq") as (broker, _),
+        client_of(broker, {"stb/+/press": ignore}) as client,
+    ):
+        for _ in range(2):  # a second time: nothing of the first is still counted
+            batches = [
+                [(f"pd/v1/stb/b{number}/ack", b"%d" % one, 1, False) for one in range(900)]
+                for number in range(3)
+            ]
+            async with asyncio.timeout(20):
+                await asyncio.gather(*(client.publish_all(batch) for batch in batches))
+        assert client.counters["published"] == 5400
+        assert (client._client._inflight_messages, len(client._client._out_messages)) == (0, 0)
+
+
 async def test_taken_port_is_named_and_a_broker_left_behind_is_ended(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -188,6 +188,22 @@ async def test_stages_reach_the_box_each_once(bench: Bench) -> None:
         await desk.acknowledge("nothing", ZHANG)
 
 
+async def test_calls_that_open_together_are_noted_with_their_alarms(bench: Bench) -> None:
+    alarms = [(await bench.desk.press(press_body(sid=f"b{n}"), "http"))["alarm"] for n in (0, 3, 9)]
+    notes = [(alarm, f"call-{alarm}") for alarm in alarms]
+    told = await asyncio.gather(
+        *(
+            bench.desk.on_call(*note)
+            for note in (*notes, ("nothing", "call"), notes[0], (alarms[1], "second"))
+        ),
+        return_exceptions=True,
+    )
+    assert [type(one).__name__ for one in told] == ["NoneType"] * 3 + ["NotFound"] + ["NoneType"] * 2
+    seen = [await bench.desk.get(alarm) for alarm in alarms]
+    assert [one["call_id"] for one in seen] == [notes[0][1], "second", notes[2][1]]
+    assert [[e["event"] for e in one["timeline"]].count("call") for one in seen] == [1, 2, 1]
+
+
 async def test_two_operators_at_once_have_one_winner(bench: Bench) -> None:
     alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
     results = await asyncio.gather(

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from conftest import AREA, CENTER, SmallWorld, north
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.alarms.dispatch import DispatchSettings, Duty, Freshness, WorkerState, rank_cameras, rank_workers
-from gateway.geo import Position
+from gateway.alarms.dispatch import (
+    Crowd,
+    DispatchSettings,
+    Duty,
+    Freshness,
+    WorkerState,
+    freshness,
+    rank_cameras,
+    rank_workers,
+)
+from gateway.geo import Position, distance_m
 
 S = DispatchSettings()
 NOW = 1_000_000_000
@@ -85,6 +96,92 @@ def test_excluded_and_nowhere() -> None:
     assert ranked(worker("a", 1), worker("b", 2), lost, exclude=frozenset({"a"})) == ["b"]
     assert ranked(worker("b", 2), lost, grid="g") == ["b", "lost"]
     assert ranked() == []
+
+
+def in_words(
+    workers: list[WorkerState],
+    place: Position,
+    *,
+    grid: str | None,
+    now_ms: int,
+    busy_too: bool,
+    exclude: frozenset[str],
+) -> list[str]:
+    """The order as the module's description has it, one worker at a time."""
+    sortable = []
+    for one in workers:
+        if one.id in exclude or one.duty not in ((Duty.ON, Duty.BUSY) if busy_too else (Duty.ON,)):
+            continue
+        grade = freshness(S, one.fix_at if one.position else None, now_ms)
+        where = one.centroid if grade is Freshness.CENTROID else one.position
+        own = grid is not None and one.grid == grid
+        if where is None and not own:
+            continue
+        edge = float("inf") if where is None else distance_m(place, where)
+        if grade is not Freshness.CENTROID and one.fix_at is not None:
+            moved = 0.0 if grade is Freshness.FRESH else one.speed_mps * (now_ms - one.fix_at) / 1000
+            edge += one.accuracy_m + moved
+        tier = max(1, list(Freshness).index(grade))
+        sortable.append(((one.duty is Duty.BUSY, tier, edge, one.id), own))
+    sortable.sort()
+    found = [(key[3], own and not key[0]) for key, own in sortable]
+    last = S.own_grid_within - 1
+    for at, (_, own) in enumerate(list(found)):
+        if own and at > last:
+            found.insert(last, found.pop(at))
+    return [name for name, _ in found]
+
+
+@st.composite
+def states(draw: st.DrawFn, name: str) -> WorkerState:
+    """Distances are whole hundreds of metres, and no circle ends on another's: rounding decides nothing."""
+    number = int(name[1:])
+    fixed = draw(st.booleans())
+    return WorkerState(
+        id=name,
+        name=name,
+        grid=draw(st.sampled_from([None, "g", "h"])),
+        duty=draw(st.sampled_from([Duty.ON, Duty.ON, Duty.BUSY, Duty.OFF])),
+        online=True,
+        position=north(draw(st.integers(1, 30)) * 100 + number) if fixed else None,
+        fix_at=NOW - draw(st.integers(0, 400)) * 1000 if fixed else None,
+        accuracy_m=draw(st.sampled_from([0.0, 10.0, 40.0])),
+        speed_mps=draw(st.sampled_from([0.0, 10.0])),
+        centroid=draw(st.sampled_from([None, north(draw(st.integers(1, 30)) * 100 + number)])),
+    )
+
+
+@given(st.data())
+def test_a_crowd_that_is_asked_again_and_again_ranks_as_the_description_says(data: st.DataObject) -> None:
+    names = [f"w{number}" for number in range(data.draw(st.integers(0, 8)))]
+    workers = {name: data.draw(states(name)) for name in names}
+    crowd = Crowd(workers.values())
+    for _ in range(data.draw(st.integers(1, 6))):
+        if names and data.draw(st.booleans()):
+            name = data.draw(st.sampled_from(names))
+            workers[name] = data.draw(states(name))
+            crowd.put(workers[name])
+        place = north(data.draw(st.sampled_from([0.0, 1550.3])))
+        grid = data.draw(st.sampled_from([None, "g", "nobody's"]))
+        now_ms = NOW + data.draw(st.sampled_from([0, 0, 100_000]))
+        busy_too, exclude = (
+            data.draw(st.booleans()),
+            frozenset(data.draw(st.sets(st.sampled_from([*names, "x"])))),
+        )
+        asked = {"grid": grid, "now_ms": now_ms, "busy_too": busy_too, "exclude": exclude}
+        choices = crowd.rank(S, place, limit=10, **asked)  # type: ignore[arg-type]
+        assert [one.id for one in choices] == in_words(list(workers.values()), place, **asked)  # type: ignore[arg-type]
+        for one, light in zip(choices, crowd.candidates(S, place, limit=10, **asked), strict=True):  # type: ignore[arg-type]
+            told = (
+                light.id,
+                light.name,
+                light.grid,
+                light.distance_m,
+                light.eta_s,
+                light.freshness,
+                light.reason,
+            )
+            assert told == (one.id, one.name, one.grid, one.distance_m, one.eta_s, one.freshness, one.reason)
 
 
 def test_distance_and_eta() -> None:

@@ -251,6 +251,51 @@ async def test_a_page_that_does_not_read_is_told_to_start_afresh(monkeypatch: py
         assert rest[-1]["data"] == 19
 
 
+async def test_what_is_flushed_is_sent_before_the_loop_goes_on() -> None:
+    texts = ["x" * size for size in (1, 120, 70_000, 200, 65_500)]  # frames of each length of header
+    async with (
+        channel() as (events, client),
+        client.ws_connect("/events", headers=bearer("op"), max_msg_size=0) as socket,
+    ):
+        await frames(socket, 1)
+        for text in texts:
+            events.publish("alarm", text, resource=alarm())
+        events.flush()
+        [subscriber] = events._subscribers
+        assert len(subscriber.queue) < len(texts)
+        assert [f["data"] for f in await frames(socket, len(texts))] == texts
+        events.publish("alarm", "later", resource=alarm())
+        assert [f["data"] for f in await frames(socket, 1)] == ["later"]
+
+
+async def test_flushing_to_a_page_that_does_not_read_keeps_the_bound_and_the_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(events_module, "QUEUE_EVENTS", 8)
+    async with (
+        channel() as (events, client),
+        client.ws_connect("/events", headers=bearer("op"), max_msg_size=0) as socket,
+    ):
+        await frames(socket, 1)
+        [subscriber] = events._subscribers
+        for number in range(400):  # more than the kernel takes on both ends
+            events.publish("alarm", [number, "x" * 60_000], resource=alarm())
+            events.flush()
+            assert subscriber._transport is not None
+            assert subscriber._transport.get_write_buffer_size() < 200_000
+        got: list[int] = []
+        resyncs = 0
+        while not got or got[-1] != 399:
+            [frame] = await frames(socket, 1)
+            if frame["type"] == "resync":
+                resyncs += 1
+            else:
+                got.append(frame["data"][0])  # type: ignore[index]
+        assert resyncs == 1
+        assert got == sorted(got)
+        assert got[-1] - got[-2] == 1
+
+
 async def test_a_revoked_session_loses_its_channel() -> None:
     async with channel() as (events, client), client.ws_connect("/events", headers=bearer("op")) as socket:
         await frames(socket, 1)

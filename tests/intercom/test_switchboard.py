@@ -15,6 +15,7 @@ import pytest
 
 from gateway.audit import verify_audit
 from gateway.errors import Conflict, NotFound
+from gateway.intercom import ledger
 from gateway.intercom.model import CallKind, CallSettings, CallState, EndReason, Outcome, Participant
 from gateway.intercom.switchboard import AlarmBrief, Audience, Switchboard
 from gateway.intercom.view import call_view
@@ -562,6 +563,103 @@ async def test_running_it_serves_timers_and_media_by_itself(bench: Bench) -> Non
 
 
 # --------------------------------------------------------------------------------- what is left behind
+
+
+async def storm(bench: Bench, count: int) -> list[str]:
+    """Ids of so many calls that ring, each for an alarm of its own."""
+    briefs = [replace(BRIEF, alarm_id=f"alarm-{number}") for number in range(count)]
+    return [call.id for call in await bench.board.open_for_alarms(briefs)]
+
+
+async def ringing(bench: Bench, ids: Sequence[str]) -> list[int]:
+    """How many phones ring for each."""
+    return [len((await bench.board.get(call_id)).ringing) for call_id in ids]
+
+
+async def test_a_batch_opens_what_is_new_and_knows_what_came_before_even_within_itself(bench: Bench) -> None:
+    elsewhere = [choice(20, grid="elsewhere"), *bench.world.roster]
+    bench.world.rosters["elsewhere"] = elsewhere
+    known = await bench.board.open_for_alarm(replace(BRIEF, alarm_id="known"))
+    over = await bench.board.open_for_alarm(replace(BRIEF, alarm_id="over"))
+    await bench.board.hangup(over.id, DESK)
+    names = ["a", "b", "a", "known", "over", "c"]
+    briefs = [replace(BRIEF, alarm_id=name) for name in names]
+    briefs[3] = replace(briefs[3], grid="elsewhere", place_label="there")
+    again = replace(BRIEF, alarm_id="c", again_at=START)  # its resident, who had cancelled, presses once more
+    calls = await bench.board.open_for_alarms([*briefs, again])
+    assert [call.alarm_id for call in calls] == [*names, "c"]
+    assert calls[0].id == calls[2].id
+    assert (calls[3].id, calls[3].place_label) == (known.id, "there")
+    assert [rung.worker_id for rung in calls[3].ringing] == ["w1", "w2", "w3", "w20"]
+    assert (calls[4].id, calls[4].ended) == (over.id, True)
+    assert calls[6].id == calls[5].id  # it rings already
+    for call in calls:
+        assert await bench.board.get(call.id) == call
+    assert len(bench.board.open_calls()) == 4
+
+
+async def test_deadlines_of_a_storm_are_taken_up_some_at_a_time_and_share_writes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await storm(bench, 70)
+    asked: list[frozenset[str]] = []
+    rank = bench.world.rank
+    monkeypatch.setattr(
+        bench.board, "_rank", lambda at, grid, exclude: asked.append(exclude) or rank(at, grid, exclude)
+    )
+    bench.world.now_ms += 10_000
+    before = bench.store.health().writes
+    await bench.board.tick()
+    assert await ringing(bench, ids) == [6] * 64 + [3] * 6
+    assert bench.store.health().writes - before == 8
+    assert asked == [frozenset({"w1", "w2", "w3"})]  # all about one place
+    await bench.board.tick()
+    assert await ringing(bench, ids) == [6] * 70
+    bench.world.now_ms += 30_000
+    await bench.board.tick()
+    await bench.board.tick()
+    assert not bench.board.open_calls()
+
+
+async def test_a_call_in_trouble_does_not_hold_up_those_whose_deadlines_share_its_write(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = await storm(bench, 12)
+    record, broken = ledger.record_step, {ids[3]}
+
+    def record_or_fail(connection: Any, before: Any, *rest: Any) -> None:
+        if before.id in broken:
+            raise ValueError("its row can't be written")
+        record(connection, before, *rest)
+
+    monkeypatch.setattr(ledger, "record_step", record_or_fail)
+    bench.world.now_ms += 10_000
+    await bench.board.tick()
+    assert await ringing(bench, ids) == [6 if call_id != ids[3] else 3 for call_id in ids]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        f"a step of call {ids[3]} failed"
+    ]
+    broken.clear()
+    await bench.pass_s(0.5)
+    assert (await ringing(bench, ids))[3] == 3  # it rests for a second
+    await bench.pass_s(0.5)
+    assert await ringing(bench, ids) == [6] * 12
+
+
+async def test_a_call_that_moves_on_while_deadlines_wait_for_the_writer_is_left_as_it_is(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "gateway.intercom.switchboard")
+    ids = await storm(bench, 5)
+    bench.world.now_ms += 10_000
+    _, claimed = await asyncio.gather(bench.board.tick(), bench.board.claim(ids[2], worker(1)))
+    assert (claimed.state, claimed.ringing) == (CallState.CLAIMED, ())
+    assert "one by one" in caplog.text  # what memory knew of it was no longer true
+    # The same worker's other calls ring on without it, with the three of the second round and one in its place.
+    others = [call_id for call_id in ids if call_id != ids[2]]
+    await bench.board.tick()
+    assert await ringing(bench, others) == [6] * 4
+    assert (await bench.board.get(ids[2])).version == claimed.version
 
 
 async def test_every_choice_leaves_an_audit_line_with_its_reason(bench: Bench, tmp_path: Path) -> None:
