@@ -69,7 +69,7 @@ from gateway.ringing import Ringing
 from gateway.settings import Settings
 from gateway.sharing import Sharing
 from gateway.store import Store
-from gateway.streams.cameras import CameraState, State
+from gateway.streams.cameras import CameraState
 from gateway.streams.media_service import MediaCallbacks
 from gateway.streams.pictures import Snapshots
 from gateway.streams.session import SessionKind
@@ -171,7 +171,9 @@ class Gateway:
             self.catalog.world,
             alarms,
             roster=self.roster,
-            camera_health=self._camera_healthy,
+            camera_health=lambda camera_id: self.cameras.healthy(camera_id),
+            may_watch=lambda sid, camera_id: self.cameras.shown_to(sid, camera_id),
+            talked_about=lambda: self.switchboard.alarms_at_a_desk(),
             publish_mqtt=self.box_calls.publish,
             publish_events=lambda events: self.news.publish(events),
             ring=lambda plans: self.ringing.plans(plans),
@@ -658,12 +660,6 @@ class Gateway:
             self.roster.set_online(principal.sub, connected, now_ms=now_ms())
 
     # -- video --------------------------------------------------------------------------------------------------
-
-    def _camera_healthy(self, camera_id: str) -> bool:
-        try:
-            return self.media.state(camera_id).state is not State.DOWN
-        except NotFound:
-            return False
 
     def _on_camera(self, state: CameraState) -> None:
         self._on_camera_news(state.camera_id)

@@ -22,6 +22,10 @@ from pathlib import Path
 import yaml
 from lan_ca import HOW_TO_TRUST, ensure_server, lan_addresses
 
+from gateway.alarms.broker import end_left_behind
+from gateway.data_dir import DataDir
+from gateway.errors import GatewayError
+
 ROOT = Path(__file__).resolve().parent.parent
 VAR = ROOT / "var"
 DEMO = VAR / "demo"
@@ -72,6 +76,11 @@ class Demo:
         self.cameras = number("CAMERAS", 768)
         self.seconds = number("SECONDS_TO_RUN", 0)
         self.host = "0.0.0.0" if self.lan else "127.0.0.1"  # noqa: S104 - LAN=1 asks for it
+        with (
+            contextlib.suppress(GatewayError),
+            DataDir.open(VAR),
+        ):  # else a demo runs here, whose broker it is
+            end_left_behind(VAR / "broker")  # of one that was killed: it would hold the port
         self.http = free_port(8443 if self.lan else 8080, host=self.host)
         self.rtsp = free_port(8554)
         self.mqtt = free_port(1883)

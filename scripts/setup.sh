@@ -19,8 +19,8 @@ need npm npm
 need node nodejs
 need openssl openssl
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+need mosquitto_pub mosquitto-clients # the README presses the alarm with it
 if [[ $goal == test ]]; then
-    need mosquitto_pub mosquitto-clients
     need chromium chromium
     need ffprobe ffmpeg
     need promtool prometheus
@@ -50,8 +50,10 @@ done_python=$(stamp python pyproject.toml requirements.lock gateway/streams/_fan
 if [[ ! -e $done_python || ! -x .venv/bin/gateway ]]; then
     say "installing Python packages into .venv (about a minute)"
     [[ -x .venv/bin/python ]] || python3 -m venv .venv
-    .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
-    .venv/bin/pip install -q --disable-pip-version-check --no-deps -e .
+    {
+        .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock &&
+            .venv/bin/pip install -q --disable-pip-version-check --no-deps -e .
+    } >.setup/pip.log 2>&1 || { tail -20 .setup/pip.log >&2; echo "pip failed; the whole log is in .setup/pip.log" >&2; exit 1; }
     if .venv/bin/python -c 'import gateway.streams._fan' 2>/dev/null; then
         say "built the compiled send loop (media.compiled: auto)"
     else

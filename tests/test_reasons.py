@@ -48,6 +48,18 @@ def reasons() -> dict[str, str]:
     return found
 
 
+def refusals() -> set[str]:
+    """What `authorize` refuses with: it becomes the detail of a 403."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / "gateway/access.py").read_text())):
+        match node:
+            case ast.Call(func=ast.Name(id="_decide"), args=[_, _, why_not]):
+                found.update(template(why_not))
+            case ast.Call(func=ast.Name(id="Decision"), args=[ast.Constant(value=False), why_not]):
+                found.update(template(why_not))
+    return found
+
+
 def camera_reasons() -> set[str]:
     """What a camera's state says of a pull that ended: arguments of PullFailed and _end, returns of _os_reason."""
     found: set[str] = set()
@@ -78,6 +90,7 @@ def test_every_reason_has_words_in_both_languages() -> None:
         for row in table()
     ]
     given = reasons() | dict.fromkeys(camera_reasons(), "streams/ingest.py")
+    given |= dict.fromkeys(refusals(), "access.py")
     missing = {
         text: where
         for text, where in given.items()
@@ -93,6 +106,7 @@ def test_the_scan_sees_reasons_at_all() -> None:
     assert "no incident {}" in found
     assert len(found) > 100
     assert "connection refused" in camera_reasons()
+    assert "doesn't take part in it" in refusals()
 
 
 def test_each_row_is_whole() -> None:

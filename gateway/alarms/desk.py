@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -73,17 +73,23 @@ class AlarmDesk:
         *,
         roster: Roster,
         camera_health: Callable[[str], bool],
+        may_watch: Callable[[str, str], bool],
+        talked_about: Callable[[], Collection[str]],
         publish_mqtt: PublishMqtt,
         publish_events: PublishEvents,
         ring: Ring,
         reach: audiences.Reach,
         clock: Callable[[], int],
     ) -> None:
+        """may_watch(sid, camera id): whether that box may show the camera, asked where it says that it does; talked_about(): alarms whose
+        call a desk is in."""
         self._store = store
         self._world = world
         self._settings = settings
         self._roster = roster
         self._camera_health = camera_health
+        self._may_watch = may_watch
+        self._talked_about = talked_about
         self._publish_mqtt = publish_mqtt
         self._clock = clock
         self._courier = courier_of(
@@ -135,7 +141,7 @@ class AlarmDesk:
                 return await self._answer(press.sid, known, via)
         admitted = intake.Admitted(
             press=press,
-            place=intake.place_of(self._world, press.sid, press.cam),
+            place=intake.place_of(self._world, press.sid, press.cam, self._may_watch),
             alarm_id=str(ULID.from_timestamp(now_ms / 1000)),
             now_ms=now_ms,
             via=via,
@@ -187,7 +193,9 @@ class AlarmDesk:
         if key is None or not verify(key, message):
             return refusal(message.pid, Refusal.UNKNOWN_BOX if key is None else Refusal.BAD_SIGNATURE, now_ms)
         camera = await self._store.read(lambda c: intake.pressed_camera(c, message.sid, message.pid))
-        place = intake.place_of(self._world, message.sid, camera, prefer=PlaceKind(message.place))
+        place = intake.place_of(
+            self._world, message.sid, camera, self._may_watch, prefer=PlaceKind(message.place)
+        )
         return await self._store.write(
             lambda c: intake.record_correction(c, message.sid, message.pid, place, now_ms)
         )
@@ -498,10 +506,11 @@ class AlarmDesk:
 
     async def fire_due(self) -> int | None:
         """Fires what is due now and returns when the next deadline is (UTC ms), None if there is none."""
-        now_ms = self._clock()
+        now_ms, settings = self._clock(), self._settings.escalation
         while (at := await self._store.read(due.next_due)) is not None and at <= now_ms:
+            talked_about = self._talked_about()
             self.counters["escalated"] += await self._store.write(
-                lambda c: due.fire_due(c, self._settings.escalation, now_ms)
+                lambda c: due.fire_due(c, settings, now_ms, talked_about)  # noqa: B023 - it is awaited here
             )
         return at
 

@@ -5,7 +5,7 @@ In a storm thousands of alarms escalate that nobody shows; one by one they would
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
@@ -39,14 +39,17 @@ def next_due(connection: Connection) -> int | None:
     return at
 
 
-def fire_due(connection: Connection, settings: EscalationSettings, now_ms: int) -> int:
-    """Fires what is due, oldest first; for how many alarms."""
+def fire_due(
+    connection: Connection, settings: EscalationSettings, now_ms: int, talked_about: Collection[str] = ()
+) -> int:
+    """Fires what is due, oldest first; for how many alarms. talked_about: alarms whose call a desk is in."""
     alarm_ids = list(dict.fromkeys(row[0] for row in _DUE.run(connection, {"now": now_ms}).fetchall()))
     found = records.load_many(connection, alarm_ids)
     left: dict[str, Mapping[DeadlineKind, int]] = {}
     for alarm_id in alarm_ids:
         if alarm_id in found:
-            left[alarm_id] = _fire(connection, *found[alarm_id], settings, now_ms)
+            talking = alarm_id in talked_about
+            left[alarm_id] = _fire(connection, *found[alarm_id], settings, now_ms, talking=talking)
         else:
             left[alarm_id] = {}
     records.replace_deadlines(connection, left)
@@ -54,7 +57,13 @@ def fire_due(connection: Connection, settings: EscalationSettings, now_ms: int) 
 
 
 def _fire(
-    c: Connection, row: Row, deadlines: dict[DeadlineKind, int], settings: EscalationSettings, now_ms: int
+    c: Connection,
+    row: Row,
+    deadlines: dict[DeadlineKind, int],
+    settings: EscalationSettings,
+    now_ms: int,
+    *,
+    talking: bool,
 ) -> Mapping[DeadlineKind, int]:
     """One alarm; the deadlines that it has then."""
     alarm_id, before = (
@@ -62,8 +71,11 @@ def _fire(
         Progress(level=Level(row["level"]), base_ms=row["base_ms"], deadlines=deadlines),
     )
     after, effects = escalation.fire(
-        settings, before, kind=row["kind"], silent=bool(row["silent"]), now_ms=now_ms
+        settings, before, kind=row["kind"], silent=bool(row["silent"]), now_ms=now_ms, talking=talking
     )
+    if not effects:  # nobody is told anything, but pages count down to another moment
+        announce_alarm(c, row, after.deadlines)
+        return after.deadlines
     values: Row = {"level": after.level, "base_ms": after.base_ms, "alerted_at": now_ms}
     if Effect.ABANDON in effects:
         handling = change_handling(Handling(row["handling"]), Event.ABANDON)

@@ -11,7 +11,7 @@ Whoever is at or below it keeps being an audience.
 
 An alarm that no visible console has shown in shown_ms (5 s) goes to the next level early; each level gets
 that time. An acknowledgement stops the clock, and starts another: without triage in triage_ms (60 s) the
-alarm goes back to SHOWN and escalates on from its level. All that is due is stored as deadlines by kind;
+alarm goes back to SHOWN and escalates on from its level, unless a desk is speaking in its call. All that is due is stored as deadlines by kind;
 after a restart they are read back and go on, the overdue at once.
 """
 
@@ -141,11 +141,18 @@ def fire(
     kind: Kind,
     silent: bool,
     now_ms: int,
+    talking: bool = False,
 ) -> tuple[Progress, tuple[Effect, ...]]:
-    """What is due at `now_ms`, all at once. Nothing due: the same progress and no effects."""
+    """What is due at `now_ms`, all at once. Nothing due: the same progress and no effects.
+
+    talking: a desk is in the alarm's call, so that it is not abandoned; triage then waits as long again.
+    """
     due = {what for what, at in progress.deadlines.items() if at <= now_ms}
     if not due:
         return progress, ()
+    if DeadlineKind.TRIAGE in due and talking:
+        later = {**progress.deadlines, DeadlineKind.TRIAGE: now_ms + settings.triage_ms}
+        return Progress(level=progress.level, base_ms=progress.base_ms, deadlines=later), ()
     if DeadlineKind.TRIAGE in due:
         deadlines = _escalation(settings, progress.level, now_ms, now_ms)
         return Progress(level=progress.level, base_ms=now_ms, deadlines=deadlines), (

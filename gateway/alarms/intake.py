@@ -10,7 +10,7 @@ of a group rings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, select
@@ -92,10 +92,24 @@ class Admitted:
         return f"{self.origin}/{self.press.sid}"
 
 
-def place_of(world: World, sid: str, camera_id: str | None, *, prefer: PlaceKind = PlaceKind.CAMERA) -> Place:
-    """A camera that isn't configured (any more) falls back to the household, a box without one to itself."""
+def place_of(
+    world: World,
+    sid: str,
+    camera_id: str | None,
+    may_watch: Callable[[str, str], bool],
+    *,
+    prefer: PlaceKind = PlaceKind.CAMERA,
+) -> Place:
+    """A camera that isn't configured (any more) falls back to the household, a box without one to itself.
+
+    So does a camera of another community that the box may not even watch, by may_watch(sid, camera id): a box that is
+    wrong, or not honest, about what it shows must not send the help of another street.
+    """
     home = world.home_of(sid)
     camera = world.camera(camera_id) if camera_id else None
+    if camera is not None and home is not None and None not in (home.area.community, camera.area.community):
+        near = camera.area.community == home.area.community
+        camera = camera if near or may_watch(sid, camera.id) else None
     household = None if home is None else home.id
     if camera is not None and (prefer is PlaceKind.CAMERA or home is None):
         return Place(

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 from aiohttp import web
 from sqlalchemy import Connection
 
-from gateway.access import Action, Principal, Resource, authorize
+from gateway.access import Action, Principal, Resource, Role, authorize
 from gateway.audit import audit
 from gateway.catalog import Catalog
 from gateway.errors import NotFound, Unavailable
 from gateway.http.routes import Exchange, Handler, Route, json_response
 from gateway.identity import JoinLimits
 from gateway.store import Store
-from gateway.streams.cameras import CameraState
+from gateway.streams.cameras import CameraState, State
 from gateway.streams.media import StreamName
 from gateway.streams.verdict import PictureState
 from gateway.streams.whep import CORS_HEADERS, EdgeRequest, EdgeResponse, IceServer, SessionEndpoint
@@ -68,6 +68,18 @@ class LiveCameras:
     def resource(self, camera_id: str) -> Resource:
         resource, guests = self._catalog().resource(camera_id), self._guests(camera_id)
         return replace(resource, participants=resource.participants | guests) if guests else resource
+
+    def shown_to(self, sid: str, camera_id: str) -> bool:
+        """Whether the resident with this box may watch it."""
+        resident = self._catalog().district.situate(Principal(sub=sid, role=Role.STB))
+        return bool(authorize(resident, Action.CAMERA_VIEW, self.resource(camera_id)))
+
+    def healthy(self, camera_id: str) -> bool:
+        """Whether it is worth being ranked: known, and not down."""
+        try:
+            return self._state(camera_id).state is not State.DOWN
+        except NotFound:
+            return False
 
     def ids(self) -> Sequence[str]:
         return tuple(self._catalog().configs)

@@ -158,11 +158,15 @@ class _Pages:
         return self._file("sw.js", "no-cache")
 
     def _file(self, name: str, cache: str) -> web.StreamResponse:
-        path = (self._dist / name).resolve()
-        if not path.is_relative_to(self._dist) or not path.is_file():
+        try:
+            path = (self._dist / name).resolve()
+            found = path.is_relative_to(self._dist) and path.is_file()
+        except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL
+            found = False
+        if not found:
             if not self._dist.is_dir():
                 raise Unavailable("the pages are not built: run `make setup`", retry_after_s=60)
-            raise NotFound(f"no file {name}")
+            raise NotFound(f"no file {name[:200]!r}")
         response = web.FileResponse(path, headers={"Cache-Control": cache})
         kind, _ = mimetypes.guess_type(path.name)
         if kind is not None:

@@ -288,7 +288,7 @@ class Edge:
         except (ConnectionResetError, TimeoutError):
             raise
         except Exception:
-            log.exception("unhandled error in %s %s", request.method, request.path)
+            log.exception("unhandled error in %s %r", request.method, request.path)
             response = problem(500, "internal error; the log says more")
         if not response.prepared:
             for name, value in (*self._security_headers.items(), *own.items()):

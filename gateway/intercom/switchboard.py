@@ -375,6 +375,14 @@ class Switchboard(CallReader):
         """Those going on, from memory, as they are on disk."""
         return self._open.values()
 
+    def alarms_at_a_desk(self) -> frozenset[str]:
+        """Alarms in whose call somebody of the command center is now."""
+        return frozenset(
+            call.alarm_id
+            for call in self._open.values()
+            if call.alarm_id is not None and any(leg.participant.side is Side.CENTER for leg in call.present)
+        )
+
     # ----------------------------------------------------------------------------------------------- media
 
     def media_changed(self, source: str, tracks: Iterable[str]) -> None:

@@ -147,6 +147,8 @@ class Bench:
         self.clock = clock
         self.world = SmallWorld()
         self.got = Receivers()
+        self.talked_about: set[str] = set()
+        self.watchable: set[tuple[str, str]] = set()
         self.roster = Roster(store, settings.dispatch)
         self.desk = AlarmDesk(
             store,
@@ -154,6 +156,8 @@ class Bench:
             settings,
             roster=self.roster,
             camera_health=lambda camera_id: True,
+            may_watch=lambda sid, camera_id: (sid, camera_id) in self.watchable,
+            talked_about=lambda: self.talked_about,
             publish_mqtt=self.got.publish_mqtt,
             publish_events=self.got.publish_events,
             ring=self.got.ring,

@@ -48,6 +48,8 @@ async def main(path: str) -> None:
         settings,
         roster=Roster(store, settings.dispatch),
         camera_health=lambda camera_id: True,
+        may_watch=lambda sid, camera_id: False,
+        talked_about=frozenset,
         publish_mqtt=nowhere,
         publish_events=nowhere,
         ring=ring,

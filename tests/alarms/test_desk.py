@@ -246,6 +246,32 @@ async def test_correction_of_the_place_ranks_anew(bench: Bench) -> None:
     assert (await bench.desk.get(alarm))["place"]["ref"] == "c_far"
 
 
+async def test_a_camera_elsewhere_is_believed_only_if_the_box_may_watch_it(bench: Bench) -> None:
+    """Else a box could send the help of another street."""
+    async with bench.running():
+        away = (await bench.desk.press(press_body(cam="c_else"), "http"))["alarm"]
+        bench.watchable.add(("b1", "c_else"))
+        shown = (await bench.desk.press(press_body(sid="b1", cam="c_else"), "http"))["alarm"]
+        await bench.settle()
+    places = [(await bench.desk.get(alarm))["place"] for alarm in (away, shown)]
+    assert [(place["kind"], place["ref"]) for place in places] == [("household", "h0"), ("camera", "c_else")]
+
+
+async def test_who_speaks_in_the_alarms_call_keeps_it(bench: Bench, clock: Clock) -> None:
+    async with bench.running():
+        alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
+        await bench.desk.acknowledge(alarm, ZHANG)
+        bench.talked_about.add(alarm)
+        clock.now_ms += 61_000
+        await bench.desk.fire_due()
+        assert (await bench.desk.get(alarm))["handling"] == "ACKNOWLEDGED"
+        bench.talked_about.clear()
+        clock.now_ms += 61_000
+        await bench.desk.fire_due()
+        assert (await bench.desk.get(alarm))["handling"] == "SHOWN"
+        await bench.settle()
+
+
 async def test_household_is_shown_on_demand_audited_once_and_ends_with_the_alarm(bench: Bench) -> None:
     alarm = (await bench.desk.press(press_body(), "http"))["alarm"]
     assert (await bench.desk.get(alarm))["household"] is None

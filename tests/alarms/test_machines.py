@@ -151,6 +151,8 @@ def test_acknowledgement_stops_the_clock_and_its_return_starts_it_again() -> Non
     abandoned, effects = fire(S, p, kind=Kind.HELP, silent=False, now_ms=63_000)
     assert effects == (Effect.ABANDON, Effect.REALERT)
     assert (abandoned.level, abandoned.deadlines) == (Level.STREET, {DeadlineKind.ESCALATE: 93_000})
+    talking, effects = fire(S, p, kind=Kind.HELP, silent=False, now_ms=63_000, talking=True)
+    assert (talking.deadlines, effects) == ({DeadlineKind.TRIAGE: 123_000}, ())
     given_back = on(S, p, Handling.SHOWN, now_ms=10_000)
     assert given_back.deadlines == {DeadlineKind.ESCALATE: 40_000}
     assert on(S, p, Handling.TRIAGED, now_ms=10_000).deadlines == {}

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from running_gateway import Bench, running_gateway, serving
+from yarl import URL
 
 sys.path.append(str(Path(__file__).parents[1] / "streams"))
 from webrtc_clients import WhepClient
@@ -156,6 +157,13 @@ async def test_without_a_list_any_origin_may_read_media_answers(tmp_path: Path) 
         headers = {"Origin": "https://any.example"}
         async with open_bench.client.options("/whep/a1-none", headers=headers) as answer:
             assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("name", ["%00", "a" * 400, "..%2f..%2fetc%2fpasswd", "%0aforged"])
+async def test_a_file_that_can_not_be_is_not_found(bench: Bench, name: str) -> None:
+    """From strangers, so it must not count as a mistake of ours."""
+    async with bench.client.get(URL(f"{bench.gateway.base_url}/static/{name}", encoded=True)) as answer:
+        assert answer.status == 404
 
 
 async def test_logging_in_is_for_own_pages_only(bench: Bench) -> None:
