@@ -165,6 +165,18 @@ test("a reason is said in both languages, the most particular one first", async 
   assert.equal(reasonIn("zh", "something new"), "something new");
 });
 
+test("a month begins when it does in the district, whatever the browser's time zone", async () => {
+  const zone = process.env.TZ;
+  const { monthOf } = await load("text");
+  for (const TZ of ["America/New_York", "UTC", "Asia/Shanghai", "Pacific/Auckland"]) {
+    process.env.TZ = TZ;
+    assert.equal(monthOf(Date.UTC(2026, 10, 30, 15, 59, 59)), "2026-11");
+    assert.equal(monthOf(Date.UTC(2026, 10, 30, 16)), "2026-12");
+  }
+  if (zone === undefined) delete process.env.TZ;
+  else process.env.TZ = zone;
+});
+
 test("without room on the device nothing is kept, and that is told", async () => {
   const { Outbox } = await load("outbox");
   let full = false;

@@ -76,4 +76,7 @@ export function day(ms: number): string {
   return d.getFullYear() === new Date().getFullYear() ? md : `${d.getFullYear()}-${md}`;
 }
 
+/** The month that the gateway counts an event in, `YYYY-MM`: by the district's clock (UTC+8), wherever the reader sits. */
+export const monthOf = (ms: number): string => new Date(ms + 8 * 3_600_000).toISOString().slice(0, 7);
+
 export const octets = (n: number): string => (n < 1e6 ? `${Math.ceil(n / 1e3)} kB` : `${(n / 1e6).toFixed(1)} MB`);
