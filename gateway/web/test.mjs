@@ -177,6 +177,13 @@ test("a month begins when it does in the district, whatever the browser's time z
   else process.env.TZ = zone;
 });
 
+test("how far a device's clock is off is said in a unit that people read", async () => {
+  const { skew } = await load("text");
+  assert.equal(skew(-3_601_000), "设备时间比接报早 1 小时");
+  assert.equal(skew(150_000), "设备时间比接报晚 2 分钟");
+  assert.equal(skew(-3 * 86_400_000), "设备时间比接报早 3 天");
+});
+
 test("without room on the device nothing is kept, and that is told", async () => {
   const { Outbox } = await load("outbox");
   let full = false;

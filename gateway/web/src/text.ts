@@ -59,6 +59,9 @@ export function span(ms: number): string {
   return t("day", { n: Math.floor(s / 86400) });
 }
 
+/** How far the time that a device wrote on its press is from the time it came in, as `skew_ms` (device less gateway) says it. */
+export const skew = (ms: number): string => t(ms < 0 ? "skewBefore" : "skewAfter", { t: span(Math.abs(ms)) });
+
 export function distance(metres: number): string {
   return metres < 1000 ? t("metre", { n: Math.round(metres) }) : t("km", { n: (metres / 1000).toFixed(1) });
 }
