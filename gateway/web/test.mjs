@@ -318,15 +318,17 @@ test("the built box script is still ES5", async () => {
 
 test("an alarm takes the screen once, and never from a user at work", async () => {
   const { wayOf, STILL_MS } = await load("arrival");
-  const calm = { waiting: true, seen: false, occupied: false, sinceTouchMs: Infinity };
+  const calm = { waiting: true, test: false, seen: false, occupied: false, sinceTouchMs: Infinity };
   assert.equal(wayOf(calm), "bring");
   assert.equal(wayOf({ ...calm, sinceTouchMs: STILL_MS - 1 }), "later"); // nothing moves under the finger
   assert.equal(wayOf({ ...calm, sinceTouchMs: STILL_MS }), "bring");
   assert.equal(wayOf({ ...calm, seen: true }), "say"); // a repeat, or an escalation
   assert.equal(wayOf({ ...calm, occupied: true, sinceTouchMs: 0 }), "say");
+  // A test press never does, even on a screen that nobody has touched for hours.
+  for (const sinceTouchMs of [0, STILL_MS, Infinity]) assert.equal(wayOf({ ...calm, test: true, sinceTouchMs }), "say");
   for (const seen of [true, false])
     for (const occupied of [true, false])
-      assert.equal(wayOf({ waiting: false, seen, occupied, sinceTouchMs: 0 }), "nothing");
+      assert.equal(wayOf({ waiting: false, test: false, seen, occupied, sinceTouchMs: 0 }), "nothing");
 });
 
 test("a box asks about a call of its own alarm only, never after a silent press, and leaves when its place is gone", async () => {
