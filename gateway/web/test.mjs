@@ -129,6 +129,23 @@ test("stages never run backwards, and only the press's own acks count", async ()
   assert.ok(box.callHelp(bad, 1) && box.over(bad));
 });
 
+test("an event that was handled has nobody on the way, and nothing to correct or cancel, until it is reopened", async () => {
+  const box = await part("2-press");
+  const press = box.create(0, "p", 1, "cam1", false);
+  assert.equal(box.open(press), false); // nothing says that it is on disk
+  box.ack(press, { pid: "p", alarm: "A", stage: "dispatched", who: "李", eta_s: 60, handled: false });
+  assert.deepEqual([box.stands(press), box.open(press)], ["dispatched", true]);
+  box.ack(press, { pid: "p", alarm: "A", stage: "dispatched", handled: true });
+  assert.deepEqual([box.stands(press), box.open(press), box.over(press)], ["handled", false, false]);
+  box.ack(press, { pid: "p", alarm: "A", stage: "dispatched" }); // an ack doesn't know
+  assert.equal(box.stands(press), "handled");
+  box.ack(press, { pid: "p", alarm: "A", stage: "answered", handled: false });
+  assert.deepEqual([box.stands(press), box.open(press)], ["dispatched", true]);
+  box.ack(press, { pid: "p", alarm: "A", stage: "dispatched", handled: true });
+  box.ack(press, { pid: "p", alarm: "A", stage: "closed" });
+  assert.equal(box.stands(press), "closed");
+});
+
 test("the box reads a playlist and the codec out of an initialisation", async () => {
   const hls = await part("3-hls");
   const text = [
