@@ -201,6 +201,28 @@ test("how far a device's clock is off is said in a unit that people read", async
   assert.equal(skew(-3 * 86_400_000), "设备时间比接报早 3 天");
 });
 
+test("the timeline has words for codes, and names for ids as far as the page knows them", async () => {
+  const { doneBy, toldOf } = await load("timeline");
+  const { zh } = await load("text-zh");
+  const names = new Map([
+    ["op01", "张三"],
+    ["w1", "李四"],
+  ]);
+  const nameOf = (id) => names.get(id);
+  const entry = (by, detail = {}) => ({ at: 0, event: "shown", by, detail });
+  assert.equal(doneBy(entry("operator/op01"), nameOf), "张三");
+  assert.equal(doneBy(entry("operator/op99"), nameOf), "op99");
+  assert.equal(doneBy(entry("operator/op99", { name: "王五" }), nameOf), "王五"); // the entry says so itself
+  assert.equal(toldOf(entry("operator/op99", { name: "王五" }), nameOf), "");
+  assert.equal(doneBy(entry("system"), nameOf), "");
+  assert.equal(doneBy(entry("stb/000123"), nameOf), "机顶盒 000123");
+  const dispatch = entry("operator/op01", { worker: "w1", name: "李四" });
+  assert.deepEqual([doneBy(dispatch, nameOf), toldOf(dispatch, nameOf)], ["张三", "网格员 李四"]);
+  for (const via of ["mqtt", "http"]) assert.equal(toldOf(entry("stb/1", { via }), nameOf), `途径 ${zh[`via.${via}`]}`);
+  for (const reason of ["nobody_on_duty", "nobody_left", "no_answer", "declined", "media_failed"])
+    assert.doesNotMatch(toldOf(entry("system", { reason }), nameOf), /[a-z_]/);
+});
+
 test("without room on the device nothing is kept, and that is told", async () => {
   const { Outbox } = await load("outbox");
   let full = false;
