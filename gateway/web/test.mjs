@@ -223,6 +223,28 @@ test("the timeline has words for codes, and names for ids as far as the page kno
     assert.doesNotMatch(toldOf(entry("system", { reason }), nameOf), /[a-z_]/);
 });
 
+test("an event taken by telephone goes when a task is sent for it, and when it is over", async () => {
+  const { afterAlarm, afterIncident, afterTask, notOwn } = await load("taken");
+  const fresh = { call: "c1", incident: null, alarm: "a1", label: "x", arrived: false };
+  const known = { ...fresh, incident: "i1" };
+  const incident = { id: "i1", state: "DISPATCHED", alarm_id: "a1" };
+  // Opened after the phone hung up: only the alarm tells that it is the same event.
+  for (const taken of [fresh, known])
+    for (const state of ["OFFERED", "ON_SCENE", "DONE"]) assert.equal(afterTask(taken, { state, incident }), null);
+  const other = { id: "i2", state: "DISPATCHED", alarm_id: null };
+  assert.equal(afterTask(fresh, { incident: other }), fresh);
+  assert.equal(afterIncident(fresh, { ...other, state: "ARCHIVED" }), fresh);
+  assert.equal(afterIncident(null, incident), null);
+  assert.deepEqual(afterIncident(fresh, incident), known);
+  assert.equal(afterIncident(fresh, { ...incident, state: "HANDLING" }).arrived, true);
+  for (const state of ["VERIFYING", "RATED", "ARCHIVED", "TRANSFERRED", "MERGED", "CANCELLED"])
+    assert.equal(afterIncident(known, { ...incident, state }), null);
+  assert.deepEqual(afterAlarm(fresh, { id: "a1", handling: "TRIAGED", incident_id: "i1" }), known);
+  assert.equal(afterAlarm(known, { id: "a1", handling: "CLOSED", incident_id: "i1" }), null);
+  assert.equal(afterAlarm(known, { id: "a2", handling: "CLOSED", incident_id: null }), known);
+  assert.deepEqual([403, 404, 409, 500, 0].map(notOwn), [true, true, false, false, false]);
+});
+
 test("without room on the device nothing is kept, and that is told", async () => {
   const { Outbox } = await load("outbox");
   let full = false;
