@@ -98,4 +98,4 @@ def _announce(connection: Connection, alarm_id: str) -> None:
     if not source.startswith("stb/") or not row["verified"] or row["closed_at"] is not None:
         return
     if follow_up.asked_of(connection, source) is None:
-        announce.announce_state(connection, row, announce.state_of(row))
+        announce.announce_state(connection, row, follow_up.state_now(connection, row))

@@ -9,9 +9,9 @@ import hmac
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
-from gateway.alarms import announce, follow_up, records
+from gateway.alarms import follow_up, records
 from gateway.alarms.dispatch import Candidate, DispatchSettings, WorkerChoice, rank_workers
 from gateway.alarms.press import sign
 from gateway.alarms.roster import Roster
@@ -129,17 +129,15 @@ class Callout:
             .order_by(table.c.received_at.desc())
             .limit(1)
         )
-        row = await self._store.read(lambda connection: connection.execute(query).mappings().first())
-        if row is None:
-            return None
-        stage = announce.stage_of(dict(row))
-        return {
-            "pid": row["press_id"],
-            "alarm": row["id"],
-            "stage": stage,
-            "message": announce.words(stage, dict(row)),
-            "silent": bool(row["silent"]),
-        }
+
+        def read(connection: Connection) -> dict[str, Any] | None:
+            row = connection.execute(query).mappings().first()
+            if row is None:
+                return None
+            state = follow_up.state_now(connection, dict(row))
+            return {"handled": False, **state, "pid": row["press_id"], "silent": bool(row["silent"])}
+
+        return await self._store.read(read)
 
     async def asked_of(self, sid: str) -> dict[str, Any] | None:
         """Whether this box is asked for its 回访 now: {incident, pid, alarm}."""

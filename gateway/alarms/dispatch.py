@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 
 import numpy as np
@@ -471,7 +472,11 @@ def _why_camera(metres: float, bearing: float, *, seen: bool, alive: bool, first
 
 
 def _metres(value: float) -> str:
-    return f"{value:.0f}米" if value < 1000 else f"{value / 1000:.1f}公里"
+    """As the pages say the same distance: they have it to 0.1 m, and round halves up."""
+    metres = round(value, 1)
+    if metres < 1000:
+        return f"{Decimal(metres).quantize(Decimal(1), ROUND_HALF_UP)}米"
+    return f"{Decimal(metres / 1000).quantize(Decimal('0.1'), ROUND_HALF_UP)}公里"
 
 
 def _compass(bearing: float) -> str:

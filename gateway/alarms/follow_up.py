@@ -18,10 +18,11 @@ from gateway.alarms.incident import IncidentState
 from gateway.alarms.records import Row, alarm_table, incident_table
 from gateway.errors import Conflict, ProtocolError
 
-__all__ = ["ANSWERABLE", "ask", "asked_of", "before_rating", "residents", "settle"]
+__all__ = ["ANSWERABLE", "ask", "asked_of", "before_rating", "residents", "settle", "state_now"]
 
 ANSWERABLE = (IncidentState.VERIFYING, IncidentState.RATED)
 NOBODY = "没有居民可回访"
+HANDLED = "已处理完毕"
 REASON_LIMIT = 200
 
 
@@ -51,7 +52,18 @@ def settle(connection: Connection, incident_id: str) -> None:
     """The question is gone: the boxes show how far their alarm is again."""
     for row in residents(connection, incident_id):
         if row["closed_at"] is None:
-            announce_state(connection, row, state_of(row))
+            announce_state(connection, row, state_now(connection, row))
+
+
+def state_now(connection: Connection, row: Row) -> Json:
+    """state_of() of an open alarm; with `handled` while its incident waits only for verification, rating or archive:
+    nobody is on the way any more, and there is nothing left to correct or to cancel."""
+    state = state_of(row)
+    if row["incident_id"] is None:
+        return state
+    query = select(incident_table.c.state).where(incident_table.c.id == row["incident_id"])
+    over = connection.execute(query).scalar_one_or_none() in ANSWERABLE
+    return {**state, "message": HANDLED, "handled": True} if over else state
 
 
 def asked_of(connection: Connection, source: str) -> Json | None:

@@ -129,6 +129,23 @@ test("stages never run backwards, and only the press's own acks count", async ()
   assert.ok(box.callHelp(bad, 1) && box.over(bad));
 });
 
+test("an event that was handled has nobody on the way, and nothing to correct or cancel, until it is reopened", async () => {
+  const box = await part("2-press");
+  const press = box.create(0, "p", 1, "cam1", false);
+  assert.equal(box.open(press), false); // nothing says that it is on disk
+  box.ack(press, { pid: "p", alarm: "A", stage: "dispatched", who: "李", eta_s: 60, handled: false });
+  assert.deepEqual([box.stands(press), box.open(press)], ["dispatched", true]);
+  box.ack(press, { pid: "p", alarm: "A", stage: "dispatched", handled: true });
+  assert.deepEqual([box.stands(press), box.open(press), box.over(press)], ["handled", false, false]);
+  box.ack(press, { pid: "p", alarm: "A", stage: "dispatched" }); // an ack doesn't know
+  assert.equal(box.stands(press), "handled");
+  box.ack(press, { pid: "p", alarm: "A", stage: "answered", handled: false });
+  assert.deepEqual([box.stands(press), box.open(press)], ["dispatched", true]);
+  box.ack(press, { pid: "p", alarm: "A", stage: "dispatched", handled: true });
+  box.ack(press, { pid: "p", alarm: "A", stage: "closed" });
+  assert.equal(box.stands(press), "closed");
+});
+
 test("the box reads a playlist and the codec out of an initialisation", async () => {
   const hls = await part("3-hls");
   const text = [
@@ -163,6 +180,69 @@ test("a reason is said in both languages, the most particular one first", async 
   assert.equal(reasonIn("en", "log in first"), "log in first");
   assert.equal(reasonIn("en", "已由李四受理"), "李四 has taken it already");
   assert.equal(reasonIn("zh", "something new"), "something new");
+});
+
+test("a month begins when it does in the district, whatever the browser's time zone", async () => {
+  const zone = process.env.TZ;
+  const { monthOf } = await load("text");
+  for (const TZ of ["America/New_York", "UTC", "Asia/Shanghai", "Pacific/Auckland"]) {
+    process.env.TZ = TZ;
+    assert.equal(monthOf(Date.UTC(2026, 10, 30, 15, 59, 59)), "2026-11");
+    assert.equal(monthOf(Date.UTC(2026, 10, 30, 16)), "2026-12");
+  }
+  if (zone === undefined) delete process.env.TZ;
+  else process.env.TZ = zone;
+});
+
+test("how far a device's clock is off is said in a unit that people read", async () => {
+  const { skew } = await load("text");
+  assert.equal(skew(-3_601_000), "设备时间比接报早 1 小时");
+  assert.equal(skew(150_000), "设备时间比接报晚 2 分钟");
+  assert.equal(skew(-3 * 86_400_000), "设备时间比接报早 3 天");
+});
+
+test("the timeline has words for codes, and names for ids as far as the page knows them", async () => {
+  const { doneBy, toldOf } = await load("timeline");
+  const { zh } = await load("text-zh");
+  const names = new Map([
+    ["op01", "张三"],
+    ["w1", "李四"],
+  ]);
+  const nameOf = (id) => names.get(id);
+  const entry = (by, detail = {}) => ({ at: 0, event: "shown", by, detail });
+  assert.equal(doneBy(entry("operator/op01"), nameOf), "张三");
+  assert.equal(doneBy(entry("operator/op99"), nameOf), "op99");
+  assert.equal(doneBy(entry("operator/op99", { name: "王五" }), nameOf), "王五"); // the entry says so itself
+  assert.equal(toldOf(entry("operator/op99", { name: "王五" }), nameOf), "");
+  assert.equal(doneBy(entry("system"), nameOf), "");
+  assert.equal(doneBy(entry("stb/000123"), nameOf), "机顶盒 000123");
+  const dispatch = entry("operator/op01", { worker: "w1", name: "李四" });
+  assert.deepEqual([doneBy(dispatch, nameOf), toldOf(dispatch, nameOf)], ["张三", "网格员 李四"]);
+  for (const via of ["mqtt", "http"]) assert.equal(toldOf(entry("stb/1", { via }), nameOf), `途径 ${zh[`via.${via}`]}`);
+  for (const reason of ["nobody_on_duty", "nobody_left", "no_answer", "declined", "media_failed"])
+    assert.doesNotMatch(toldOf(entry("system", { reason }), nameOf), /[a-z_]/);
+});
+
+test("an event taken by telephone goes when a task is sent for it, and when it is over", async () => {
+  const { afterAlarm, afterIncident, afterTask, notOwn } = await load("taken");
+  const fresh = { call: "c1", incident: null, alarm: "a1", label: "x", arrived: false };
+  const known = { ...fresh, incident: "i1" };
+  const incident = { id: "i1", state: "DISPATCHED", alarm_id: "a1" };
+  // Opened after the phone hung up: only the alarm tells that it is the same event.
+  for (const taken of [fresh, known])
+    for (const state of ["OFFERED", "ON_SCENE", "DONE"]) assert.equal(afterTask(taken, { state, incident }), null);
+  const other = { id: "i2", state: "DISPATCHED", alarm_id: null };
+  assert.equal(afterTask(fresh, { incident: other }), fresh);
+  assert.equal(afterIncident(fresh, { ...other, state: "ARCHIVED" }), fresh);
+  assert.equal(afterIncident(null, incident), null);
+  assert.deepEqual(afterIncident(fresh, incident), known);
+  assert.equal(afterIncident(fresh, { ...incident, state: "HANDLING" }).arrived, true);
+  for (const state of ["VERIFYING", "RATED", "ARCHIVED", "TRANSFERRED", "MERGED", "CANCELLED"])
+    assert.equal(afterIncident(known, { ...incident, state }), null);
+  assert.deepEqual(afterAlarm(fresh, { id: "a1", handling: "TRIAGED", incident_id: "i1" }), known);
+  assert.equal(afterAlarm(known, { id: "a1", handling: "CLOSED", incident_id: "i1" }), null);
+  assert.equal(afterAlarm(known, { id: "a2", handling: "CLOSED", incident_id: null }), known);
+  assert.deepEqual([403, 404, 409, 500, 0].map(notOwn), [true, true, false, false, false]);
 });
 
 test("without room on the device nothing is kept, and that is told", async () => {
@@ -299,15 +379,17 @@ test("the built box script is still ES5", async () => {
 
 test("an alarm takes the screen once, and never from a user at work", async () => {
   const { wayOf, STILL_MS } = await load("arrival");
-  const calm = { waiting: true, seen: false, occupied: false, sinceTouchMs: Infinity };
+  const calm = { waiting: true, test: false, seen: false, occupied: false, sinceTouchMs: Infinity };
   assert.equal(wayOf(calm), "bring");
   assert.equal(wayOf({ ...calm, sinceTouchMs: STILL_MS - 1 }), "later"); // nothing moves under the finger
   assert.equal(wayOf({ ...calm, sinceTouchMs: STILL_MS }), "bring");
   assert.equal(wayOf({ ...calm, seen: true }), "say"); // a repeat, or an escalation
   assert.equal(wayOf({ ...calm, occupied: true, sinceTouchMs: 0 }), "say");
+  // A test press never does, even on a screen that nobody has touched for hours.
+  for (const sinceTouchMs of [0, STILL_MS, Infinity]) assert.equal(wayOf({ ...calm, test: true, sinceTouchMs }), "say");
   for (const seen of [true, false])
     for (const occupied of [true, false])
-      assert.equal(wayOf({ waiting: false, seen, occupied, sinceTouchMs: 0 }), "nothing");
+      assert.equal(wayOf({ waiting: false, test: false, seen, occupied, sinceTouchMs: 0 }), "nothing");
 });
 
 test("a box asks about a call of its own alarm only, never after a silent press, and leaves when its place is gone", async () => {

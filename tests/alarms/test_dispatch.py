@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from conftest import AREA, CENTER, SmallWorld, north
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.alarms.dispatch import (
@@ -189,6 +191,15 @@ def test_distance_and_eta() -> None:
     assert abs(choice.distance_m - 1000) < 1
     assert choice.eta_s == 358  # 20 s to set out, 1,350 m of streets at 4 m/s
     assert choice.reason == "距离1.0公里，定位新（0秒前，误差10米），在岗"
+
+
+@given(st.floats(1, 999), st.sampled_from((0.0, 0.46, 0.5)))
+@example(485, 0.46)
+def test_the_sentence_says_the_distance_that_a_page_shows(metres: float, more: float) -> None:
+    away = math.floor(metres) + more
+    [choice] = rank_workers(S, [worker("w", away)], CENTER, grid=None, now_ms=NOW)
+    shown = math.floor(choice.distance_m + 0.5)  # as JavaScript rounds
+    assert f"距离{shown}米" in choice.reason
 
 
 def test_cameras_in_view_come_first() -> None:

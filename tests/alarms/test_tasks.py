@@ -193,6 +193,12 @@ async def test_the_box_is_asked_for_its_follow_up_and_the_question_goes(
     assert stages == [
         "persisted", "answered", "follow_up", "answered", "answered", "follow_up", "answered", None
     ]  # fmt: skip
+    # Between answer and end nobody is on the way: the box is told that it was handled, until it is reopened.
+    assert [bool(state and state.get("handled")) for state in states] == [
+        False, False, False, True, False, False, True, False
+    ]  # fmt: skip
+    assert states[3] is not None
+    assert states[3]["message"] == "已处理完毕"
     question = states[2]
     assert (question["alarm"], question["incident"]) == (alarm, incident)
     assert question["message"].endswith("您满意吗？")

@@ -193,6 +193,10 @@ async def test_the_resident_answers_how_it_went(product: Product, browser: Brows
     assert "上次报警处理得怎么样" in await stb.inner_text("#panel")
     await stb.keyboard.press("1")
     await stb.wait_for_selector("#toast:visible >> text=谢谢")
+    assert not await stb.is_visible("#panel")
+    await stb.reload()  # it is open until it is archived, but nobody is on the way any more
+    await stb.wait_for_selector("#panel h2 >> text=已处理完毕")
+    assert await stb.locator("#buttons .btn").all_inner_texts() == ["知道了"]
     found = await asyncio.to_thread(product.get, f"/api/v1/incidents/{incident}", token)
     assert found["satisfied"] is True
     await stb.context.close()

@@ -215,7 +215,9 @@ async def test_the_resident_corrects_the_place_and_cancels(product: Product, bro
     camera = await stb.get_attribute("[data-tile='0']", "data-camera")
     await stb.keyboard.press("1")
     await stb.keyboard.press("r")
+    await stb.wait_for_selector("#toast:visible >> text=再按一次")
     await stb.keyboard.press("r")
+    assert not await stb.is_visible("#toast")  # what was asked for is done
     await until("an alarm", lambda: stb.get_attribute("body", "data-alarm"))
     alarm_id = await stb.get_attribute("body", "data-alarm")
 

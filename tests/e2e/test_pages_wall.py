@@ -175,6 +175,16 @@ async def test_alarms_of_neighbours_are_one_row_that_unfolds(product: Product, b
     await wall.wait_for_selector(
         f"[data-detail='{lead}'] .hint"
     )  # merging is suggested, never done by itself
+    # Whoever has scrolled away sees the next one come, once the pointer has been still.
+    queue = wall.locator(".queue .scroll")
+    far = await queue.evaluate("e => { e.style.maxHeight = '90px'; e.scrollTop = 1000; return e.scrollTop; }")
+    assert far > 0
+    await press(product, "stb00021")
+
+    async def at_the_head() -> bool:
+        return bool(await queue.evaluate("e => e.scrollTop === 0"))
+
+    await until("the queue is at its head", at_the_head)
     assert errors == []
 
 

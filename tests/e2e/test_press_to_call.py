@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from playwright.async_api import Browser, Page
 from running_product import Product, open_page
+from test_pages_phone import swipe
 
 pytestmark = pytest.mark.browser
 
@@ -88,6 +89,17 @@ async def test_a_press_from_the_shell_ends_face_to_face(product: Product, browse
     assert [(c["state"], c["end_reason"]) for c in calls if c["alarm_id"] == alarm_id] == [
         ("ENDED", "hangup")
     ]
+
+    # The operator sends who answered. That is one event on the phone, and it is over when its task is.
+    for key in ("3", "n", "d"):
+        await wall.keyboard.press(key)
+    await phone.click("[data-act=task-accept]")
+    await swipe(phone, "task-on_scene")
+    await phone.wait_for_selector("[data-task-state=ON_SCENE]")
+    await swipe(phone, "task-done")
+    await phone.wait_for_selector("[data-task]", state="detached")
+    await phone.wait_for_selector("text=暂无任务")
+    assert await phone.locator("[data-act=on_scene], [data-act=done]").count() == 0
     assert (wall_errors, phone_errors) == ([], [])
 
 

@@ -125,7 +125,9 @@ async def test_a_task_with_photos_and_a_follow_up_by_the_box(bench: Bench) -> No
     view = await done(bench, "POST", f"/api/v1/tasks/{task}/done", worker, {"feedback": "已处理"})
     assert (view["incident"]["state"], len(view["photos"])) == ("VERIFYING", 2)
     # the box is asked, and answers signed
-    asked = (await done(bench, "GET", "/api/v1/stb/me", box))["follow_up"]
+    mine = await done(bench, "GET", "/api/v1/stb/me", box)
+    assert (mine["alarm"]["alarm"], mine["alarm"]["handled"]) == (alarm, True)
+    asked = mine["follow_up"]
     assert asked == {"incident": incident, "pid": "task-1", "alarm": alarm}
     await done(bench, "POST", f"/api/v1/incidents/{incident}/rate", verifier, {"detail": {"score": 5}}, 409)
     follow = f"/api/v1/incidents/{incident}/follow_up"

@@ -31,7 +31,7 @@ import {
   tick,
   unacknowledge,
 } from "./state.ts";
-import { clock, span, t, tv } from "./text.ts";
+import { clock, skew, span, t, tv } from "./text.ts";
 import { linked } from "./tiles.tsx";
 
 export function AlarmDetail() {
@@ -80,9 +80,7 @@ export function AlarmDetail() {
             {clock(alarm.received_at)}{" "}
             <small>
               {t("ago", { t: span(tick.value - alarm.received_at) })}
-              {alarm.skew_ms !== null && Math.abs(alarm.skew_ms) > 60000
-                ? ` · ${t("skew", { s: Math.round(alarm.skew_ms / 1000) })}`
-                : ""}
+              {alarm.skew_ms !== null && Math.abs(alarm.skew_ms) > 60000 ? ` · ${skew(alarm.skew_ms)}` : ""}
             </small>
           </dd>
           {alarm.repeats > 0 && (

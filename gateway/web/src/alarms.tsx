@@ -1,6 +1,8 @@
 /** The alarm queue, and what an operator does with an alarm: take, judge, dispatch, merge, dismiss. */
 import { signal } from "@preact/signals";
+import type { RefObject } from "preact";
 import { useEffect, useRef } from "preact/hooks";
+import { STILL_MS } from "./arrival.ts";
 import { incident, incidentId, moveIncident, openIncident } from "./incident-state.ts";
 import { goTo } from "./map-target.ts";
 import type { Alarm } from "./model.ts";
@@ -173,10 +175,46 @@ function Group({ lead, members }: { lead: Alarm; members: Alarm[] }) {
   );
 }
 
+/** Scrolls the queue to its head when somebody has to take an alarm that it did not have, once no hand is in it any more. */
+function useNewestInView(): RefObject<HTMLDivElement | null> {
+  const box = useRef<HTMLDivElement>(null);
+  const known = useRef(new Set<string>());
+  const timer = useRef(0);
+  const pointedAt = useRef(-Infinity);
+  const waiting = queue.value.filter(unhandled).map((a) => a.id);
+  useEffect(() => {
+    const list = box.current;
+    if (!list) return undefined;
+    const pointed = (): void => {
+      pointedAt.current = performance.now();
+    };
+    const ways = ["pointermove", "pointerdown", "wheel"] as const;
+    for (const way of ways) list.addEventListener(way, pointed, { passive: true });
+    return () => {
+      for (const way of ways) list.removeEventListener(way, pointed);
+      clearTimeout(timer.current);
+    };
+  }, []);
+  useEffect(() => {
+    const come = waiting.some((id) => !known.current.has(id));
+    known.current = new Set(waiting);
+    if (!come) return;
+    const up = (): void => {
+      const left = STILL_MS - (performance.now() - pointedAt.current);
+      clearTimeout(timer.current);
+      if (left > 0) timer.current = window.setTimeout(up, left);
+      else if (box.current) box.current.scrollTop = 0;
+    };
+    up();
+  }, [waiting.join()]);
+  return box;
+}
+
 export function AlarmList() {
   const list = rows.value;
+  const box = useNewestInView();
   return (
-    <div class="scroll" aria-live="polite">
+    <div class="scroll" aria-live="polite" ref={box}>
       {loaded.value && list.length === 0 && <p class="quiet pad ok">✓ {t("noAlarms")}</p>}
       {!loaded.value && <p class="quiet pad">{t("boot")}</p>}
       {list.map((row) => (

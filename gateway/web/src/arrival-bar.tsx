@@ -41,6 +41,7 @@ function occupied(): boolean {
 export function onNewAlarm(alarm: Alarm): void {
   const way = wayOf({
     waiting: alarm.verified && unhandled(alarm),
+    test: alarm.kind === "test",
     seen: seen.has(alarm.id),
     occupied: occupied(),
     sinceTouchMs: performance.now() - touchedAt,

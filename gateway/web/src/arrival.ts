@@ -6,6 +6,8 @@ export const STILL_MS = 3000;
 export interface Moment {
   /** Somebody still has to take it, and its signature was good. */
   waiting: boolean;
+  /** A press that tries the way out, of a drill or an installer: it stays in the queue, whatever the screen shows. */
+  test: boolean;
   /** It was brought up on this page before, or the user left it there: a repeat or an escalation does not take the screen again. */
   seen: boolean;
   /** In the middle of other work: an own alarm, an incident, a call, a form. */
@@ -16,6 +18,6 @@ export interface Moment {
 /** `later`: ask again when the screen has been still; `say`: the bar with one tap is all. */
 export function wayOf(moment: Moment): "nothing" | "bring" | "later" | "say" {
   if (!moment.waiting) return "nothing";
-  if (moment.seen || moment.occupied) return "say";
+  if (moment.test || moment.seen || moment.occupied) return "say";
   return moment.sinceTouchMs < STILL_MS ? "later" : "bring";
 }

@@ -1,9 +1,10 @@
 /** What an alarm and an incident both show: the nearest people and cameras, and what has happened so far. */
 import { useState } from "preact/hooks";
 import type { CameraChoice, Delivery, TimelineEntry, WorkerChoice } from "./model.ts";
-import { areaName } from "./state.ts";
+import { areaName, nameOf } from "./state.ts";
 import { clock, distance, language, span, t, tv } from "./text.ts";
 import { place } from "./tiles.tsx";
+import { doneBy, toldOf } from "./timeline.ts";
 
 /** The gateway says why in Chinese, for the record; in English it is said from the same figures. */
 const whyWorker = (w: WorkerChoice): string =>
@@ -106,41 +107,6 @@ export function NearCameras({ cameras }: { cameras: CameraChoice[] | undefined }
   );
 }
 
-const TOLD = [
-  "via",
-  "label",
-  "level",
-  "outcome",
-  "note",
-  "severity",
-  "worker",
-  "name",
-  "reason",
-  "repeats",
-  "to",
-  "score",
-];
-/** What the timeline tells beside the event itself: only members that mean something to an operator. */
-function describe(detail: unknown): string {
-  if (detail === null || detail === undefined) return "";
-  if (typeof detail === "string") return detail;
-  if (typeof detail !== "object") return String(detail);
-  return Object.entries(detail)
-    .filter(([k, v]) => TOLD.includes(k) && v !== null && v !== "" && typeof v !== "object")
-    .map(([k, v]) => `${tv("detail", k)} ${k === "outcome" || k === "level" ? tv(k, String(v)) : String(v)}`)
-    .join(" · ");
-}
-
-const by = (who: TimelineEntry["by"]): string =>
-  who === null
-    ? ""
-    : typeof who === "string"
-      ? who
-          .replace(/^system$/, "")
-          .replace(/^stb\//, `${t("box")} `)
-          .replace(/^(operator|desk|leader|worker)\//, "")
-      : who.name;
-
 /** Newest first. */
 export function Timeline({ entries }: { entries: TimelineEntry[] | undefined }) {
   const [all, setAll] = useState(false);
@@ -154,8 +120,8 @@ export function Timeline({ entries }: { entries: TimelineEntry[] | undefined }) 
             <time>{clock(e.at)}</time>
             <span>
               {tv("event", e.event)}
-              {by(e.by) && ` · ${by(e.by)}`}
-              <small>{describe(e.detail)}</small>
+              {doneBy(e, nameOf) && ` · ${doneBy(e, nameOf)}`}
+              <small>{toldOf(e, nameOf)}</small>
             </span>
           </li>
         ))}

@@ -29,6 +29,18 @@ export const areas = computed<ReadonlyMap<string, Area>>(
 );
 export const areaName = (code: string | null): string => (code === null ? "" : (areas.value.get(code)?.name ?? code));
 
+/** Everybody whom this page has heard of by name. */
+const people = computed<ReadonlyMap<string, string>>(() => {
+  const found = new Map<string, string>();
+  for (const alarm of [...alarms.value.values(), ...details.value.values()])
+    for (const who of [alarm.acknowledged_by, alarm.call_back?.by]) if (who) found.set(who.sub, who.name);
+  for (const call of calls.value.values()) if (call.answered_by) found.set(call.answered_by.id, call.answered_by.name);
+  for (const who of [...volunteers.value.values(), ...workers.value.values()]) found.set(who.id, who.name);
+  if (session.value) found.set(session.value.sub, session.value.name);
+  return found;
+});
+export const nameOf = (id: string): string | undefined => people.value.get(id) || undefined;
+
 const URGENCY: Record<string, number> = { NEW: 0, SHOWN: 1, ACKNOWLEDGED: 2, TRIAGED: 3, CLOSED: 4 };
 /** The queue: what nobody has taken first, oldest first within that. */
 export const queue = computed<Alarm[]>(() =>

@@ -1,18 +1,16 @@
 /** Figures of a month by gridworker, community or street: the ranking that the district publishes, with plots, and as CSV. */
 import { useEffect, useState } from "preact/hooks";
 import { get, pageQuery } from "./api.ts";
+import { serverNow } from "./events.ts";
 import type { Figures, Quantiles } from "./model.ts";
 import { view } from "./state.ts";
-import { t } from "./text.ts";
+import { monthOf, t } from "./text.ts";
 
 type By = "community" | "street" | "worker";
 const BARS = 12;
 const WIDTH = 600;
 
-const thisMonth = (): string => {
-  const d = new Date();
-  return `${d.getFullYear()}-${String(d.getMonth() + 1).padStart(2, "0")}`;
-};
+const thisMonth = (): string => monthOf(serverNow());
 const percent = (rate: number | null): string => (rate === null ? "—" : `${Math.round(rate * 100)}%`);
 const seconds = (s: number | undefined): string =>
   s === undefined ? "—" : s < 120 ? t("second", { n: Math.round(s) }) : t("minute", { n: Math.round(s / 60) });

@@ -59,6 +59,9 @@ export function span(ms: number): string {
   return t("day", { n: Math.floor(s / 86400) });
 }
 
+/** How far the time that a device wrote on its press is from the time it came in, as `skew_ms` (device less gateway) says it. */
+export const skew = (ms: number): string => t(ms < 0 ? "skewBefore" : "skewAfter", { t: span(Math.abs(ms)) });
+
 export function distance(metres: number): string {
   return metres < 1000 ? t("metre", { n: Math.round(metres) }) : t("km", { n: (metres / 1000).toFixed(1) });
 }
@@ -75,5 +78,8 @@ export function day(ms: number): string {
   const md = `${d.getMonth() + 1}-${String(d.getDate()).padStart(2, "0")}`;
   return d.getFullYear() === new Date().getFullYear() ? md : `${d.getFullYear()}-${md}`;
 }
+
+/** The month that the gateway counts an event in, `YYYY-MM`: by the district's clock (UTC+8), wherever the reader sits. */
+export const monthOf = (ms: number): string => new Date(ms + 8 * 3_600_000).toISOString().slice(0, 7);
 
 export const octets = (n: number): string => (n < 1e6 ? `${Math.ceil(n / 1e3)} kB` : `${(n / 1e6).toFixed(1)} MB`);

@@ -21,6 +21,7 @@ import {
   task,
   unansweredHelp,
 } from "./worker-state.ts";
+import { checkTaken } from "./worker-taken.ts";
 
 export interface InCall {
   leg: string;
@@ -149,6 +150,7 @@ export async function resume(of: Call): Promise<void> {
   busy.value = of.id;
   try {
     await enter(await post<Call>(`/api/v1/calls/${seg(of.id)}/join`), capture("user"));
+    void checkTaken(); // what it is about may be over, though the call goes on
   } catch (error) {
     fail(error);
   } finally {

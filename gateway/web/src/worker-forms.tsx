@@ -9,6 +9,7 @@ import { t, tv } from "./text.ts";
 import { scaled } from "./worker-photo.ts";
 import { fix, here, sendFix, type Datum } from "./worker-position.ts";
 import { fail, newReportId, postOrKeep, remember, say, sendReport, task } from "./worker-state.ts";
+import { refusedTaken } from "./worker-taken.ts";
 
 const MOST_PHOTOS = 3;
 
@@ -19,11 +20,15 @@ async function report(what: "handle" | "submit", note: string): Promise<void> {
     if (!of.incident && of.alarm) of.incident = (await get<Alarm>(`/api/v1/alarms/${seg(of.alarm)}`)).incident_id;
     if (!of.incident) throw new ApiError(0, t("notYet"), {}, null);
     const done = await postOrKeep("feedback", `/api/v1/incidents/${seg(of.incident)}/${what}`, note ? { note } : {});
-    task.value = what === "submit" ? null : { ...of, arrived: true };
-    remember();
+    // Word that it is over may have come meanwhile.
+    if (task.value?.call === of.call) {
+      task.value = what === "submit" ? null : { ...of, arrived: true };
+      remember();
+    }
     if (done) say(what === "submit" ? t("finishedDone") : t("onSceneDone"));
   } catch (error) {
     fail(error);
+    await refusedTaken(error);
   }
 }
 export function ManualFix() {

@@ -3,6 +3,7 @@ import { signal } from "@preact/signals";
 import { ApiError, errorOf, post, seg, unsafeHeaders } from "./api.ts";
 import type { Alarm, Call, Duty, Session, Worker } from "./model.ts";
 import { Outbox, type Kept } from "./outbox.ts";
+import { notOwn, type Taken } from "./taken.ts";
 import { t, tv } from "./text.ts";
 import { fromBase64, toBase64 } from "./worker-photo.ts";
 
@@ -11,14 +12,6 @@ export interface Missed {
   at: number;
   label: string;
   why: string;
-}
-/** The incident taken last, until it is reported done. */
-export interface Taken {
-  call: string;
-  incident: string | null;
-  alarm: string | null;
-  label: string;
-  arrived: boolean;
 }
 
 export const session = signal<Session | null>(null);
@@ -120,6 +113,11 @@ export const outbox = new Outbox(
     } catch (error) {
       // 408 and 429 are about this try (a slow network, a limit), not about what is sent: it must not be lost for them.
       if (error instanceof ApiError && error.status !== 0 && error.status < 500 && ![408, 429].includes(error.status)) {
+        const of = task.value?.incident;
+        if (item.kind === "feedback" && notOwn(error.status) && of && item.path.includes(`/incidents/${seg(of)}/`)) {
+          task.value = null; // the event that was taken is not one's own any more
+          remember();
+        }
         say(t("queueBad", { what: tv("queue", item.kind), why: error.message }));
         return "refused";
       }

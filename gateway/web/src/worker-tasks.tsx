@@ -10,6 +10,7 @@ import { scaled } from "./worker-photo.ts";
 import { here } from "./worker-position.ts";
 import { SceneCamera } from "./worker-screens.tsx";
 import { fail, postOrKeep, say, sendPhoto, session } from "./worker-state.ts";
+import { hearTask } from "./worker-taken.ts";
 
 export const tasks = signal<ReadonlyMap<string, HelperTask>>(new Map());
 const OPEN = ["OFFERED", "ACCEPTED", "EN_ROUTE", "ON_SCENE"];
@@ -24,6 +25,7 @@ const STEPS: Record<string, readonly string[]> = {
 export async function loadTasks(): Promise<void> {
   const found = await get<{ tasks: HelperTask[] }>("/api/v1/tasks?mine=1&open=1");
   tasks.value = new Map(found.tasks.map((task) => [task.id, task]));
+  found.tasks.forEach(hearTask);
 }
 const shelf = (): string => `worker/${session.value?.sub ?? ""}/tasks`;
 /** Tasks as they were last known, for a start without a network; from then on what changes is kept. */
@@ -38,6 +40,7 @@ export function recallTasks(): void {
 }
 export function onTask(next: HelperTask): void {
   if (next.assignee.id !== session.value?.sub) return;
+  hearTask(next);
   const map = new Map(tasks.value);
   if (OPEN.includes(next.state)) map.set(next.id, next);
   else map.delete(next.id);

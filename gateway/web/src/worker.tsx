@@ -4,7 +4,7 @@ import { render } from "preact";
 import { useRef, useState } from "preact/hooks";
 import { ApiError, get, openSession, toLogin } from "./api.ts";
 import { Channel, type Frame } from "./events.ts";
-import type { Call, HelperTask, Session, Worker } from "./model.ts";
+import type { Alarm, Call, HelperTask, Incident, Session, Worker } from "./model.ts";
 import { sounding, unlocked, unlockOnGesture } from "./sound.ts";
 import { announceLanguage, clock, language, setLanguage, span, t } from "./text.ts";
 import { endCall, myRung, onCall, onRing, resume, resumeHelp, sos, stopRing } from "./worker-call.ts";
@@ -30,6 +30,7 @@ import {
   tick,
   toast,
 } from "./worker-state.ts";
+import { checkTaken, hearAlarm, hearIncident } from "./worker-taken.ts";
 
 const loadError = signal("");
 let channel: Channel | null = null;
@@ -47,6 +48,8 @@ function onFrame(frame: Frame): void {
       );
   } else if (frame.type === "call") onCall(frame.data as Call);
   else if (frame.type === "task") onTask(frame.data as HelperTask);
+  else if (frame.type === "alarm") hearAlarm(frame.data as Alarm);
+  else if (frame.type === "incident") hearIncident(frame.data as Incident);
   else if (frame.type === "worker" && (frame.data as Worker).id === session.value?.sub) me.value = frame.data as Worker;
 }
 
@@ -58,6 +61,7 @@ async function load(): Promise<void> {
     remember();
     loadError.value = "";
     await loadTasks();
+    void checkTaken();
     if (mine.role === "volunteer") return; // takes no calls
     await loadDuties();
     const open = await get<{ calls: Call[] }>("/api/v1/calls?open=1");

@@ -30,7 +30,8 @@ var BoxPress = (function () {
       who: null,
       eta: null,
       reason: null,
-      place: null
+      place: null,
+      handled: false
     };
   }
   function payload(crypto, key, sid, press) {
@@ -89,6 +90,9 @@ var BoxPress = (function () {
     if (at < 0) {
       return false;
     }
+    if (typeof message.handled === "boolean") {
+      press.handled = message.handled;
+    }
     if (stage === "dispatched" && message.who) {
       press.who = message.who; // with other stages it is the operator
     }
@@ -111,11 +115,29 @@ var BoxPress = (function () {
   function over(press) {
     return press.stage === "closed" || press.stage === "cancelled" || press.stage === "refused";
   }
+  /** There is something left to correct or to cancel: it is on disk, and nobody has called it done. */
+  function open(press) {
+    return !!press.alarm && !over(press) && !press.handled;
+  }
+  /** The word for how far it is: who is on the way only until the event was handled. */
+  function stands(press) {
+    return press.handled && !over(press) ? "handled" : press.stage;
+  }
   /** The resident must be told to call 110: nothing says that the press is on disk. */
   function callHelp(press, now) {
     return press.stage === "refused" || (press.stage === "sent" && now - press.begun >= HELP_AFTER_S * 1000);
   }
-  return { create: create, payload: payload, due: due, ack: ack, over: over, callHelp: callHelp, ORDER: ORDER };
+  return {
+    create: create,
+    payload: payload,
+    due: due,
+    ack: ack,
+    over: over,
+    open: open,
+    stands: stands,
+    callHelp: callHelp,
+    ORDER: ORDER
+  };
 })();
 if (typeof module !== "undefined" && module.exports) {
   module.exports = BoxPress;

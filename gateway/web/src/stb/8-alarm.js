@@ -71,19 +71,20 @@ var BoxAlarm = (function () {
       }
     }
     function onAck(message) {
-      var before;
+      var before, wasHandled;
       if (!press) {
         return;
       }
       before = press.stage;
+      wasHandled = press.handled;
       if (!BoxPress.ack(press, message)) {
         return;
       }
       if (press.silent && before === "sent" && press.stage === "persisted") {
         page.flash(TEXT.persisted, 1000);
       }
-      if (!press.silent && before !== press.stage) {
-        dismissed = false;
+      if (!press.silent && (before !== press.stage || (wasHandled && !press.handled))) {
+        dismissed = false; // a stage, or it is taken up once more
       }
       keep("press", BoxPress.over(press) ? null : press);
       page.changed();
@@ -95,7 +96,7 @@ var BoxAlarm = (function () {
         return;
       }
       if (press && body.alarm && body.alarm === press.alarm) {
-        onAck({ pid: press.pid, alarm: body.alarm, stage: body.stage });
+        onAck({ pid: press.pid, alarm: body.alarm, stage: body.stage, handled: body.handled === true });
       } else if (body.alarm && (!press || BoxPress.over(press))) {
         refresh();
       }
@@ -201,6 +202,12 @@ var BoxAlarm = (function () {
         if ((status >= 200 && status < 300) || status === 409) {
           asked = null;
           note = "";
+          if (press && press.pid === mine.pid) {
+            press.handled = true;
+            dismissed = true; // the answer was the last thing to say about it until it is closed
+            panelAt = -1;
+            keep("press", BoxPress.over(press) ? null : press);
+          }
           page.flash(TEXT.thanks, 4000);
         } else {
           note = TEXT.notTaken;
@@ -241,13 +248,13 @@ var BoxAlarm = (function () {
       if (press.stage === "sent") {
         return TEXT.sending;
       }
-      if (press.stage === "dispatched") {
+      if (BoxPress.stands(press) === "dispatched") {
         return (
           TEXT.dispatched.replace("{who}", press.who || "") +
           (press.eta ? TEXT.eta.replace("{n}", Math.max(1, Math.round(press.eta / 60))) : "")
         );
       }
-      return TEXT[press.stage];
+      return TEXT[BoxPress.stands(press)];
     }
     function button(key, label, act, on) {
       return { key: key, label: label, act: act, on: !!on };
@@ -268,7 +275,7 @@ var BoxAlarm = (function () {
       if (!press) {
         return list;
       }
-      if (press.alarm && !BoxPress.over(press)) {
+      if (BoxPress.open(press)) {
         if (press.cam) {
           list.push(
             button(
@@ -321,7 +328,7 @@ var BoxAlarm = (function () {
           (me.grid_phone ? "。" + TEXT.grid + me.grid_phone : "")
         );
       }
-      return note || (press.cam && press.alarm && !BoxPress.over(press) ? TEXT.where : "");
+      return note || (press.cam && BoxPress.open(press) ? TEXT.where : "");
     }
     function paint() {
       var el = page.el,

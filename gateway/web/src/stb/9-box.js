@@ -108,6 +108,10 @@
     el.toast.style.display = "block";
     noticeUntil = now() + (ms || 2500);
   }
+  function hush() {
+    noticeUntil = 0;
+    el.toast.style.display = "none";
+  }
   function second() {
     text(el.clock, BoxPage.clock());
     if (armedAt && now() - armedAt > TWICE_MS) {
@@ -115,8 +119,7 @@
       paint();
     }
     if (noticeUntil && now() > noticeUntil) {
-      noticeUntil = 0;
-      el.toast.style.display = "none";
+      hush();
     }
     el.net.style.display = link.downMs() > OFFLINE_MS ? "block" : "none";
     alarm.tick(link.up());
@@ -127,6 +130,7 @@
   function raise(silent) {
     armedAt = 0;
     taps = [];
+    hush(); // "once more" is done, and must not stand over what is said of the alarm
     alarm.raise(silent, full >= 0 ? BoxTiles.camera(full) : null); // what is watched full screen is what the resident means
   }
   function tapRed() {
