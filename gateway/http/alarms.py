@@ -55,21 +55,21 @@ class Report(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     report_id: the sender's own name for the report, so that it can be sent again until it is answered."""
 
-    type: str
+    type: Annotated[str, msgspec.Meta(min_length=1, max_length=40)]
     lat: Annotated[float, msgspec.Meta(ge=-90, le=90)]
     lon: Annotated[float, msgspec.Meta(ge=-180, le=180)]
     datum: Datum
     severity: Literal[1, 2, 3, 4] = 2
     police: Literal["yes", "no", "undetermined"] = "undetermined"
-    place_label: str = ""
-    note: str = ""
+    place_label: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    note: Annotated[str, msgspec.Meta(max_length=NOTE_LIMIT)] = ""
     report_id: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
 
 
 class Move(msgspec.Struct, kw_only=True):
     """A transition of an incident; `detail` is what belongs to it (worker, satisfied, score, to, into)."""
 
-    note: str = ""
+    note: Annotated[str, msgspec.Meta(max_length=NOTE_LIMIT)] = ""
     detail: dict[str, Any] = {}
 
 

@@ -254,6 +254,7 @@ def rss(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
+@pytest.mark.realtime
 async def test_a_thousand_joins_in_five_seconds_are_answered_and_alarms_go_on(rig: Rig) -> None:
     client = WhepClient(video=True, audio=False)
     offer = await client.offer()

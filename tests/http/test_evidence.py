@@ -21,6 +21,7 @@ from typing import Any
 import aiohttp
 import av
 import numpy as np
+import pytest
 import yaml
 from running_gateway import KEY, STREET_A, STREET_B, Bench, running_gateway, sign, write_files
 from sqlalchemy import select
@@ -37,6 +38,7 @@ from evidence_clients import publishing, until
 from rtsp_farm import Farm
 from still_encoder import encode
 
+pytestmark = pytest.mark.realtime
 SETTINGS = {"evidence": {"after_s": 3, "floor_bytes": 1_000_000}, "calls": {"publish_s": 120}}
 STILL = encode(np.full((120, 160, 3), (40, 90, 160), np.uint8))
 

@@ -20,6 +20,7 @@ from gateway.identity import device_password
 from gateway.notify import read_receipt, sign
 from simulators.mqtt import Client
 
+pytestmark = pytest.mark.realtime
 SECRET = "between the gateway and its provider"
 
 

@@ -44,6 +44,7 @@ from gateway.streams.whep import EdgeRequest, SessionEndpoint
 sys.path.append(str(Path(__file__).parents[1]))
 from netem import Relay, Shape
 
+pytestmark = pytest.mark.realtime
 LEG = "call/c1/leg1"
 MOBILE = Shape(delay_s=0.03, jitter_s=0.01)
 

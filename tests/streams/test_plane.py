@@ -186,6 +186,7 @@ async def test_second_publisher_takes_over():
             await viewer.close()
 
 
+@pytest.mark.realtime
 @both_loops
 async def test_lost_packets_are_sent_again():
     """5 % of the video packets are lost; all pictures arrive, because they are asked for and sent again as
