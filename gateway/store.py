@@ -424,12 +424,17 @@ class Store:
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_ORDINARY))]
 
     def _resolve(self, batch: list[_Write[Any]], inserted: dict[Table, list[Values]]) -> None:
-        # First the listeners: what they start (the courier) then goes before what hundreds of writers do next.
+        # Who wrote alone keeps in memory what is on disk (calls): the news of it must not come before that is taken over.
+        # Of those that wrote together there are hundreds in a storm: what listeners start (the courier) goes before them.
+        for write in batch:
+            if write.many is None:
+                write.resolve()
         for table, listener in self._listeners:
             if table in inserted:
                 listener(inserted[table])
         for write in batch:
-            write.resolve()
+            if write.many is not None:
+                write.resolve()
         for notice in self._commit_listeners:
             notice()
 
