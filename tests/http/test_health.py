@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -34,4 +35,6 @@ async def test_a_late_loop_and_a_drain_make_it_unready_but_not_sick(tmp_path: Pa
         status, said = await bench.call("GET", "/readyz")
         assert status == 503, said
         gateway.draining = False
-        assert (await bench.call("GET", "/readyz"))[0] == 200
+        async with asyncio.timeout(20):  # the loop of a busy machine may really be late for a while
+            while (await bench.call("GET", "/readyz"))[0] != 200:
+                await asyncio.sleep(0.1)
