@@ -376,11 +376,13 @@ class Switchboard(CallReader):
         return self._open.values()
 
     def alarms_at_a_desk(self) -> frozenset[str]:
-        """Alarms in whose call somebody of the command center is now."""
+        """Alarms in whose call somebody of the command center speaks or watches now: a place in it alone is a closed tab's, too."""
         return frozenset(
             call.alarm_id
             for call in self._open.values()
-            if call.alarm_id is not None and any(leg.participant.side is Side.CENTER for leg in call.present)
+            if call.alarm_id is not None
+            for leg in call.present
+            if leg.participant.side is Side.CENTER and (leg.publishing or leg.watching)
         )
 
     # ----------------------------------------------------------------------------------------------- media

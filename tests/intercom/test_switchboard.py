@@ -547,6 +547,20 @@ async def test_after_a_restart_all_media_counts_as_lost_until_it_is_back(tmp_pat
         assert (await bench.board.get(call_id)).state is CallState.ACTIVE
 
 
+async def test_an_alarm_is_at_a_desk_only_while_the_desk_speaks_or_watches(bench: Bench) -> None:
+    """A place that nobody fills (a closed tab's) must not keep an alarm from being given back."""
+    call = await bench.board.open_for_alarm(BRIEF)
+    joined = await bench.board.join(call.id, DESK)
+    assert bench.board.alarms_at_a_desk() == frozenset()
+    source = f"call/{call.id}/{joined.legs[0].id}"
+    bench.board.media_changed(source, ["audio"])
+    await bench.board.tick()
+    assert bench.board.alarms_at_a_desk() == {BRIEF.alarm_id}
+    bench.board.media_lost(source, "closed")
+    await bench.board.tick()
+    assert bench.board.alarms_at_a_desk() == frozenset()
+
+
 async def test_running_it_serves_timers_and_media_by_itself(bench: Bench) -> None:
     """The task of the gateway: wakes up for the plane's news and for deadlines, without being polled."""
     call = await bench.board.open_for_alarm(BRIEF)
