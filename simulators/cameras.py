@@ -32,7 +32,7 @@ AUDIO_EVERY = 8
 logger = logging.getLogger(__name__)
 
 
-def plan(rows: list[dict[str, Any]], *, live: int, seconds: float = 10) -> list[Camera]:
+def plan(rows: list[dict[str, Any]], *, live: int, seconds: float = 10, fps: int = clips.FPS) -> list[Camera]:
     """Gives each row of cameras.yaml a clip. Rows whose `main` is not of the form /ID/main are not ours:
     left out.
     """
@@ -52,6 +52,8 @@ def plan(rows: list[dict[str, Any]], *, live: int, seconds: float = 10) -> list[
             camera_id=camera_id if own or number < live else "",
             variant=number if own else 0,
             seconds=seconds,
+            fps=fps,
+            gop=clips.GOP_S * fps,
             profile="high" if (number if own else scene) in HIGH_PROFILE else "baseline",
         )
         cameras.append(
@@ -80,6 +82,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=None, help="serve only the first N cameras")
     parser.add_argument("--cache", type=Path, default=Path("var/clips"))
     parser.add_argument("--seconds", type=float, default=10, help="length of a clip")
+    parser.add_argument(
+        "--fps",
+        type=int,
+        default=clips.FPS,
+        help="pictures a second: fewer cost each watcher less (default 25)",
+    )
     parser.add_argument("--processes", type=int, default=None, help="for encoding; default: all cores")
     parser.add_argument("--no-auth", action="store_true", help="serve without credentials")
     parser.add_argument("--digest", choices=("md5", "sha256", "both"), default="md5")
@@ -129,7 +137,7 @@ def run(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     rows = yaml.load(options.cameras.read_text(encoding="utf-8"), Loader=loader)["cameras"]
-    cameras = plan(rows[: options.limit], live=options.live, seconds=options.seconds)
+    cameras = plan(rows[: options.limit], live=options.live, seconds=options.seconds, fps=options.fps)
     if not cameras:
         raise SystemExit(f"{options.cameras}: no camera here is one of ours")
     started = time.monotonic()

@@ -29,6 +29,7 @@ Picture = NDArray[np.uint8]  # planar YUV 4:2:0 as OpenCV lays it out: (height *
 
 MAIN_SIZE, SUB_SIZE = (1280, 720), (640, 360)
 MAIN_KBPS, SUB_KBPS = 2000, 400
+FPS, GOP_S = 25, 2
 # Part of a recipe's name: raise it when drawing or encoding changes, so that old caches are not used.
 VERSION = 2
 
@@ -42,8 +43,8 @@ class Recipe:
     camera_id: str = ""  # burnt in large when given
     variant: int = 0
     seconds: float = 10
-    fps: int = 25
-    gop: int = 50
+    fps: int = FPS
+    gop: int = FPS * GOP_S
     profile: str = "baseline"
 
     def name(self, stream: str) -> str:

@@ -293,25 +293,30 @@ class CameraSupervisor:
         self._connections: Counter[str] = Counter()
         self._group: asyncio.TaskGroup | None = None
         self._past = Counters()
+        self._leaving: set[asyncio.Future[None]] = set()
         for camera in cameras:
             self._streams[camera.id] = self._streams_of(camera)
 
     # -- what others call ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Supervise until cancelled; then every pull has sent its TEARDOWN."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            try:
-                for stream in self._all():
-                    if stream.always or stream.viewers:
-                        self._start(stream)
-                await asyncio.Event().wait()
-            finally:
-                self._group = None
-                for stream in self._all():
-                    self._cancel(stream)
-                self._audio_thread.shutdown(wait=False, cancel_futures=True)
+        """Supervise until cancelled; then every camera has taken its TEARDOWN, or had its time to."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                try:
+                    for stream in self._all():
+                        if stream.always or stream.viewers:
+                            self._start(stream)
+                    await asyncio.Event().wait()
+                finally:
+                    self._group = None
+                    for stream in self._all():
+                        self._cancel(stream)
+                    self._audio_thread.shutdown(wait=False, cancel_futures=True)
+        finally:
+            if self._leaving:
+                await asyncio.wait(self._leaving)
 
     async def acquire(self, camera_id: str, name: StreamName) -> None:
         """Count a viewer in and return once there is a keyframe to start from.
@@ -526,6 +531,9 @@ class CameraSupervisor:
                 finally:
                     stream.pull = None
                     stream.reset()
+                    if pull.leaving is not None:
+                        self._leaving.add(pull.leaving)
+                        pull.leaving.add_done_callback(self._leaving.discard)
         finally:
             self._connections[host] -= 1
             if not self._connections[host]:

@@ -47,6 +47,8 @@ TICK_PLAYING_S = 2.5
 REPORT_INTERVAL_S = 5.0
 MAX_REMEDIES = 4
 LOW_WATER_S = 0.6
+FAREWELL_S = 1.0
+"""A camera that has not answered TEARDOWN by then is left."""
 _LOW_WATER_CAP = {StreamName.SUB: 32 * 1024, StreamName.MAIN: 128 * 1024}
 
 
@@ -119,6 +121,8 @@ class Pull:
         self._timeline = timeline or Timeline()
         self._audio_timeline = audio_timeline or Timeline(8000)
         self.sweep = sweep if sweep is not None else Sweep()
+        self.leaving: asyncio.Future[None] | None = None
+        """After run(): done when the camera has taken the TEARDOWN; None if there was nobody to tell."""
         self._connection: _Connection | None = None
         self._listening = listening
         self._audio_thread = audio_thread
@@ -247,10 +251,10 @@ class Pull:
             self._connection = None
             self._timeline.cut()
             self._audio_timeline.cut()
-            if connection is not None:
-                connection.close()
             for track in udp:
                 track.close()
+            if connection is not None:
+                self.leaving = connection.close()
 
     # What _Connection uses.
     @property
@@ -609,28 +613,60 @@ class _Connection(asyncio.BufferedProtocol):
         if not self.ended.done():
             self.ended.set_exception(PullFailed(reason, remedy, location))
 
-    def close(self) -> None:
+    def close(self) -> asyncio.Future[None] | None:
+        """Says good-bye. Done when the camera has heard it; None if there is nobody to tell."""
         self._unschedule()
         self._leave_sweep()
         if self._sound is not None:
             self._sound.close()
         self._feed = None
-        if self.ended.done():
-            if not self.ended.cancelled():
-                self.ended.exception()  # seen
+        failed = self.ended.done() and not self.ended.cancelled()
+        if failed:
+            self.ended.exception()  # seen
         else:
             self.ended.cancel()
         transport = self._transport
-        if transport is not None and not transport.is_closing():
-            self._write(self.session.teardown())
-            if transport.get_write_buffer_size():
-                transport.abort()  # a peer that does not read: nothing more to wait for
-            else:
-                transport.close()
+        if transport is None or transport.is_closing():
+            return None
+        goodbye = self.session.teardown()
+        self._write(goodbye)
+        if not transport.get_write_buffer_size() and goodbye and not failed:
+            self._set_low_water(1)
+            return _Farewell(transport).over
+        if transport.get_write_buffer_size():
+            transport.abort()  # a peer that does not read: nothing more to wait for
+        else:
+            transport.close()
+        return None
 
     def _peer(self) -> str:
         name = self._transport.get_extra_info("peername") if self._transport is not None else None
         return str(name[0]) if name else ""
+
+
+class _Farewell(asyncio.Protocol):
+    """Reads on until the camera has taken the TEARDOWN. A socket that is closed with unread media resets its connection
+    (RFC 1122 section 4.2.2.13), and the reset ends a camera's writing before it comes to read what we asked."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[None] = loop.create_future()
+        self._transport = transport
+        self._deadline = loop.call_later(FAREWELL_S, transport.abort)
+        transport.set_protocol(self)
+        if not transport.is_reading():
+            transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if (
+            b"RTSP/1." in data
+        ):  # among the last media; split over two reads it is missed, and the deadline met
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        if not self.over.done():
+            self.over.set_result(None)
 
 
 def _os_reason(error: BaseException) -> str:

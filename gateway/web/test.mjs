@@ -392,8 +392,8 @@ test("an alarm takes the screen once, and never from a user at work", async () =
       assert.equal(wayOf({ waiting: false, test: false, seen, occupied, sinceTouchMs: 0 }), "nothing");
 });
 
-test("a box asks about a call of its own alarm only, never after a silent press, and leaves when its place is gone", async () => {
-  const { asks, others, here } = await part("2-room");
+test("a box asks about a call of its own alarm only, never after a silent press, and knows whether its place was given away", async () => {
+  const { asks, others, here, lost } = await part("2-room");
   const press = { alarm: "a1", silent: false, stage: "dispatched" };
   const news = { alarm: "a1", call: { id: "c1", state: "ACTIVE", joinable: true } };
   assert.equal(asks(press, news), true);
@@ -416,6 +416,9 @@ test("a box asks about a call of its own alarm only, never after a silent press,
   assert.equal(here(call, "b"), true);
   assert.equal(here({ ...call, legs: [leg("b", "stb", { left_at: 7 })] }, "b"), false);
   for (const gone of [null, { ...call, state: "ENDED" }, { ...call, legs: [] }]) assert.equal(here(gone, "b"), false);
+  assert.equal(lost({ ...call, legs: [leg("b", "stb", { left_at: 7 })] }, "b"), true);
+  for (const not of [null, { ...call, state: "ENDED", legs: [] }, call]) assert.equal(lost(not, "b"), false);
+  assert.equal(lost(call, null), false); // it only listened: there is no place to lose
   assert.equal(here(call, null), true); // only listening: as long as it goes on
   assert.equal(here({ ...call, state: "CONNECTING" }, null), false);
 });

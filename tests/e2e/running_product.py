@@ -27,6 +27,7 @@ from gateway.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMERAS = 24
+FPS = 5  # of the cameras: decoding and drawing 16 tiles of 25 pictures a second takes a core
 CHROMIUM = (
     "--no-sandbox",
     "--disable-gpu",
@@ -196,7 +197,8 @@ def a_product(
                 "--secrets",
                 f"{folder}/secrets.yaml",
             ),
-            *("--port", str(running.rtsp), "--live", "0", "--seconds", "4", "--cache", "var/test-clips"),
+            *("--port", str(running.rtsp), "--live", "0", "--cache", "var/test-clips"),
+            *("--seconds", "4", "--fps", str(FPS)),
             *(word for fault in faults for word in ("--fault", fault)),
         )
         running.start_gateway()

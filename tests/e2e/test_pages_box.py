@@ -272,6 +272,15 @@ async def test_ok_at_the_box_joins_the_call_and_back_shuts_everything(
         return int(await theirs.get_attribute("data-remote-frames") or 0) > 5
 
     await until("the desk sees the resident", seen_at_the_desk, 60)
+
+    # The gateway gives the place away, as after a network that stalled: whoever is still there takes another.
+    resident = product.token("stb", "stb00016")
+    await asyncio.to_thread(product.post, f"/api/v1/calls/{call_id}/hangup", resident, {})
+    anew = await until("the box takes a place again", box_leg)
+    assert anew["id"] != leg["id"]
+    theirs = wall.locator(f"[data-leg='{anew['id']}']")
+    await until("the desk sees the resident again", seen_at_the_desk, 60)
+    assert await stb.evaluate("window.opened.length") == 2  # nothing was opened anew
     await stb.keyboard.press("Backspace")
     await stb.wait_for_selector("body[data-call=''][data-open='']")
     assert await stb.evaluate("window.opened.map(track => track.readyState)") == ["ended", "ended"]

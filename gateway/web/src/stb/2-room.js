@@ -50,7 +50,11 @@ var BoxRoom = (function () {
     }
     return false;
   }
-  return { asks: asks, others: others, here: here };
+  /** Has the gateway given this box's place away while the call goes on? */
+  function lost(call, own) {
+    return !!own && !!call && going(call) && !here(call, own);
+  }
+  return { asks: asks, others: others, here: here, lost: lost };
 })();
 if (typeof module !== "undefined" && module.exports) {
   module.exports = BoxRoom;

@@ -63,7 +63,7 @@ var BoxCall = (function () {
       asking = null, // the id of a call that is being looked up
       declined = null, // the id of the call to which the resident said no
       opening = false,
-      room = null, // {call, leg, stream, publisher, shown: {leg id: Seat}}
+      room = null, // {call, leg, stream, publisher, shown: {leg id: Seat}, own, rejoining}
       lastPoll = 0;
 
     make("div", "ask").className = "sheet";
@@ -98,13 +98,38 @@ var BoxCall = (function () {
       }
     }
     function heard(call) {
+      room.call = call;
       if (BoxRoom.here(call, room.leg)) {
-        room.call = call;
         seats();
+      } else if (BoxRoom.lost(call, room.leg)) {
+        rejoin();
       } else {
-        room.call = call;
         end(TEXT.callOver);
       }
+    }
+    /** The gateway gives a place away when nothing came in time (a machine under load, a network that stalls). The resident is
+     * still here, and what was opened is open: takes it again. */
+    function rejoin() {
+      var mine = room;
+      if (mine.rejoining) {
+        return;
+      }
+      mine.rejoining = true;
+      request("POST", path(mine.call.id, "/join"), {}, function (status, data) {
+        mine.rejoining = false;
+        if (room !== mine) {
+          return;
+        }
+        if (status === 200 && data && data.leg) {
+          mine.publisher.close(true);
+          mine.call = data;
+          mine.leg = data.leg;
+          publish(mine);
+          seats();
+        } else if (GONE.indexOf(status) >= 0) {
+          end(TEXT.callOver);
+        } // else the next look asks again
+      });
     }
     function consider() {
       var id = BoxRoom.asks(page.press(), news) ? news.call.id : null;
@@ -184,7 +209,7 @@ var BoxCall = (function () {
     function enter(call, leg, stream) {
       opening = false;
       offered = null;
-      room = { call: call, leg: leg, stream: stream, publisher: null, shown: {}, own: null };
+      room = { call: call, leg: leg, stream: stream, publisher: null, shown: {}, own: null, rejoining: false };
       lastPoll = 0;
       page.busy(true);
       if (stream) {
@@ -207,12 +232,13 @@ var BoxCall = (function () {
       return video;
     }
     function publish(mine) {
-      var to = path(mine.call.id, "/legs/" + encodeURIComponent(mine.leg) + "/whip");
+      var leg = mine.leg,
+        to = path(mine.call.id, "/legs/" + encodeURIComponent(leg) + "/whip");
       function again(afterS) {
         mine.publisher.close();
         setTimeout(
           function () {
-            if (room === mine) {
+            if (room === mine && mine.leg === leg) {
               publish(mine);
             }
           },
