@@ -24,7 +24,7 @@ def files(tmp_path: Path) -> Path:
             text = f"{path.stem}: []\n"
         (directory / path.name).write_text(text, encoding="utf-8")
     home = "{id: h1, address: 一号, community: '510117001001', lat: 30.8, lon: 103.9, datum: gcj02, contacts: [{name: 李, phone: '1'}]}"
-    community = next(a.code for a in District.load(SOURCE).areas.values() if a.level == "community")
+    community = next(a.code for a in District.load(directory).areas.values() if a.level == "community")
     home = home.replace("510117001001", community)
     (directory / "households.yaml").write_text(f"households: [{home}]\n", encoding="utf-8")
     (directory / "boxes.yaml").write_text("boxes: [{sid: b1, household: h1}]\n", encoding="utf-8")

@@ -290,7 +290,7 @@ async def running(
         )
         base = f"http://127.0.0.1:{http}"
         async with aiohttp.ClientSession() as client:
-            await until(lambda: ready(client, base), gateway, timeout_s=30)
+            await until(lambda: ready(client, base), gateway, timeout_s=90)  # bounds a failure
         yield Running(
             base=base,
             directory=directory,

@@ -16,7 +16,7 @@ from http_clients import Peer, eventually, request
 from netem import Relay, Shape
 from playwright.async_api import Page
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.browser]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.browser, pytest.mark.realtime]
 FPS = 25
 WAN = Shape(delay_s=0.015, jitter_s=0.005)
 
