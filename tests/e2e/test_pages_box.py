@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, WebSocketRoute
 from running_product import Product, a_product, open_page
 from test_pages_flows import alarm_from, on_duty, open_alarm, until
 
@@ -186,9 +186,6 @@ async def test_the_resident_answers_how_it_went(product: Product, browser: Brows
     for step in ("dispatch", "handle", "submit"):
         await asyncio.to_thread(post, f"/api/v1/incidents/{incident}/{step}", token, {})
     stb = await box_without(browser, product, "stb00015", NO_WEBRTC, NO_MSE, NO_HLS)
-    box = await asyncio.to_thread(product.get, "/api/v1/stb/me", product.token("stb", "stb00015"))
-    if "follow_up" not in box:
-        pytest.skip("this gateway does not ask boxes yet")
     await stb.wait_for_selector(f"body[data-ask='{incident}']")
     assert "上次报警处理得怎么样" in await stb.inner_text("#panel")
     await stb.keyboard.press("1")
@@ -200,6 +197,43 @@ async def test_the_resident_answers_how_it_went(product: Product, browser: Brows
     found = await asyncio.to_thread(product.get, f"/api/v1/incidents/{incident}", token)
     assert found["satisfied"] is True
     await stb.context.close()
+
+
+async def test_what_a_lost_link_has_not_said_is_asked_for(product: Product, browser: Browser) -> None:
+    """The alarm is closed while nothing comes through, and the broker forgets what it had for the box: the box asks."""
+    token = product.token("operator", "op10")
+    deaf = False
+    links: list[WebSocketRoute] = []
+
+    def between(page_side: WebSocketRoute) -> None:
+        links.append(page_side)
+        broker = page_side.connect_to_server()
+
+        def down(message: str | bytes) -> None:
+            told = message if isinstance(message, bytes) else message.encode()
+            if not (deaf and (b"/ack" in told or b"/state" in told)):
+                page_side.send(message)
+
+        broker.on_message(down)
+
+    context = await browser.new_context(viewport={"width": 1280, "height": 720}, locale="zh-CN")
+    stb = await context.new_page()
+    stb.set_default_timeout(60_000)
+    await stb.route_web_socket("**/mqtt**", between)
+    await stb.goto(product.link("stb", "stb", "stb00017"))
+    await stb.wait_for_selector("body[data-mqtt=up]")
+    for key in ("1", "r", "r"):
+        await stb.keyboard.press(key)
+    await stb.wait_for_selector("#steps .done >> text=送达")
+    alarm_id = await alarm_from(product, "stb00017", token)
+    deaf = True
+    await asyncio.to_thread(product.post, f"/api/v1/alarms/{alarm_id}/acknowledge", token, {})
+    await asyncio.to_thread(product.post, f"/api/v1/alarms/{alarm_id}/triage", token, {"outcome": "false"})
+    await asyncio.to_thread(product.post, f"/api/v1/alarms/{alarm_id}/close", token, {})
+    assert await stb.locator("#panel h2 >> text=已结束").count() == 0
+    await links[-1].close()
+    await stb.wait_for_selector("#panel h2 >> text=已结束")
+    await context.close()
 
 
 async def hears_and_sees(stb: Page) -> None:

@@ -102,12 +102,16 @@ var BoxAlarm = (function () {
       }
     }
     function refresh() {
+      var known = openAlarm();
       request("GET", "/api/v1/stb/me", null, function (status, data) {
         if (status === 200) {
-          adopt(data);
+          adopt(data, known);
           page.changed();
         }
       });
+    }
+    function openAlarm() {
+      return press && !BoxPress.over(press) ? press.alarm || null : null;
     }
     function resume() {
       var old = kept("press");
@@ -116,11 +120,12 @@ var BoxAlarm = (function () {
         press.nextAt = Math.min(press.nextAt, now() + 1000);
         dismissed = press.silent;
       }
-      adopt(me);
+      adopt(me, openAlarm());
       page.changed();
     }
-    /** The box's open alarm, whoever pressed the key: another remote, an app, or this page before it was reloaded. */
-    function adopt(from) {
+    /** The box's open alarm, whoever pressed the key: another remote, an app, or this page before it was reloaded. `known`: the
+     * alarm that this page held open when it asked; if the gateway knows of none, it was closed while nothing came through. */
+    function adopt(from, known) {
       var alarm = from.alarm;
       page.heard(alarm ? alarm.alarm : null, from.call || null);
       if (alarm && alarm.pid) {
@@ -130,6 +135,8 @@ var BoxAlarm = (function () {
           dismissed = press.silent;
         }
         onAck(alarm);
+      } else if (!alarm && known !== null && known === openAlarm()) {
+        onAck({ pid: press.pid, alarm: known, stage: "closed" });
       }
       // Who pressed silently may not be alone before the screen: nothing of it is ever brought up by itself.
       asked = from.follow_up && !wasSilent(from.follow_up.pid) ? from.follow_up : null;
@@ -411,6 +418,8 @@ var BoxAlarm = (function () {
         if (press && press.stage === "sent") {
           press.nextAt = now();
           send();
+        } else if (openAlarm() !== null) {
+          refresh(); // what was said while the link was down may be lost with a broker
         }
       },
       /** Progress of a silent alarm, only on request. */
