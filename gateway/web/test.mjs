@@ -392,6 +392,21 @@ test("an alarm takes the screen once, and never from a user at work", async () =
       assert.equal(wayOf({ waiting: false, test: false, seen, occupied, sinceTouchMs: 0 }), "nothing");
 });
 
+test("a waiting test press comes after every waiting alarm, and before what somebody has taken", async () => {
+  const { urgencyOf } = await load("arrival");
+  const order = [
+    ["SHOWN", "test"],
+    ["TRIAGED", "button"],
+    ["SHOWN", "button"],
+    ["ACKNOWLEDGED", "button"],
+    ["NEW", "button"],
+  ].sort(([a, x], [b, y]) => urgencyOf({ handling: a, kind: x }) - urgencyOf({ handling: b, kind: y }));
+  assert.deepEqual(
+    order.map((one) => one.join(" ")),
+    ["NEW button", "SHOWN button", "SHOWN test", "ACKNOWLEDGED button", "TRIAGED button"],
+  );
+});
+
 test("a box asks about a call of its own alarm only, never after a silent press, and knows whether its place was given away", async () => {
   const { asks, others, here, lost } = await part("2-room");
   const press = { alarm: "a1", silent: false, stage: "dispatched" };

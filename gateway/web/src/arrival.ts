@@ -21,3 +21,12 @@ export function wayOf(moment: Moment): "nothing" | "bring" | "later" | "say" {
   if (moment.test || moment.seen || moment.occupied) return "say";
   return moment.sinceTouchMs < STILL_MS ? "later" : "bring";
 }
+
+const URGENCY: Record<string, number> = { NEW: 0, SHOWN: 1, ACKNOWLEDGED: 3, TRIAGED: 4, CLOSED: 5 };
+const WAITING_TEST = 2;
+
+/** Less comes first: what nobody has taken, and who needs help before who only tries the way out. */
+export function urgencyOf(alarm: { handling: string; kind: string }): number {
+  const urgency = URGENCY[alarm.handling] ?? 9;
+  return alarm.kind === "test" ? Math.max(urgency, WAITING_TEST) : urgency;
+}

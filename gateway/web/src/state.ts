@@ -1,6 +1,7 @@
 /** What the wall and the desk know: fetched once, kept current by the event channel. Signals, no framework of our own. */
 import { computed, signal } from "@preact/signals";
 import { ApiError, get, post, seg, toLogin } from "./api.ts";
+import { urgencyOf } from "./arrival.ts";
 import { Channel, serverNow, type Frame } from "./events.ts";
 import type { Alarm, Area, Call, Camera, District, Session, Volunteer, Worker } from "./model.ts";
 import { t } from "./text.ts";
@@ -41,12 +42,11 @@ const people = computed<ReadonlyMap<string, string>>(() => {
 });
 export const nameOf = (id: string): string | undefined => people.value.get(id) || undefined;
 
-const URGENCY: Record<string, number> = { NEW: 0, SHOWN: 1, ACKNOWLEDGED: 2, TRIAGED: 3, CLOSED: 4 };
 /** The queue: what nobody has taken first, oldest first within that. */
 export const queue = computed<Alarm[]>(() =>
   [...alarms.value.values()]
     .filter((a) => a.handling !== "CLOSED")
-    .sort((a, b) => (URGENCY[a.handling] ?? 9) - (URGENCY[b.handling] ?? 9) || a.received_at - b.received_at),
+    .sort((a, b) => urgencyOf(a) - urgencyOf(b) || a.received_at - b.received_at),
 );
 /** One row a group: what leads, and who pressed beside it. An alarm whose leader is gone leads itself. */
 export const rows = computed<{ lead: Alarm; members: Alarm[] }[]>(() => {
@@ -56,7 +56,7 @@ export const rows = computed<{ lead: Alarm; members: Alarm[] }[]>(() => {
   for (const lead of queue.value) if (leads(lead)) found.set(lead.id, { lead, members: [] });
   for (const member of queue.value) if (!leads(member)) found.get(member.group_id ?? "")?.members.push(member);
   const urgency = (row: { lead: Alarm; members: Alarm[] }): number =>
-    Math.min(...[row.lead, ...row.members].map((a) => URGENCY[a.handling] ?? 9));
+    Math.min(...[row.lead, ...row.members].map(urgencyOf));
   return [...found.values()].sort((a, b) => urgency(a) - urgency(b) || a.lead.received_at - b.lead.received_at);
 });
 export const closedRecently = computed(() =>
