@@ -19,6 +19,7 @@ def test_a_page_that_grows_is_found_and_one_that_breathes_is_not() -> None:
     assert verdict([sample(n, 20_000_000 + (n % 2) * 5_000_000) for n in range(4)]) == ""
 
 
+@pytest.mark.realtime
 async def test_the_wall_stays_flat_under_alarms(product: Product) -> None:
     samples = await run(product, seconds=0, pause_s=0, every=8)
     assert verdict(samples) == "", "\n".join(map(str, samples))

@@ -264,6 +264,7 @@ async def accepts(stb: Page) -> None:
     await until("the box is in the call", joined, 60)
 
 
+@pytest.mark.realtime
 async def test_ok_at_the_box_joins_the_call_and_back_shuts_everything(
     product: Product, browser: Browser
 ) -> None:
