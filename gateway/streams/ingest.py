@@ -658,9 +658,8 @@ class _Farewell(asyncio.Protocol):
             transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        if (
-            b"RTSP/1." in data
-        ):  # among the last media; split over two reads it is missed, and the deadline met
+        # The answer lies among the last media. Split over two reads it is missed, and the deadline met.
+        if b"RTSP/1." in data:
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
