@@ -316,6 +316,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._playing_since: float | None = None
         self._counted = (0.0, 0, 0)
+        self._heard_at = 0.0
         self._report_at = 0.0
         self._low_water = 1
 
@@ -337,7 +338,7 @@ class _Connection(asyncio.BufferedProtocol):
         return self._buffer.view
 
     def buffer_updated(self, nbytes: int) -> None:
-        now = time.monotonic()
+        now = self._heard_at = time.monotonic()
         self.received += nbytes
         data = self._buffer.data
         end = len(self._tail) + nbytes
@@ -431,6 +432,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _udp_video(self, packet: bytes, now: float) -> None:
         self.received += len(packet)
+        self._heard_at = now
         if self.depacketizer is not None:
             self.depacketizer.packet(packet, 0, len(packet), now)
 
@@ -555,7 +557,7 @@ class _Connection(asyncio.BufferedProtocol):
         limit = self._pull.spec.data_timeout_s
         last = depacketizer.last_unit_at
         if now - (self._playing_since if last is None else last) > limit:
-            silent = self._counted[1] == self.received
+            silent = now - self._heard_at > limit / 2  # a last bit of sound behind the last picture counts as silence
             self._end(f"no data for {limit:g} s" if silent else f"no decodable picture for {limit:g} s")
 
     def _measure(self, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class House:
         self._changed.set()
 
     async def until(self, what: Callable[[], bool]) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while not what():
                 self._changed.clear()
                 await self._changed.wait()
@@ -171,13 +172,15 @@ async def test_one_bad_camera_hurts_no_other() -> None:
                 *cameras,
                 Camera(id="refused", main="rtsp://127.0.0.1:1/", pull="always"),
                 Camera(id="good", main=good.url, pull="always"),
+                # The farm shares this process: what holds it up holds the cameras up, and must not look like a stall.
+                limits=dataclasses.replace(QUICK, data_timeout_s=4.0),
             )
         )
         expected = {
             "401": "401 unauthorised",
             "404": "404 not found",
             "garbage": "garbage instead of RTSP",
-            "stall": "no data for 1 s",
+            "stall": "no data for 4 s",
             "drop": "connection closed by camera",
             "h265": "codec H265 not supported",
             "b_frames": "B-frames not supported",

@@ -144,12 +144,12 @@ async def test_unwatched_it_is_swept_and_builds_keyframes_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"), [("drop_later", "connection closed by camera"), ("stall_later", "no data for 1 s")]
+    ("fault", "reason"), [("drop_later", "connection closed by camera"), ("stall_later", "no data for 3 s")]
 )
 async def test_the_end_of_a_swept_connection_is_noticed(fault: str, reason: str) -> None:
     """Complaints about the peers, item 3."""
     async with Farm() as farm:
-        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp", data_timeout_s=1.0), watched=False)
+        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp", data_timeout_s=3.0), watched=False)
         async with running(pull) as task:
             await collected.at_least(15)
             assert len(pull.sweep) == 1
@@ -275,8 +275,8 @@ async def test_aac_arrives_as_opus() -> None:
         ("404", "404 not found", Remedy.LONG_PAUSE),
         ("h265", "codec H265 not supported", Remedy.OTHER_STREAM),
         ("drop", "connection closed by camera", Remedy.PAUSE),
-        ("stall", "no data for 1 s", Remedy.PAUSE),
-        ("no_keyframe", "no decodable picture for 1 s", Remedy.PAUSE),
+        ("stall", "no data for 3 s", Remedy.PAUSE),
+        ("no_keyframe", "no decodable picture for 3 s", Remedy.PAUSE),
         ("garbage", "garbage instead of RTSP", Remedy.PAUSE),
         ("b_frames", "B-frames not supported", Remedy.OTHER_STREAM),
         ("redirect_loop", "too many redirects or refusals", Remedy.PAUSE),
@@ -285,7 +285,7 @@ async def test_aac_arrives_as_opus() -> None:
 async def test_faults_have_their_reason(fault: str, reason: str, remedy: Remedy) -> None:
     async with Farm(fault=fault, algorithm="MD5") as farm:
         pull, _ = pull_of(
-            PullSpec(url=farm.url, transport="tcp", username="u", password="p", data_timeout_s=1.0)
+            PullSpec(url=farm.url, transport="tcp", username="u", password="p", data_timeout_s=3.0)
         )
         failed = await failure(pull)
         assert (failed.reason, failed.remedy) == (reason, remedy)
