@@ -557,9 +557,7 @@ class _Connection(asyncio.BufferedProtocol):
         limit = self._pull.spec.data_timeout_s
         last = depacketizer.last_unit_at
         if now - (self._playing_since if last is None else last) > limit:
-            silent = (
-                now - self._heard_at > limit / 2
-            )  # a last bit of sound behind the last picture is silence too
+            silent = now - self._heard_at > limit / 2  # half: sound may end after the last picture
             self._end(f"no data for {limit:g} s" if silent else f"no decodable picture for {limit:g} s")
 
     def _measure(self, now: float) -> None:
