@@ -64,8 +64,13 @@ def test_parameter_sets_that_came_once_are_given_to_each_keyframe() -> None:
 def test_garbage_is_no_picture_and_no_error(packets: list[tuple[bytes, int, bool]]) -> None:
     for codec in (Codec.H264, Codec.VP8):
         assembly = PictureAssembly(codec)
-        for number, (payload, step, marker) in enumerate(packets):
-            assembly.push(payload, number=number + step, timestamp=number // 3, marker=marker)
+        given = [
+            picture
+            for number, (payload, step, marker) in enumerate(packets)
+            if (picture := assembly.push(payload, number=number + step, timestamp=number // 3, marker=marker))
+        ]
+        assert all(all(picture.units) for picture in given)
+        assert not given or given[0].keyframe
 
 
 @given(st.binary(min_size=1, max_size=64), st.integers(0, 0x7FFF), st.integers(0, 255), st.integers(0, 31))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording_link import RecordingLink
 
+from gateway.errors import ProtocolError
 from gateway.streams.media import Codec
 from gateway.streams.packets import RtpPacket, write_rtp
 from gateway.streams.publisher import MAX_HELD, PublishedMedia, Publisher
@@ -413,13 +414,34 @@ def test_closing_cuts_the_stream():
     assert rig.stream.video.on_keyframe_wanted is None
 
 
+NEGOTIATED = {
+    bytes((marker | number,))
+    for one in (VIDEO, AUDIO)
+    for number in (*one.codecs, *one.rtx)
+    for marker in (0, 0x80)
+}
+
+
+def is_rtcp(data: bytes) -> bool:
+    try:
+        parse_rtcp(data)
+    except ProtocolError:
+        return False
+    return True
+
+
 @settings(max_examples=60)
-@given(st.lists(st.binary(max_size=60), max_size=20))
+@given(st.lists(st.binary(max_size=60).filter(lambda data: data[1:2] not in NEGOTIATED), max_size=20))
 def test_garbage_is_counted(datagrams: list[bytes]):
     rig = Rig()
+    publisher = rig.publisher
     for data in datagrams:
-        rig.publisher.receive_rtp([data], 1.0)
-        rig.publisher.receive_rtcp(data, 1.0)
+        publisher.receive_rtp([data], 1.0)
+    assert publisher.bad_packets + publisher.unrouted_packets == len(datagrams)
+    for data in datagrams:
+        before = publisher.bad_packets
+        publisher.receive_rtcp(data, 1.0)
+        assert publisher.bad_packets == before + (not is_rtcp(data))
 
 
 def test_what_may_be_asked_for_again_is_bounded_by_the_path():
