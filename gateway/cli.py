@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except ConfigError as error:
         print(*error.mistakes, sep="\n", file=sys.stderr)
-        print(f"gateway: {len(error.mistakes)} mistakes in the configuration", file=sys.stderr)
+        count = len(error.mistakes)
+        print(f"gateway: {count} mistake{'s' * (count != 1)} in the configuration", file=sys.stderr)
     except GatewayError as error:
         print(f"gateway: {error}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -215,16 +215,27 @@ class Value:
             return Section(self.document, self.node, self.path, self.line)
         if not _is_null(self.node):
             self.wrong(f"should be a mapping of keys to values, not {self._shown()}")
+            return Section(self.document, None, self.path, self.line, readable=False)
         return Section(self.document, None, self.path, self.line)
 
 
 class Section:
     """A mapping, read key by key. `done()` at the end reports the keys that nobody asked for."""
 
-    __slots__ = ("_asked", "_values", "document", "line", "path")
+    __slots__ = ("_asked", "_readable", "_values", "document", "line", "path")
 
-    def __init__(self, document: Document, node: yaml.MappingNode | None, path: str, line: int) -> None:
+    def __init__(
+        self,
+        document: Document,
+        node: yaml.MappingNode | None,
+        path: str,
+        line: int,
+        *,
+        readable: bool = True,
+    ) -> None:
+        """readable: False where something else stands, which was reported; its keys are not missed as well."""
         self.document, self.path, self.line = document, path, line
+        self._readable = readable
         self._values: dict[str, Value] = {}
         self._asked: dict[str, None] = {}
         for key_node, value_node in node.value if node is not None else ():
@@ -257,7 +268,7 @@ class Section:
         value = self._values.get(key)
         if value is not None and not _is_null(value.node):
             return value
-        if required:
+        if required and self._readable:
             self.wrong("is missing" if value is None else "is empty", key)
         return None
 
