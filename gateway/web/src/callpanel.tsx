@@ -1,12 +1,12 @@
 /** The call with the people on the spot: who rings, who took it, both pictures, hang up. */
 import { computed, signal } from "@preact/signals";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 import { post, seg } from "./api.ts";
-import { capture, Player, Publisher, type CaptureFault } from "./media.ts";
-import type { Call, Leg } from "./model.ts";
+import { OwnCamera, RemoteLeg } from "./leg-video.tsx";
+import { capture, Publisher, type CaptureFault } from "./media.ts";
+import type { Call } from "./model.ts";
 import { attempt, calls, openCalls, selectedId, session, tick } from "./state.ts";
 import { clock, distance, span, t, tv } from "./text.ts";
-import { Watermark } from "./watermark.tsx";
 
 interface Joined {
   call: string;
@@ -142,58 +142,6 @@ export async function hangUp(): Promise<void> {
   }
 }
 
-function Remote({ call, leg }: { call: string; leg: Leg }) {
-  const video = useRef<HTMLVideoElement>(null);
-  const [player, setPlayer] = useState<Player | null>(null);
-  useEffect(() => {
-    if (!video.current) return;
-    const made = new Player(`/api/v1/calls/${seg(call)}/legs/${seg(leg.id)}/whep`, video.current, true);
-    setPlayer(made);
-    return () => made.close((calls.value.get(call)?.state ?? "ENDED") === "ENDED");
-  }, [call, leg.id]);
-  const state = player?.state.value ?? "connecting";
-  return (
-    <div
-      class={`remote s-${state}`}
-      data-leg={leg.id}
-      data-remote-frames={player?.frames.value ?? 0}
-      data-remote-audio={player?.audioBytes.value ?? 0}
-      data-remote-state={state}
-    >
-      <video ref={video} autoplay playsInline />
-      <Watermark who={session.value?.name || session.value?.sub || ""} />
-      {state !== "live" && (
-        <p class="tile-note">
-          <b>{state === "connecting" ? t("remoteWaiting") : tv("tile", state)}</b>
-          <span>{player?.reason.value}</span>
-        </p>
-      )}
-      {state === "live" && player?.hasVideo.value === false && (
-        <p class="tile-note">
-          <b>{t("audioOnly")}</b>
-        </p>
-      )}
-      <span class="name">{leg.name}</span>
-    </div>
-  );
-}
-
-function Local({ stream }: { stream: MediaStream }) {
-  const video = useRef<HTMLVideoElement>(null);
-  useEffect(() => {
-    if (video.current) {
-      video.current.srcObject = stream;
-      void video.current.play().catch(() => undefined);
-    }
-  }, [stream]);
-  return (
-    <div class="local">
-      <video ref={video} muted autoplay playsInline />
-      <span class="name">{t("you")}</span>
-    </div>
-  );
-}
-
 export function CallPanel() {
   const call = shownCall.value;
   const own = joined.value;
@@ -251,9 +199,15 @@ export function CallPanel() {
             </div>
           )}
           {others.map((leg) => (
-            <Remote key={leg.id} call={call.id} leg={leg} />
+            <RemoteLeg
+              key={leg.id}
+              call={call.id}
+              leg={leg}
+              viewer={session.value}
+              ended={() => (calls.value.get(call.id)?.state ?? "ENDED") === "ENDED"}
+            />
           ))}
-          {own.stream && <Local stream={own.stream} />}
+          {own.stream && <OwnCamera stream={own.stream} name={t("you")} />}
         </div>
       )}
       {inIt && own.fault && <p class="warn pad">{t(own.fault)}</p>}

@@ -1,8 +1,9 @@
 /** The ringing phone and the call. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { pageQuery, seg } from "./api.ts";
+import { OwnCamera, RemoteLeg } from "./leg-video.tsx";
 import { Player } from "./media.ts";
-import type { Call, CameraChoice, Leg } from "./model.ts";
+import type { Call, CameraChoice } from "./model.ts";
 import { distance, t, tv } from "./text.ts";
 import { Watermark } from "./watermark.tsx";
 import { decline, flip, hangUp, myRung, own, still, take } from "./worker-call.ts";
@@ -57,55 +58,6 @@ export function Ringing({ of }: { of: Call }) {
     </section>
   );
 }
-function Remote({ id, leg }: { id: string; leg: Leg }) {
-  const video = useRef<HTMLVideoElement>(null);
-  const [player, setPlayer] = useState<Player | null>(null);
-  useEffect(() => {
-    if (!video.current) return;
-    const made = new Player(`/api/v1/calls/${seg(id)}/legs/${seg(leg.id)}/whep`, video.current, true);
-    setPlayer(made);
-    return () => made.close(call.value?.id !== id); // the call has ended, and its sessions with it
-  }, [id, leg.id]);
-  const state = player?.state.value ?? "connecting";
-  return (
-    <div
-      class={`remote s-${state}`}
-      data-leg={leg.id}
-      data-remote-frames={player?.frames.value ?? 0}
-      data-remote-audio={player?.audioBytes.value ?? 0}
-      data-remote-state={state}
-    >
-      <video ref={video} autoplay playsInline />
-      <Watermark who={session.value?.name || session.value?.sub || ""} />
-      {state !== "live" && (
-        <p class="note">
-          <b>{state === "connecting" ? t("remoteWaiting") : tv("tile", state)}</b>
-          <span>{player?.reason.value}</span>
-        </p>
-      )}
-      {state === "live" && player?.hasVideo.value === false && (
-        <p class="note">
-          <b>{t("audioOnly")}</b>
-        </p>
-      )}
-      <span class="name">{leg.name}</span>
-    </div>
-  );
-}
-function Local({ stream, front }: { stream: MediaStream; front: boolean }) {
-  const video = useRef<HTMLVideoElement>(null);
-  useEffect(() => {
-    if (video.current) {
-      video.current.srcObject = stream;
-      void video.current.play().catch(() => undefined);
-    }
-  }, [stream]);
-  return (
-    <div class={`local${front ? " front" : ""}`}>
-      <video ref={video} muted autoplay playsInline />
-    </div>
-  );
-}
 export function SceneCamera({ choice }: { choice: CameraChoice }) {
   const video = useRef<HTMLVideoElement>(null);
   const [player, setPlayer] = useState<Player | null>(null);
@@ -150,16 +102,22 @@ export function Calling({ of }: { of: Call }) {
       <div class="videos">
         {others.length === 0 && (
           <div class="remote">
-            <p class="note">
+            <p class="tile-note">
               <b>{t(of.kind === "inbound" ? "sosCalling" : "waitDesk")}</b>
               {mine?.publisher?.state.value === "live" && <span>✓ {t("publishing")}</span>}
             </p>
           </div>
         )}
         {others.map((leg) => (
-          <Remote key={leg.id} id={of.id} leg={leg} />
+          <RemoteLeg
+            key={leg.id}
+            call={of.id}
+            leg={leg}
+            viewer={session.value}
+            ended={() => call.value?.id !== of.id}
+          />
         ))}
-        {mine?.stream && <Local stream={mine.stream} front={mine.front} />}
+        {mine?.stream && <OwnCamera stream={mine.stream} front={mine.front} />}
       </div>
       {scene.value?.cameras && scene.value.cameras.length > 0 && (
         <div class="strip" aria-label={t("sceneCameras")}>
