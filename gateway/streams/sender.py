@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.streams.compiled import Outgoing
+from gateway.streams.compiled import Outgoing, fan
 from gateway.streams.media import Codec
 from gateway.streams.packets import PacketGroup
 from gateway.streams.rtcp import ReportBlock, SenderReport, write_sender_report
@@ -362,22 +362,20 @@ class TrackSender(Outgoing):
         if history is None or (history.first is not None and history.first > self.cursor):
             self._skip(track)  # the history ran away from it
             return
-        entry = self._entries[-1]
+        ready: list[PacketGroup] = []
+        complete = True
         for group in history.since(self.cursor):
             if self._still_until is not None and group.picture >= self._still_until:
-                self._still_until = None
-                self.state = SenderState.WAITING
-                track.wait(self)
-                return
-            if allowed <= 0 and group.picture != keyframe:
-                return
-            allowed -= group.octets
+                break
             if group.picture != keyframe:
+                if allowed <= 0:
+                    complete = False
+                    break
                 self._burst_octets += group.octets
-            if not self._send_group(group, entry):
-                self.on_stalled(now)
-                if self.state is not SenderState.CATCHING_UP:
-                    return
+            allowed -= group.octets
+            ready.append(group)
+        if not self._send_groups(ready, now) or not complete:
+            return
         if self._still_until is not None:
             self._still_until = None
             self.state = SenderState.WAITING
@@ -385,6 +383,22 @@ class TrackSender(Outgoing):
             return
         self.state = SenderState.LIVE
         track.caught_up(self)
+
+    def _send_groups(self, groups: Sequence[PacketGroup], now: float) -> bool:
+        """Groups of a replay. False: the path is full, and the sender waits for the next keyframe."""
+        entry = self._entries[-1]
+        if groups and self.lane is not None and not entry.live_picture:
+            left = fan(groups, (self,))
+            missing = left[0][1] if left else len(groups)
+            if missing:
+                self._last_timestamp = entry.timestamp_of(groups[missing - 1])
+            groups = groups[missing:]
+        for group in groups:
+            if not self._send_group(group, entry):
+                self.on_stalled(now)
+                if self.state is not SenderState.CATCHING_UP:
+                    return False
+        return True
 
     def _send_group(self, group: PacketGroup, entry: Entry) -> bool:
         count = len(group.payloads)

@@ -18,7 +18,7 @@ from gateway.streams import compiled
 from gateway.streams.h264 import Depacketizer
 from gateway.streams.media import AccessUnit, Codec
 from gateway.streams.packets import PacketGroup, fragment_h264
-from gateway.streams.sender import PayloadTypes, TrackSender
+from gateway.streams.sender import PayloadTypes, SenderState, TrackSender
 from gateway.streams.srtp import Profile, SrtpKeys, SrtpSender
 from gateway.streams.stream import Stream, TrackKind
 from gateway.streams.viewer import Viewer
@@ -298,6 +298,33 @@ def test_a_viewer_gets_the_same_datagrams_from_both(profile: Profile, host: str)
         assert got == theirs.take()
         assert len(got) > 60
         for name in ("packets", "octets", "cursor", "index_offset"):
+            assert getattr(senders[0], name) == getattr(senders[1], name)
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_a_replay_is_the_same_from_both(profile: Profile) -> None:
+    """A viewer who joins within a group of pictures, and a keyframe that a running one asks for."""
+    stream = Stream()
+    with wire() as ours, wire() as theirs:
+        fast = compiled.CompiledSender(KEYS[profile])
+        fast.aim(compiled.new_gate(ours.outbox.fileno()), ours.inbox.getsockname())
+        play(stream, range(18))
+        senders = watch(stream, fast, ours), watch(stream, SrtpSender.create(KEYS[profile]), theirs)
+        assert {sender.state for sender in senders} == {SenderState.CATCHING_UP}  # the rest is paced
+        for now in (0.005, 0.01, 1.0):
+            for sender in senders:
+                sender.pump(now)
+        assert {sender.state for sender in senders} == {SenderState.LIVE}
+        assert ours.python == 0
+        for now in (2.0, 4.0):
+            for sender in senders:
+                sender.restart(now)
+                sender.pump(now + 1)
+            play(stream, range(18, 20))
+        got = ours.take()
+        assert got == theirs.take()
+        assert len(got) > 60
+        for name in ("packets", "octets", "cursor", "index_offset", "timestamp_offset", "_last_timestamp"):
             assert getattr(senders[0], name) == getattr(senders[1], name)
 
 
