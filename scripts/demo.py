@@ -290,7 +290,7 @@ class Demo:
             f"  机顶盒 set-top box       {stb}",
             f"  网格员 gridworker        {phone}",
             "",
-            "  Each link logs in once. Open the wall, the gridworker (switch to 在岗) and the box in three windows;",
+            "  Each link logs in once. Open the wall, the gridworker (点一下上岗) and the box in three windows;",
             "  press the red key twice on the box (key r), or from a shell:",
             f"    .venv/bin/python -m simulators boxes press --sid {box['sid']} --cam {first['id']} --mqtt 127.0.0.1:{self.mqtt}",
             "  Ctrl-C ends everything. Logs: var/demo/*.log",
