@@ -7,7 +7,6 @@ video. Nothing imports this module but the console script.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import ssl
@@ -59,6 +58,7 @@ from gateway.identity import JoinLimits, Keyring, LoginThrottle
 from gateway.intercom.model import CallSettings
 from gateway.intercom.switchboard import Audience, Switchboard
 from gateway.media_setup import credentials_of, ice_servers, make_media
+from gateway.memory import keep_tidy, settle
 from gateway.news import AlarmNews
 from gateway.notify import make_provider, notified_by
 from gateway.outbox import Courier
@@ -344,10 +344,9 @@ class Gateway:
                     now_ms=now_ms,
                 )
                 running.append(tasks.create_task(self.devices.run(topics), name="devices"))
+                running.append(tasks.create_task(keep_tidy(), name="memory"))
                 media = tasks.create_task(self.media.run(), name="media")
-                gc.collect()
-                gc.freeze()  # what lives as long as the process is never looked at again: shorter pauses
-                gc.set_threshold(GC_ALLOCATIONS, 80, 50)
+                settle(allocations=GC_ALLOCATIONS, middle=80)
                 log.info("ready at %s", self.base_url)
                 await stopping.wait()
                 await self._drain(media)

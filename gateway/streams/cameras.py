@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -580,13 +581,13 @@ class CameraSupervisor:
             data_timeout_s=limits.data_timeout_s,
             tls=self._tls,
         )
-        pull = Pull(
+        return Pull(
             spec,
             on_unit=stream.on_unit,
             on_audio=stream.on_audio,
             on_skip=stream.on_skip,
             on_playing=dialled,
-            on_closing=lambda: self._closing(stream, pull),
+            on_closing=partial(self._closing, stream),
             timeline=stream.timeline,
             audio_timeline=stream.audio_timeline,
             sweep=self._sweep,
@@ -594,7 +595,6 @@ class CameraSupervisor:
             audio_thread=self._audio_thread,
             compiled=self._compiled,
         )
-        return pull
 
     def _closing(self, stream: _Stream, pull: Pull) -> None:
         _add(self._past, pull)

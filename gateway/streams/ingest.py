@@ -104,7 +104,7 @@ class Pull:
         on_audio: Callable[[AudioFrame], None],
         on_skip: Callable[[], None] = lambda: None,
         on_playing: Callable[[], None] = lambda: None,
-        on_closing: Callable[[], None] = lambda: None,
+        on_closing: Callable[[Pull], None] = lambda pull: None,
         timeline: Timeline | None = None,
         audio_timeline: Timeline | None = None,
         sweep: Sweep | None = None,
@@ -247,7 +247,7 @@ class Pull:
             await connection.ended
         finally:
             if self._connection is not None:
-                self._on_closing()
+                self._on_closing(self)
             self._connection = None
             self._timeline.cut()
             self._audio_timeline.cut()
@@ -255,6 +255,7 @@ class Pull:
                 track.close()
             if connection is not None:
                 self.leaving = connection.close()
+            connection = None  # what ended it holds, by its traceback, this frame
 
     # What _Connection uses.
     @property
@@ -621,7 +622,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._leave_sweep()
         if self._sound is not None:
             self._sound.close()
-        self._feed = None
+        self._feed = self._backlog = self._sound = None
         failed = self.ended.done() and not self.ended.cancelled()
         if failed:
             self.ended.exception()  # seen

@@ -73,6 +73,21 @@ class LinkHandlers(Protocol):
     def on_closed(self, reason: str) -> None: ...
 
 
+class _Nobody:
+    """The handlers of a closed link."""
+
+    def on_connected(self) -> None: ...
+
+    def on_rtp(self, packets: Sequence[bytes], now: float) -> None: ...
+
+    def on_rtcp(self, compound: bytes, now: float) -> None: ...
+
+    def on_closed(self, reason: str) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class Link:
     """One peer: an ICE session, a DTLS association and, once connected, SRTP both ways. Made by
     MediaPort.create_link().
@@ -167,8 +182,9 @@ class Link:
         self.srtp = None
         self._receiver = None
         self._dtls.release()
+        handlers, self._handlers = self._handlers, _NOBODY  # no cycle: what is closed is gone at once
         try:
-            self._handlers.on_closed(reason)
+            handlers.on_closed(reason)
         except Exception:
             logger.exception("on_closed failed", extra={"reason": reason})
 

@@ -250,6 +250,8 @@ class TrackSender(Outgoing):
                 track.leave(self)
         self._track = self._wanted = None
         self.state = SenderState.IDLE
+        self.lane = None  # with these the link would stay until the collector comes round to their cycle
+        self.seal, self.send = _no_seal, _no_send
 
     def go_live(self, track: Track, first: PacketGroup) -> bool:
         """`Track` says that the keyframe waited for starts with `first`."""

@@ -155,7 +155,7 @@ class Viewer:
             self._link.send_rtcp(write_receiver_report(ssrcs[0]) + write_bye(ssrcs))
         for sender in self._senders.values():
             sender.stop()
-        self._link = None
+        self._link = self._on_choice = self._on_replay = None
         self.connected = False
 
     def pump(self, now: float) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import logging
 import os
 import signal
@@ -22,6 +21,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import GatewayError, Unavailable
+from gateway.memory import keep_tidy, settle
 from gateway.streams.cameras import CameraState
 from gateway.streams.channel import Channel
 from gateway.streams.hls import Container
@@ -118,11 +118,10 @@ class Worker:
                 running = [
                     self._tasks.create_task(media.run(), name="media"),
                     self._tasks.create_task(self._beat(media, setup.beat_s), name="beat"),
+                    self._tasks.create_task(keep_tidy(), name="memory"),
                 ]
                 self._media = media
-                gc.collect()
-                gc.freeze()  # what lives as long as the process is never looked at again: shorter pauses
-                gc.set_threshold(GC_ALLOCATIONS, 20, 50)
+                settle(allocations=GC_ALLOCATIONS, middle=20)
                 self._send(Ready(media.port_number))
                 await self._stopping.wait()
                 for task in (*self._under_way.values(), *reversed(running)):

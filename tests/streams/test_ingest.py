@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import ipaddress
 import itertools
 import ssl
@@ -22,6 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gateway.streams.backlog import Backlog
+from gateway.streams.h264 import Depacketizer
 from gateway.streams.ingest import Pull, PullFailed, PullSpec
 from gateway.streams.media import AccessUnit, AudioFrame, Codec
 from gateway.streams.rtsp import Remedy
@@ -291,6 +294,31 @@ async def test_faults_have_their_reason(fault: str, reason: str, remedy: Remedy)
         assert (failed.reason, failed.remedy) == (reason, remedy)
         if fault == "401":
             assert farm.authorizations == 1  # never lock the account
+
+
+async def test_a_pull_that_ended_is_gone_without_the_collector() -> None:
+    """A camera that fails again and again would pile up its group of pictures until the collector comes round."""
+    async with Farm(fault="drop") as farm:
+        pull, collected = pull_of(PullSpec(url=farm.url, transport="tcp"), watched=False)
+        gc.collect()
+        gc.disable()
+        try:
+            task = asyncio.create_task(pull.run())
+            await collected.at_least(1)
+            parts = (type(pull._connection), Depacketizer, Backlog)
+            assert set(alive(*parts)) == {part.__name__ for part in parts}
+            await asyncio.wait([task], timeout=15)
+            assert isinstance(task.exception(), PullFailed)
+            del task
+            async with asyncio.timeout(15):
+                while alive(*parts):
+                    await asyncio.sleep(0.02)
+        finally:
+            gc.enable()
+
+
+def alive(*types: type) -> list[str]:
+    return [type(one).__name__ for one in gc.get_objects() if isinstance(one, types)]
 
 
 async def test_nobody_there() -> None:
