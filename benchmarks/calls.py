@@ -95,6 +95,7 @@ async def measure(races: int, directory: Path) -> Meter:
         publish_event=meter.event,
         close_media=lambda owner: None,
         on_accepted=meter.nothing,
+        on_released=meter.nothing,
         on_no_answer=meter.nothing,
         on_opened=meter.nothing,
         on_missed=meter.nothing,

@@ -204,6 +204,7 @@ class Gateway:
             publish_event=self._publish_call_event,
             close_media=self._close_media,
             on_accepted=self._on_accepted,
+            on_released=self.desk.on_dispatch_released,
             on_no_answer=self._on_no_answer,
             on_opened=self.desk.on_call,
             on_missed=self._on_missed,

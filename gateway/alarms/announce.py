@@ -30,6 +30,7 @@ __all__ = [
     "ack",
     "announce_alarm",
     "announce_event",
+    "announce_fall",
     "announce_ring",
     "announce_stage",
     "announce_state",
@@ -140,13 +141,21 @@ def announce_stage(
         more = {"who": row["acknowledged_name"]}
     payload = ack(pid or row["press_id"], row["id"], stage, now_ms, **more)
     announce_ack(connection, sid, payload)
-    announce_state(connection, row, None if stage is Stage.CLOSED else state_of(row, stage))
+    announce_state(connection, row, None if stage is Stage.CLOSED else state_of(row))
     return payload
 
 
-def state_of(row: Row, stage: Stage | None = None) -> Json:
-    """What a rebooted box resumes from; by default the furthest stage that is true."""
-    stage = stage or stage_of(row)
+def announce_fall(connection: Connection, row: Row) -> None:
+    """The furthest stage is no longer true (a gridworker released, an operator who gave it back): the box's retained state
+    says what is. An ack says only what has come true."""
+    origin, _, _ = str(row["source"]).partition("/")
+    if origin == "stb" and row["verified"]:
+        announce_state(connection, row, state_of(row))
+
+
+def state_of(row: Row) -> Json:
+    """What a rebooted box resumes from: the furthest stage that is true."""
+    stage = stage_of(row)
     return {"alarm": row["id"], "stage": stage, "message": words(stage, row)}
 
 

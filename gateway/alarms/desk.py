@@ -21,6 +21,7 @@ from gateway.alarms.announce import (
     Stage,
     ack_message,
     announce_alarm,
+    announce_fall,
     announce_stage,
     refusal,
 )
@@ -370,6 +371,21 @@ class AlarmDesk:
 
         await self._step(alarm_id, step)
 
+    async def on_dispatch_released(self, alarm_id: str, worker_id: str) -> None:
+        """That gridworker took the call and was not heard: nobody is on the way, unless an incident sent it meanwhile."""
+
+        def step(c: Connection, row: Row, now_ms: int) -> Row:
+            sent = row["worker_id"] == worker_id and row["incident_id"] is None
+            if not sent or row["closed_at"] is not None:
+                return row
+            row = records.update_alarm(c, row, worker_id=None, worker_name=None, eta_s=None)
+            self._log(c, row, "released", None, now_ms, worker=worker_id)
+            announce_fall(c, row)
+            announce_alarm(c, row, records.load_deadlines(c, row["id"]))
+            return row
+
+        await self._step(alarm_id, step)
+
     async def on_denied(self, client: str, topic: str) -> None:
         """The broker refused a PUBLISH: audited, as far as the client stays within the rate of a box."""
         now_ms = self._clock()
@@ -571,6 +587,7 @@ class AlarmDesk:
         handling = self._move(row, event)
         row = records.update_alarm(c, row, handling=handling, alerted_at=now_ms, **records.NOT_ACKNOWLEDGED)
         self._log(c, row, name, by, now_ms)
+        announce_fall(c, row)
         return self._progress(c, row, handling, now_ms)
 
     def _log(

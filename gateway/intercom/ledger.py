@@ -6,7 +6,7 @@ Outbox kinds:
     call.ring    {worker_id, message}: `w/{wid}/call`. Ordered per call and worker.
     call.notify  {worker_id, name, channels, message, until}: the provider that reaches phones. Ordered per call and worker.
     call.event   {type, data, lineage, participants, only, until?}: the event channel. Ordered per call.
-    call.news    {what: opened|accepted|no_answer|missed, ...}: the alarm desk. Ordered per call.
+    call.news    {what: opened|accepted|released|no_answer|missed, ...}: the alarm desk. Ordered per call.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def record_step(
                 outbox.add(connection, KIND_RING, f"{after.id}/{worker_id}", payload)
                 event = {"type": "ring_end", "data": ring_end_event(after, effect), "only": worker_id}
                 outbox.add(connection, KIND_EVENT, after.id, event)
+                if effect.reason == "released":
+                    _news(connection, after, "released", worker_id=worker_id)
             case Accepted(participant=worker, eta_s=eta_s):
                 _news(connection, after, "accepted", worker_id=worker.id, name=worker.name, eta_s=eta_s)
             case NoAnswer(reason=reason):

@@ -66,6 +66,7 @@ class Outgoing:
         notify: Callable[[Json], Awaitable[None]] | None,
         publish_event: Callable[[str, Json, Audience], Awaitable[None]],
         on_accepted: Callable[[str, str, str, float | None], Awaitable[None]],
+        on_released: Callable[[str, str], Awaitable[None]],
         on_no_answer: Callable[[str, str], Awaitable[None]],
         on_opened: Callable[[str, str], Awaitable[None]],
         on_missed: Callable[[str, str | None, str | None], Awaitable[None]],
@@ -77,6 +78,7 @@ class Outgoing:
         self._notify = notify
         self._publish_event = publish_event
         self._on_accepted = on_accepted
+        self._on_released = on_released
         self._on_no_answer = on_no_answer
         self._on_opened = on_opened
         self._on_missed = on_missed
@@ -137,6 +139,8 @@ class Outgoing:
                 await self._on_opened(alarm_id, news["call_id"])
             case "accepted":
                 await self._on_accepted(alarm_id, news["worker_id"], news["name"], news["eta_s"])
+            case "released":
+                await self._on_released(alarm_id, news["worker_id"])
             case "no_answer":
                 await self._on_no_answer(alarm_id, news["reason"])
             case _:

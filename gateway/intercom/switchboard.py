@@ -83,7 +83,7 @@ class Switchboard(CallReader):
     rank(position, grid, exclude): the ranking, best first, without off-duty workers. pick(worker_id,
     position): one worker as the ranking sees it, None if it is unknown or off duty. ring(worker_id, message):
     MQTT `w/{wid}/call` (ring_all: many at once). notify(notice): the provider that reaches phones (None: there is none). publish_event(type, data, audience): the event channel. close_media(owner): ends
-    media sessions of that owner. on_accepted(alarm_id, worker_id, name, eta_s), on_no_answer(alarm_id,
+    media sessions of that owner. on_accepted(alarm_id, worker_id, name, eta_s), on_released(alarm_id, worker_id: no media of it came), on_no_answer(alarm_id,
     reason), on_opened(alarm_id, call_id), on_missed(call_id, worker_id, alarm_id), on_hung_up(alarm_id, worker_id, call_id: the caller
     hung up as this worker answered) tell the alarm desk; they may be repeated after a crash and raise to be tried again. clock: UTC milliseconds.
     """
@@ -99,6 +99,7 @@ class Switchboard(CallReader):
         publish_event: Callable[[str, Json, Audience], Awaitable[None]],
         close_media: Callable[[str], None],
         on_accepted: Callable[[str, str, str, float | None], Awaitable[None]],
+        on_released: Callable[[str, str], Awaitable[None]],
         on_no_answer: Callable[[str, str], Awaitable[None]],
         on_opened: Callable[[str, str], Awaitable[None]],
         on_missed: Callable[[str, str | None, str | None], Awaitable[None]],
@@ -119,6 +120,7 @@ class Switchboard(CallReader):
             notify=notify,
             publish_event=publish_event,
             on_accepted=on_accepted,
+            on_released=on_released,
             on_no_answer=on_no_answer,
             on_opened=on_opened,
             on_missed=on_missed,

@@ -110,6 +110,20 @@ test("without the broker HTTP goes out at once; the resident is sent to 110 afte
   assert.deepEqual(box.due(press, 99000, true), { mqtt: false, http: false });
 });
 
+test("what is no longer true is taken back by the retained state alone", async () => {
+  const box = await part("2-press");
+  const press = box.create(0, "p", 1, null, false);
+  assert.equal(box.fall(press, "persisted"), false);
+  for (const stage of ["persisted", "shown", "dispatched"]) box.ack(press, { pid: "p", stage, who: "李", eta_s: 60 });
+  assert.equal(box.fall(press, "dispatched"), false);
+  assert.equal(box.fall(press, "shown"), true);
+  assert.deepEqual([press.stage, press.reached, press.who], ["shown", ["sent", "persisted", "shown"], null]);
+  box.ack(press, { pid: "p", stage: "dispatched", who: "王" });
+  assert.deepEqual([press.stage, press.who], ["dispatched", "王"]);
+  box.ack(press, { pid: "p", stage: "closed" });
+  assert.equal(box.fall(press, "shown"), false);
+});
+
 test("stages never run backwards, and only the press's own acks count", async () => {
   const box = await part("2-press");
   const press = box.create(0, "p", 1, null, false);

@@ -188,6 +188,28 @@ async def test_stages_reach_the_box_each_once(bench: Bench) -> None:
         await desk.acknowledge("nothing", ZHANG)
 
 
+async def test_what_is_no_longer_true_is_taken_back(bench: Bench) -> None:
+    """product.md section 2: each stage only when it is true. An ack can't say so; the retained state does."""
+    desk = bench.desk
+    async with bench.running():
+        alarm = (await desk.press(press_body(), "http"))["alarm"]
+        await desk.shown(alarm, "one", ZHANG)
+        await desk.on_dispatch_accepted(alarm, WANG, 240)
+        await desk.acknowledge(alarm, ZHANG)  # somebody is on the way all the same
+        await desk.on_dispatch_released(alarm, "another")
+        assert (await desk.get(alarm))["dispatched"]["id"] == WANG.sub
+        for _ in range(2):
+            await desk.on_dispatch_released(alarm, WANG.sub)
+        assert (await desk.get(alarm))["dispatched"] is None
+        await desk.unacknowledge(alarm, ZHANG)
+        await bench.settle()
+    retained = [payload["stage"] for topic, payload, _ in bench.got.mqtt if topic.endswith("/state")]
+    assert retained == ["persisted", "shown", "dispatched", "dispatched", "answered", "shown"]
+    assert bench.got.stages("b0") == ["persisted", "shown", "dispatched", "answered"]
+    events = [entry["event"] for entry in (await desk.get(alarm))["timeline"]]
+    assert events == ["raised", "shown", "dispatched", "acknowledged", "released", "unacknowledged"]
+
+
 async def test_calls_that_open_together_are_noted_with_their_alarms(bench: Bench) -> None:
     alarms = [(await bench.desk.press(press_body(sid=f"b{n}"), "http"))["alarm"] for n in (0, 3, 9)]
     notes = [(alarm, f"call-{alarm}") for alarm in alarms]

@@ -92,6 +92,9 @@ class World:
     async def on_accepted(self, alarm_id: str, worker_id: str, name: str, eta_s: float | None) -> None:
         self.news.append(("accepted", alarm_id, worker_id, name, eta_s))
 
+    async def on_released(self, alarm_id: str, worker_id: str) -> None:
+        self.news.append(("released", alarm_id, worker_id))
+
     async def on_no_answer(self, alarm_id: str, reason: str) -> None:
         self.news.append(("no_answer", alarm_id, reason))
 
@@ -156,6 +159,7 @@ async def bench_on(path: Path, world: World) -> AsyncIterator[Bench]:
         publish_event=world.publish_event,
         close_media=world.closed.append,
         on_accepted=world.on_accepted,
+        on_released=world.on_released,
         on_no_answer=world.on_no_answer,
         on_opened=world.on_opened,
         on_missed=world.on_missed,
@@ -335,6 +339,7 @@ async def test_a_claimant_without_media_is_released_and_all_ring_again(bench: Be
     await bench.deliver()
     mids = [message["mid"] for _, message in bench.world.rings if message["act"] == "ring"]
     assert len(set(mids)) == 6, "a new ring is no repeat of the old one"
+    assert bench.world.news[-1] == ("released", "alarm-1", "w1"), "nobody is on the way any more"
 
 
 # ----------------------------------------------------------------------------------------- busy people

@@ -368,6 +368,7 @@ export const en: Record<keyof typeof zh, string> = {
   "event.shown": "Shown at a desk",
   "event.acknowledged": "Acknowledged",
   "event.unacknowledged": "Given back",
+  "event.released": "Gridworker not heard, ringing anew",
   "event.abandoned": "Nothing done, back to the queue",
   "event.triaged": "Triaged",
   "event.closed": "Closed",

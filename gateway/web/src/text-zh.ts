@@ -364,6 +364,7 @@ export const zh = {
   "event.shown": "已显示在值班台",
   "event.acknowledged": "已接警",
   "event.unacknowledged": "退回待接警",
+  "event.released": "网格员未接通，重新呼叫",
   "event.abandoned": "接警后无处置，退回",
   "event.triaged": "已定性",
   "event.closed": "已结束",

@@ -112,6 +112,22 @@ var BoxPress = (function () {
     }
     return true;
   }
+  /** Takes the retained state's stage in, which is what is true now: who was on the way may have been released. True if that
+   * took a stage back. */
+  function fall(press, stage) {
+    var at = ORDER.indexOf(stage);
+    if (at < 1 || at >= ORDER.indexOf(press.stage) || over(press)) {
+      return false;
+    }
+    press.stage = stage;
+    press.reached = press.reached.filter(function (one) {
+      return ORDER.indexOf(one) <= at;
+    });
+    if (stage !== "dispatched") {
+      press.who = press.eta = null;
+    }
+    return true;
+  }
   function over(press) {
     return press.stage === "closed" || press.stage === "cancelled" || press.stage === "refused";
   }
@@ -132,6 +148,7 @@ var BoxPress = (function () {
     payload: payload,
     due: due,
     ack: ack,
+    fall: fall,
     over: over,
     open: open,
     stands: stands,

@@ -96,6 +96,10 @@ var BoxAlarm = (function () {
         return;
       }
       if (press && body.alarm && body.alarm === press.alarm) {
+        if (BoxPress.fall(press, body.stage)) {
+          keep("press", press);
+          page.changed();
+        }
         onAck({ pid: press.pid, alarm: body.alarm, stage: body.stage, handled: body.handled === true });
       } else if (body.alarm && (!press || BoxPress.over(press))) {
         refresh();
