@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -31,6 +31,11 @@ __all__ = ["Fix", "Roster", "WorkerView", "parse_location", "track_table", "work
 logger = logging.getLogger(__name__)
 
 JUMPS_BELIEVED = 3
+CLOCK_BELIEVED = 3
+"""So many fixes after the first must come behind by the same, before it is the phone's clock."""
+STEADY_MS = 3_000
+ABSURD_MS = 86_400_000
+"""A clock that is further off says nothing: the time of receipt counts."""
 
 worker_table = Table(
     "worker",
@@ -72,13 +77,42 @@ _UPSERT_FIX = _UPSERT_FIX.on_conflict_do_update(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fix:
     """A position as a phone reports it, already WGS-84. seq: the phone's counter, so that a late one
-    doesn't move it back.
+    doesn't move it back. taken_at: when it was found, by the phone's clock (ms).
     """
 
     position: Position
     accuracy_m: float
     speed_mps: float
     seq: int
+    taken_at: int | None = None
+
+
+@dataclass(slots=True)
+class _PhoneClock:
+    """How far a phone's clock is behind ours, as far as its fixes show. Server time decides how old a fix is (product.md
+    section 3), and a phone without reception sends its last one again and again.
+
+    A fix that is behind is old, unless they go on coming behind by the same: then the clock is slow, not the fixes.
+    """
+
+    slow_ms: int = 0
+    last: int | None = None
+    behind_ms: int = 0
+    alike: int = 0
+
+    def ours(self, taken_at: int | None, now_ms: int) -> int:
+        """When a fix that comes now was found, by our clock."""
+        if taken_at is None or abs(now_ms - taken_at) > ABSURD_MS:
+            return now_ms
+        behind_ms = now_ms - taken_at
+        if taken_at != self.last:
+            steady = self.last is not None and abs(behind_ms - self.behind_ms) <= STEADY_MS
+            self.alike = self.alike + 1 if steady and taken_at > (self.last or 0) else 0
+            self.last, self.behind_ms = taken_at, behind_ms
+            if self.alike >= CLOCK_BELIEVED:
+                self.slow_ms = behind_ms
+        self.slow_ms = min(self.slow_ms, behind_ms)
+        return taken_at + self.slow_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +139,7 @@ class _Entry:
     jumps: int = 0
     jumped_to: Position | None = None
     jumped_at: int = 0
+    clock: _PhoneClock = field(default_factory=_PhoneClock)
 
 
 class Roster:
@@ -139,7 +174,7 @@ class Roster:
             old, row = self._entries.get(site.id), kept.get(site.id)
             if old is not None:
                 state = replace(old.state, name=site.name, grid=site.grid, centroid=site.centroid)
-                entries[site.id] = _Entry(state, old.suspected, old.seq)
+                entries[site.id] = _Entry(state, old.suspected, old.seq, clock=old.clock)
                 continue
             position = None
             if row is not None and row["lat"] is not None:
@@ -221,14 +256,17 @@ class Roster:
             return False
         if fix.seq <= entry.seq and entry.seq - fix.seq < 1000:  # far below: the phone began to count anew
             return False
-        if self._jumps(entry, fix, now_ms):
+        taken_at = entry.clock.ours(fix.taken_at, now_ms)
+        if state.fix_at is not None and taken_at < state.fix_at:
+            return False
+        if self._jumps(entry, fix, taken_at):
             self.jumps_ignored += 1
             return False
         entry.seq = fix.seq
         here = replace(
             state,
             position=fix.position,
-            fix_at=now_ms,
+            fix_at=taken_at,
             accuracy_m=fix.accuracy_m,
             speed_mps=fix.speed_mps,
             online=True,
@@ -366,11 +404,12 @@ def parse_location(raw: bytes) -> Fix:
         accuracy_m=report.acc,
         speed_mps=report.spd or 0.0,
         seq=report.seq,
+        taken_at=report.fix,
     )
 
 
 class _Location(msgspec.Struct, frozen=True, kw_only=True):
-    """fix: the phone's own time of the fix (ms), not used: the server's clock decides."""
+    """fix: the phone's own time of the fix (ms); see _PhoneClock."""
 
     lat: float
     lon: float

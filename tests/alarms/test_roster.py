@@ -14,9 +14,11 @@ from gateway.alarms.roster import Fix, Roster, parse_location
 from gateway.errors import NotFound, ProtocolError
 from gateway.geo import Datum, Position, from_datum, to_gcj02
 
+MINUTE = 60_000
 
-def fix(metres: float, seq: int) -> Fix:
-    return Fix(position=north(metres), accuracy_m=10, speed_mps=0, seq=seq)
+
+def fix(metres: float, seq: int, taken_at: int | None = None) -> Fix:
+    return Fix(position=north(metres), accuracy_m=10, speed_mps=0, seq=seq, taken_at=taken_at)
 
 
 async def test_duty_and_last_fix_survive_a_restart(bench: Bench, clock: Clock) -> None:
@@ -64,6 +66,47 @@ async def test_late_fix_does_not_move_back_and_a_new_count_is_believed(bench: Be
     assert bench.roster.locate("w1", fix(20, 0), now_ms=clock())
     with pytest.raises(NotFound):
         bench.roster.locate("nobody", fix(0, 1), now_ms=clock())
+
+
+async def test_an_old_fix_stays_old_however_often_it_is_sent(bench: Bench, clock: Clock) -> None:
+    """product.md section 6 row 9; a phone without reception sends its last fix every 25 s."""
+    await bench.roster.set_duty("w1", Duty.ON, now_ms=clock())
+    taken_at = clock() - 20 * MINUTE
+    for seq in range(10):
+        assert bench.roster.locate("w1", fix(0, seq, taken_at), now_ms=clock())
+        view = bench.roster.view("w1", clock())
+        assert (view.fix_at, view.freshness) == (taken_at, Freshness.CENTROID)
+        clock.now_ms += 25_000
+    assert bench.roster.locate("w1", fix(30, 10, clock() - 400), now_ms=clock())
+    assert bench.roster.view("w1", clock()).freshness is Freshness.FRESH
+    assert not bench.roster.locate(
+        "w1", fix(0, 11, clock() - MINUTE), now_ms=clock()
+    )  # found before that one
+
+
+@pytest.mark.parametrize("wrong_by_ms", [-40 * MINUTE, 40 * MINUTE])
+async def test_a_wrong_clock_of_a_phone_makes_no_fix_old(
+    bench: Bench, clock: Clock, wrong_by_ms: int
+) -> None:
+    await bench.roster.set_duty("w1", Duty.ON, now_ms=clock())
+    seen = []
+    for seq in range(6):
+        taken_at = clock() + wrong_by_ms
+        clock.now_ms += 200 + 300 * (seq % 3)  # on its way
+        assert bench.roster.locate("w1", fix(seq, seq, taken_at), now_ms=clock())
+        seen.append(bench.roster.view("w1", clock()).freshness)
+        clock.now_ms += 10_000
+    at_first = 3 if wrong_by_ms < 0 else 0
+    assert seen == [Freshness.CENTROID] * at_first + [Freshness.FRESH] * (6 - at_first)
+    clock.now_ms += 4 * MINUTE  # the last one again: now it is old
+    assert bench.roster.locate("w1", fix(5, 6, taken_at), now_ms=clock())
+    assert bench.roster.view("w1", clock()).freshness is Freshness.LAST_RESORT
+
+
+async def test_a_clock_that_is_off_by_more_than_a_day_says_nothing(bench: Bench, clock: Clock) -> None:
+    await bench.roster.set_duty("w1", Duty.ON, now_ms=clock())
+    assert bench.roster.locate("w1", fix(0, 1, 1), now_ms=clock())
+    assert bench.roster.view("w1", clock()).fix_at == clock()
 
 
 def test_location_needs_a_datum_and_is_stored_as_wgs84() -> None:

@@ -16,8 +16,6 @@ import pytest
 import pytest_asyncio
 from running_gateway import AREAS, CORNERS, KEY, STREET_A, Bench, running_gateway, sign
 
-from gateway.alarms.roster import Fix
-from gateway.geo import Position
 from gateway.identity import device_password
 from simulators import mqtt
 
@@ -186,7 +184,6 @@ async def test_row_7_a_stuck_key_is_throttled_and_others_keep_their_latency(benc
 
 async def test_row_9_an_old_fix_is_not_the_nearest_and_the_own_worker_is_rung(bench: Bench) -> None:
     await clean(bench, "a1")
-    roster, now_ms = bench.gateway.roster, time.time_ns() // 1_000_000
     lat, lon = CORNERS["a1"]
     for worker in ("wa", "wa2", "wb"):
         await bench.on_duty(worker, "b1" if worker == "wb" else "a1", "off")
@@ -195,8 +192,12 @@ async def test_row_9_an_old_fix_is_not_the_nearest_and_the_own_worker_is_rung(be
         )
         assert status == 200
     # wa2 stood at the very spot 20 minutes ago; wb is 11 km away now; wa, the grid's own, has no fix at all.
-    at_the_spot = Fix(position=Position(lat + 0.01, lon + 0.01), accuracy_m=5, speed_mps=0, seq=1)
-    assert roster.locate("wa2", at_the_spot, now_ms=now_ms - 20 * 60_000)
+    old = {"lat": lat + 0.01, "lon": lon + 0.01, "datum": "wgs84", "acc": 5, "seq": 1}
+    status, _ = await bench.call(
+        "POST", "/api/v1/workers/me/location", bench.bearer("worker", "wa2"),
+        json={**old, "fix": time.time_ns() // 1_000_000 - 20 * 60_000},
+    )  # fmt: skip
+    assert status == 200
     await bench.on_duty("wb", "b1")
     ack = await bench.press("a1", pid="old-fix")
     alarm = await get(bench, f"/api/v1/alarms/{ack['alarm']}")

@@ -46,6 +46,8 @@ export async function sendFix(
 }
 let watch: number | null = null;
 let latest: GeolocationPosition | null = null;
+/** A phone that stands still may not be told anew: older than this, it is asked where it is before that is said again. */
+const ASK_AGAIN_MS = 15000;
 /** Browsers give WGS-84 (W3C Geolocation section 5.3). Sent at most every 10 s, and at least every 25 s while on duty. */
 export function locate(on: boolean): void {
   if (!on) {
@@ -74,8 +76,19 @@ export function locate(on: boolean): void {
 export function pump(everyMs: number): void {
   if (!latest || Date.now() - lastSent < everyMs || me.value?.duty === "off") return;
   lastSent = Date.now();
-  const { latitude, longitude, accuracy, speed } = latest.coords;
-  sendFix(latitude, longitude, "wgs84", accuracy, speed, latest.timestamp).catch(() => {
+  const soon = (): void => {
     lastSent = Date.now() - everyMs + 3000;
-  });
+  };
+  const send = (found: GeolocationPosition): void => {
+    latest = found;
+    const { latitude, longitude, accuracy, speed } = found.coords;
+    sendFix(latitude, longitude, "wgs84", accuracy, speed, found.timestamp).catch(soon);
+  };
+  if (Date.now() - latest.timestamp < ASK_AGAIN_MS) send(latest);
+  else
+    navigator.geolocation.getCurrentPosition(send, soon, {
+      enableHighAccuracy: true,
+      maximumAge: 5000,
+      timeout: 10000,
+    });
 }
