@@ -247,6 +247,7 @@ def _read_all(
 
 def _read_settings(document: Document, path: Path) -> Settings:
     root = document.root()
+    root.shorthand("mqtt", "off", "mode")
     settings = root.into(Settings, lambda what, text: _complaint(what, text, path.parent))
     http, mqtt, ingest, dispatch = settings.http, settings.mqtt, settings.ingest, settings.dispatch
     if bool(http.tls_cert) != bool(http.tls_key):

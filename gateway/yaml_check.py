@@ -35,6 +35,7 @@ _TRUE, _FALSE = {"true", "yes", "on"}, {"false", "no", "off"}
 _STRICT_INT = "tag:yaml.org,2002:int"
 _STRICT_FLOAT = "tag:yaml.org,2002:float"
 _NULL = "tag:yaml.org,2002:null"
+_TEXT = "tag:yaml.org,2002:str"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -331,6 +332,16 @@ class Section:
             if key not in self._asked:
                 close = nearest(key, list(self._asked))
                 self.document.add(value.node.start_mark.line + 1, value.path, f"is no known key{close}")
+
+    def shorthand(self, key: str, word: str, inner: str) -> None:
+        """`key: word` stands for `key: {inner: word}`."""
+        value = self._values.get(key)
+        if value is None or not isinstance(value.node, yaml.ScalarNode) or value.node.value != word:
+            return
+        at, end = value.node.start_mark, value.node.end_mark
+        pair = yaml.ScalarNode(_TEXT, inner, at, end), yaml.ScalarNode(_TEXT, word, at, end)
+        node = yaml.MappingNode("tag:yaml.org,2002:map", [pair], at, end)
+        self._values[key] = Value(self.document, node, value.path)
 
     def into(self, kind: type[D], check: Callable[[str, str], str | None]) -> D:
         """Read a dataclass whose fields have defaults; `check(what, text)` judges texts marked by

@@ -197,6 +197,7 @@ def test_settings_are_read_over_their_defaults(tmp_path: Path) -> None:
     assert settings.mqtt.mode is MqttMode.OFF  # `off` is a boolean in YAML 1.1, not here
     assert settings.calls.restart_s == (1.0, 2.5)
     assert settings.alarms == Settings().alarms
+    assert load_settings(write(tmp_path / "short.yaml", "mqtt: off\n")).mqtt.mode is MqttMode.OFF
 
 
 def test_every_mistake_in_the_settings(tmp_path: Path) -> None:
