@@ -6,6 +6,7 @@ segment. Who keeps asking is one viewer: counted against the same limit of joins
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -23,6 +24,8 @@ __all__ = ["HlsEdge"]
 
 GONE_S = 20.0
 """Without a request a viewer has left: five times the target duration, after which a player asks again."""
+
+LOOK_S = 5.0
 
 
 class HlsEdge:
@@ -43,6 +46,7 @@ class HlsEdge:
         self._viewed = viewed
         self._clock = clock
         self._viewers: dict[tuple[str, str, StreamName], tuple[Principal, float]] = {}
+        self._look: asyncio.TimerHandle | None = None
 
     def routes(self) -> list[Route]:
         def camera(request: web.Request) -> Resource:
@@ -78,11 +82,24 @@ class HlsEdge:
     def _count(self, who: Principal, camera_id: str, name: StreamName) -> bool:
         """Whether this is a viewer who was not there before. Raises TooMany."""
         now = self._clock()
-        for key in [key for key, (_, asked_at) in self._viewers.items() if now - asked_at > GONE_S]:
-            self._joins.leave(self._viewers.pop(key)[0])
+        self._forget_gone()
         key = (who.sub, camera_id, name)
         held = self._viewers.get(key)
         if held is None:
             self._joins.join(who, now_s=now)
         self._viewers[key] = (who if held is None else held[0], now)
+        if self._look is None:
+            self._look_again()
         return held is None
+
+    def _forget_gone(self) -> None:
+        now = self._clock()
+        for key in [key for key, (_, asked_at) in self._viewers.items() if now - asked_at > GONE_S]:
+            self._joins.leave(self._viewers.pop(key)[0])
+
+    def _look_again(self) -> None:
+        """While there are viewers: the place of one that has left must not wait for the next one's request."""
+        self._forget_gone()
+        self._look = (
+            asyncio.get_running_loop().call_later(LOOK_S, self._look_again) if self._viewers else None
+        )
