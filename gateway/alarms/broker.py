@@ -51,6 +51,7 @@ RESTART_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 _DENIED = re.compile(rb"Denied PUBLISH from (\S+) \(.*?'([^']*)'")
+_SUBSCRIBES = b"Received SUBSCRIBE from "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ def config_text(settings: BrokerSettings, port: int, directory: Path) -> str:
             "log_type error",
             "log_type warning",
             "log_type notice",
-            "log_type debug",  # the only type under which a denied PUBLISH is told
+            "log_type debug",  # the only type under which a denied PUBLISH is told; and who subscribes to what
             f"listener {port} {settings.host}",
             *_tls_listener(settings.tls),
             "use_username_as_clientid true",
@@ -173,6 +174,7 @@ class Broker:
         self._process: asyncio.subprocess.Process | None = None
         self._log_fd: int | None = None
         self._log_tail = b""
+        self._subscriber = b""  # whose topics follow in the log, a line each
         self._last_words: list[str] = []
 
     @property
@@ -320,12 +322,28 @@ class Broker:
         *lines, self._log_tail = (self._log_tail + data).split(b"\n")
         self._log_tail = self._log_tail[-4096:]
         for line in lines:
-            if b"Denied PUBLISH" in line:
+            if line.startswith(b"\t"):
+                self._note_subscription(line)
+                continue
+            self._subscriber = b""
+            if line.startswith(_SUBSCRIBES):
+                self._subscriber = line.removeprefix(_SUBSCRIBES)
+            elif b"Denied PUBLISH" in line:
                 match = _DENIED.search(line)
                 if match:
                     self._on_denied(match[1].decode(errors="replace"), match[2].decode(errors="replace"))
             elif line.startswith((b"Error", b"Warning")) or b"rror:" in line:
                 self._last_words = [*self._last_words[-9:], line.decode(errors="replace")]
+
+    def _note_subscription(self, line: bytes) -> None:
+        """mosquitto 2 grants every subscription and holds back what may not be read. Who asked for more than its own is told
+        all the same."""
+        client = self._subscriber.decode(errors="replace")
+        topic = line[1:].rpartition(b" (QoS")[0].decode(errors="replace")
+        root = self._settings.root
+        own = (f"{root}/stb/{client}/", f"{root}/w/{client}/")
+        if client not in ("", GATEWAY_USER) and topic != f"{root}/gw/health" and not topic.startswith(own):
+            self._on_denied(client, topic)
 
     def _close_log(self) -> None:
         if self._log_fd is not None:

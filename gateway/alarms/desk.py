@@ -387,7 +387,7 @@ class AlarmDesk:
         await self._step(alarm_id, step)
 
     async def on_denied(self, client: str, topic: str) -> None:
-        """The broker refused a PUBLISH: audited, as far as the client stays within the rate of a box."""
+        """The broker refused a PUBLISH, or nothing comes of a SUBSCRIBE: audited, as far as the client stays within the rate of a box."""
         now_ms = self._clock()
         if self._gate.spend(f"denied/{client}", now_ms):
             who, subject = f"device/{client}"[:80], f"topic/{topic}"[:200]

@@ -145,16 +145,22 @@ async def test_wrong_password_and_foreign_topics_are_refused(tmp_path: Path) -> 
 
 async def test_device_that_subscribes_to_everything_gets_its_own_alone(tmp_path: Path) -> None:
     async with (
-        broker_at(tmp_path / "mq") as (broker, _),
+        broker_at(tmp_path / "mq") as (broker, denied),
         client_of(broker, {"stb/+/press": lambda m: None}) as client,
     ):
         await client.publish("pd/v1/stb/b0/state", b"mine", 1, True)
         await client.publish("pd/v1/stb/b1/state", b"theirs", 1, True)
         await client.publish("pd/v1/w/w1/call", b"call", 1, True)
         _, out = await mosquitto("mosquitto_sub", broker, "-t", "#", "-v", "-W", "1")
+        own = ("-t", "pd/v1/stb/b0/ack", "-t", "pd/v1/gw/health")
+        await mosquitto("mosquitto_sub", broker, *own, "-t", "pd/v1/stb/+/ack", "-W", "1")
+        async with asyncio.timeout(15):
+            while len(denied) < 2:
+                await asyncio.sleep(0.01)
     assert out.splitlines()[0] == b"pd/v1/stb/b0/state mine"
     assert b"theirs" not in out
     assert b"call" not in out
+    assert denied == [("b0", "#"), ("b0", "pd/v1/stb/+/ack")]
 
 
 async def test_killed_broker_comes_back_on_its_port_and_the_client_with_it(tmp_path: Path) -> None:

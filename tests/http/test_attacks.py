@@ -562,6 +562,7 @@ async def test_a_device_that_subscribes_to_everything_hears_only_its_own(bench: 
     )
     topics = {line for line in out[1].decode().splitlines() if "/" in line}
     assert {t for t in topics if "/gw/" not in t and "/stb/box-a2/" not in t} == set()
+    assert ["device/box-a2", "topic/#"] in [list(row) for row in await audited(bench, "mqtt.denied")]
 
 
 async def test_a_press_with_a_wrong_signature_alarms_nobody(bench: Bench) -> None:
