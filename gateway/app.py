@@ -470,6 +470,7 @@ class Gateway:
         calls = CallsEdge(
             self.switchboard,
             brief_of=self.callout.brief_of,
+            brief_of_incident=self.callout.brief_of_incident,
             whereabouts=self.callout.whereabouts,
             box_of=self.callout.box_of,
             help=self.ringing.help,

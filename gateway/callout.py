@@ -18,7 +18,7 @@ from gateway.alarms.roster import Roster
 from gateway.catalog import Catalog
 from gateway.errors import NotFound
 from gateway.geo import Position
-from gateway.intercom.switchboard import AlarmBrief
+from gateway.intercom.switchboard import AlarmBrief, IncidentBrief
 from gateway.store import Store
 
 __all__ = ["Callout"]
@@ -104,6 +104,20 @@ class Callout:
             lineage=self._catalog().full_lineage(records.lineage_of(row)),
             grid=row["grid"],
             incident_id=row["incident_id"],
+        )
+
+    async def brief_of_incident(self, incident_id: str) -> AlarmBrief | IncidentBrief:
+        """An incident as a call needs it, by its alarm if it has one. Raises NotFound."""
+        row = await self._store.read(lambda connection: records.load_incident(connection, incident_id))
+        if row["alarm_id"] is not None:
+            return await self.brief_of(row["alarm_id"])
+        position = records.position_of(row)
+        return IncidentBrief(
+            place_label=row["place_label"],
+            position=None if position is None else (position.lat, position.lon),
+            lineage=self._catalog().full_lineage(records.lineage_of(row)),
+            grid=row["grid"],
+            incident_id=incident_id,
         )
 
     async def box_of(self, alarm_id: str) -> str | None:

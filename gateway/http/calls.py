@@ -16,7 +16,7 @@ from gateway.errors import Conflict, NotFound, ProtocolError
 from gateway.geo import Datum, Position, from_datum
 from gateway.http.routes import Exchange, Route, json_response
 from gateway.intercom.model import Call, Participant
-from gateway.intercom.switchboard import AlarmBrief, Switchboard
+from gateway.intercom.switchboard import AlarmBrief, IncidentBrief, Switchboard
 from gateway.intercom.view import call_view, participants
 from gateway.notify import RECEIPTS, Receipt
 
@@ -24,9 +24,11 @@ __all__ = ["CallsEdge", "OpenCall", "call_resource"]
 
 
 class OpenCall(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`POST /api/v1/calls`. An operator: alarm_id rings its plan, worker_id that worker. A gridworker: neither, the desks ring."""
+    """`POST /api/v1/calls`. An operator: alarm_id rings its plan, worker_id that worker, about the alarm_id or the incident_id.
+    A gridworker: neither, the desks ring."""
 
     alarm_id: str | None = None
+    incident_id: str | None = None
     worker_id: str | None = None
 
 
@@ -66,7 +68,7 @@ class Sos(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class CallsEdge:
-    """Routes of calls. `brief_of(alarm_id)` describes an alarm; `whereabouts(worker)` tells where a calling worker is;
+    """Routes of calls. `brief_of(alarm_id)` describes an alarm, brief_of_incident an incident; `whereabouts(worker)` tells where a calling worker is;
     `box_of(alarm_id)` is the box that raised it; `help(worker, id, position, note)` raises its alarm and rings; `receipt(headers, body)` reads what the
     provider signed."""
 
@@ -75,6 +77,7 @@ class CallsEdge:
         switchboard: Switchboard,
         *,
         brief_of: Callable[[str], Awaitable[AlarmBrief]],
+        brief_of_incident: Callable[[str], Awaitable[AlarmBrief | IncidentBrief]],
         whereabouts: Callable[[str], tuple[tuple[str, ...], tuple[float, float] | None, str]],
         box_of: Callable[[str], Awaitable[str | None]],
         help: Callable[[Participant, str, Position | None, str], Awaitable[Call]],
@@ -85,6 +88,7 @@ class CallsEdge:
         self._help = help
         self._receipt = receipt
         self._brief_of = brief_of
+        self._brief_of_incident = brief_of_incident
         self._whereabouts = whereabouts
 
     async def resource(self, request: web.Request) -> Resource:
@@ -196,20 +200,27 @@ class CallsEdge:
                 by, lineage=lineage, position=position, place_label=label
             )
         else:
-            brief = await self._brief_of(wanted.alarm_id) if wanted.alarm_id else None
+            brief = await self._about(wanted)
             if brief is not None:
                 lineage = brief.lineage
             elif wanted.worker_id:
                 lineage = self._whereabouts(wanted.worker_id)[0]
             else:
-                raise ProtocolError("name an alarm_id or a worker_id")
+                raise ProtocolError("name an alarm_id, an incident_id or a worker_id")
             require(who, Action.CALL_OPEN, Resource(kind="call", lineage=tuple(lineage)))
             if wanted.worker_id:
                 call = await self._switchboard.dispatch(wanted.worker_id, by, brief=brief)
             else:
                 assert brief is not None  # noqa: S101 - narrowed above
+                if isinstance(brief, IncidentBrief):
+                    raise ProtocolError("this incident has no alarm whose plan could ring: name a worker_id")
                 call = await self._switchboard.ring_for_alarm(brief, by)
         return json_response(self._view(call, who), status=201)
+
+    async def _about(self, wanted: OpenCall) -> AlarmBrief | IncidentBrief | None:
+        if wanted.alarm_id:
+            return await self._brief_of(wanted.alarm_id)
+        return await self._brief_of_incident(wanted.incident_id) if wanted.incident_id else None
 
     async def _sos(self, exchange: Exchange) -> web.StreamResponse:
         """The alarm is on disk before anybody is rung: should the rest fail here, it escalates and rings by itself."""

@@ -28,6 +28,7 @@ __all__ = [
     "Elapsed",
     "EndReason",
     "Hangup",
+    "IncidentBrief",
     "Input",
     "Join",
     "Leg",
@@ -169,6 +170,17 @@ class AlarmBrief:
             incident_id=payload["incident_id"],
             again_at=payload.get("again_at"),  # not in a row that an older version left
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentBrief:
+    """The same of an incident that no alarm began: reported by a gridworker, or opened by hand on the map."""
+
+    incident_id: str
+    place_label: str
+    position: tuple[float, float] | None
+    lineage: tuple[str, ...]
+    grid: str | None = None
 
 
 class RankedWorker(Protocol):

@@ -38,6 +38,7 @@ from gateway.intercom.model import (
     Delivered,
     Effect,
     Hangup,
+    IncidentBrief,
     Input,
     Join,
     Leg,
@@ -59,7 +60,7 @@ from gateway.intercom.timers import Timers
 from gateway.intercom.view import leg_of_source, media_owner
 from gateway.store import Store
 
-__all__ = ["AlarmBrief", "Audience", "Switchboard"]
+__all__ = ["AlarmBrief", "Audience", "IncidentBrief", "Switchboard"]
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,9 @@ class Switchboard(CallReader):
 
         return (await self._write(open_or_join)).call
 
-    async def dispatch(self, worker_id: str, by: Participant, *, brief: AlarmBrief | None = None) -> Call:
+    async def dispatch(
+        self, worker_id: str, by: Participant, *, brief: AlarmBrief | IncidentBrief | None = None
+    ) -> Call:
         """An operator calls a worker of its choice; a worker in another call hears it waiting.
 
         It takes the place of the alarm's own call while that only rings (superseded). Raises Conflict if the
@@ -191,7 +194,7 @@ class Switchboard(CallReader):
 
         def open_it(connection: Connection) -> list[Moved]:
             moved = []
-            for known in tables.open_for(connection, brief.alarm_id) if brief else ():
+            for known in tables.open_for(connection, brief.alarm_id) if isinstance(brief, AlarmBrief) else ():
                 other = load(connection, known)
                 if other.state is CallState.RINGING and other.kind is CallKind.ALARM:
                     moved.append(self._steps.move(connection, other, Supersede(), now_ms))
@@ -570,13 +573,13 @@ class Switchboard(CallReader):
         logger.warning("calls wait for the database: %s", exc)
         self._paused_until = self._clock() + round(RETRY_S * 1000)
 
-    def _new_call(self, kind: CallKind, brief: AlarmBrief | None, now_ms: int) -> Call:
+    def _new_call(self, kind: CallKind, brief: AlarmBrief | IncidentBrief | None, now_ms: int) -> Call:
         call = Call(id=self._new_id(), kind=kind, opened_at=now_ms, ring_started_at=now_ms)
         if brief is None:
             return call
         return replace(
             call,
-            alarm_id=brief.alarm_id,
+            alarm_id=brief.alarm_id if isinstance(brief, AlarmBrief) else None,
             incident_id=brief.incident_id,
             place_label=brief.place_label,
             position=brief.position,

@@ -331,3 +331,29 @@ async def test_a_test_never_becomes_an_incident(bench: Bench) -> None:
         bench, "POST", f"{one}/triage", operator, {"outcome": "incident", "severity": 4, "police": "yes"}, 409
     )
     await done(bench, "POST", f"{one}/triage", operator, {"outcome": "test"})
+
+
+async def test_a_call_about_an_incident_that_was_opened_by_hand_shows_its_place(bench: Bench) -> None:
+    """product.md section 2: "a click or a circle on the map opens an incident by hand with the same ... call"."""
+    operator = bench.bearer("operator", "op")
+    await bench.on_duty("wb", "b1")
+    incident = await report(bench, "b1", place_label="河堤")
+    about = {"incident_id": incident["id"]}
+    said = await done(bench, "POST", "/api/v1/calls", operator, about, 400)
+    assert "worker_id" in said["detail"]
+    call = await done(bench, "POST", "/api/v1/calls", operator, {**about, "worker_id": "wb"}, 201)
+    assert (call["incident_id"], call["alarm_id"], call["place_label"]) == (incident["id"], None, "河堤")
+    assert call["position"] == incident["position"]
+    assert [rung["worker_id"] for rung in call["rung"]] == ["wb"]
+    elsewhere = bench.bearer("desk", "desk-a", area="510117001")
+    await done(bench, "POST", "/api/v1/calls", elsewhere, {**about, "worker_id": "wb"}, 403)
+    await done(bench, "POST", "/api/v1/calls", operator, {"incident_id": "none", "worker_id": "wb"}, 404)
+    await done(bench, "POST", f"/api/v1/calls/{call['id']}/hangup", operator, {})
+
+
+async def test_a_call_about_an_incident_is_one_about_its_alarm(bench: Bench) -> None:
+    operator = bench.bearer("operator", "op")
+    alarm, incident = await alarm_incident(bench, "a1", "call-about")
+    call = await done(bench, "POST", "/api/v1/calls", operator, {"incident_id": incident}, 201)
+    assert (call["alarm_id"], call["incident_id"] or incident) == (alarm, incident)
+    await done(bench, "POST", f"/api/v1/calls/{call['id']}/hangup", operator, {})

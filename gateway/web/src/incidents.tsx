@@ -116,8 +116,8 @@ function Loop({ of }: { of: Incident }) {
 export async function dispatchTo(of: Incident, worker: WorkerChoice): Promise<void> {
   await moveIncident(of, "dispatch", { worker: worker.id, name: worker.name });
 }
-async function ringWorker(worker: WorkerChoice): Promise<void> {
-  const made = await attempt(() => post<Call>("/api/v1/calls", { worker_id: worker.id }));
+async function ringWorker(of: Incident, worker: WorkerChoice): Promise<void> {
+  const made = await attempt(() => post<Call>("/api/v1/calls", { worker_id: worker.id, incident_id: of.id }));
   if (made) await adopt(made);
 }
 
@@ -156,7 +156,7 @@ export function incidentKey(key: string): boolean {
   }
   if (key === "c") {
     const worker = incidentWorkers.value?.[0];
-    if (worker) void ringWorker(worker);
+    if (worker) void ringWorker(of, worker);
     return true;
   }
   if (key === "v") {
@@ -365,7 +365,7 @@ export function IncidentDetail() {
           <button
             type="button"
             data-act="ring"
-            onClick={() => incidentWorkers.value?.[0] && void ringWorker(incidentWorkers.value[0])}
+            onClick={() => incidentWorkers.value?.[0] && void ringWorker(of, incidentWorkers.value[0])}
           >
             ☎ {t("ringNearest", { name: incidentWorkers.value?.[0]?.name ?? "" })}
             <kbd>C</kbd>
