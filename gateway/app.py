@@ -473,6 +473,7 @@ class Gateway:
             brief_of_incident=self.callout.brief_of_incident,
             whereabouts=self.callout.whereabouts,
             box_of=self.callout.box_of,
+            is_silent=self.callout.is_silent,
             help=self.ringing.help,
             receipt=self.provider.read,
         )

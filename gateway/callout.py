@@ -129,6 +129,10 @@ class Callout:
         kind, _, sid = str(row["source"]).partition("/")
         return sid if kind == "stb" and row["verified"] else None
 
+    async def is_silent(self, alarm_id: str) -> bool:
+        """Whether nothing of it may be seen or heard at its box. Raises NotFound."""
+        return bool((await self._row(alarm_id))["silent"])
+
     def verify_box(self, sid: str, text: str, signature: str) -> bool:
         """Whether this box has signed that text."""
         key = self._catalog().world.box_key(sid)

@@ -79,12 +79,14 @@ class CallsEdge:
         brief_of: Callable[[str], Awaitable[AlarmBrief]],
         brief_of_incident: Callable[[str], Awaitable[AlarmBrief | IncidentBrief]],
         whereabouts: Callable[[str], tuple[tuple[str, ...], tuple[float, float] | None, str]],
+        is_silent: Callable[[str], Awaitable[bool]],
         box_of: Callable[[str], Awaitable[str | None]],
         help: Callable[[Participant, str, Position | None, str], Awaitable[Call]],
         receipt: Callable[[Mapping[str, str], bytes], Receipt],
     ) -> None:
         self._switchboard = switchboard
         self._box_of = box_of
+        self._is_silent = is_silent
         self._help = help
         self._receipt = receipt
         self._brief_of = brief_of
@@ -258,6 +260,10 @@ class CallsEdge:
 
     async def _join(self, exchange: Exchange) -> web.StreamResponse:
         answer = await exchange.body(Answer)
+        if exchange.who.role is Role.STB:
+            about = (await self._call(exchange)).alarm_id
+            if about is not None and await self._is_silent(about):
+                raise Conflict("the call of a silent alarm is not for its box: a voice would give it away")
         call = await self._switchboard.join(
             exchange.path("call_id"), participant(exchange.who), device=answer.device
         )

@@ -188,6 +188,21 @@ async def test_stages_reach_the_box_each_once(bench: Bench) -> None:
         await desk.acknowledge("nothing", ZHANG)
 
 
+async def test_a_test_leaves_the_state_of_a_real_alarm_alone(bench: Bench) -> None:
+    desk = bench.desk
+    async with bench.running():
+        alarm = (await desk.press(press_body(), "http"))["alarm"]
+        test = (await desk.press(press_body(kind="test", pid="t1"), "http"))["alarm"]
+        for one, outcome in ((test, Outcome.TEST), (alarm, Outcome.FALSE)):
+            await desk.acknowledge(one, ZHANG)
+            await desk.triage(one, ZHANG, outcome=outcome)
+            await desk.close(one, ZHANG)
+        again = (await desk.press(press_body(kind="test", pid="t2"), "http"))["alarm"]
+        await bench.settle()
+    retained = [payload for topic, payload, _ in bench.got.mqtt if topic.endswith("/state")]
+    assert [payload and payload["alarm"] for payload in retained] == [alarm, alarm, None, again]
+
+
 async def test_what_is_no_longer_true_is_taken_back(bench: Bench) -> None:
     """product.md section 2: each stage only when it is true. An ack can't say so; the retained state does."""
     desk = bench.desk

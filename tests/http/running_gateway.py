@@ -174,10 +174,17 @@ class Bench:
             return answer.status, body.decode(errors="replace")
 
     async def press(
-        self, place: str, *, pid: str = "p1", camera: str = "", key: str = KEY, kind: str = "help"
+        self,
+        place: str,
+        *,
+        pid: str = "p1",
+        camera: str = "",
+        key: str = KEY,
+        kind: str = "help",
+        silent: bool = False,
     ) -> dict[str, Any]:
         sid = f"box-{place}"
-        text = f"press|{sid}|{pid}|1|1700000000000|{kind}|{camera}|0"
+        text = f"press|{sid}|{pid}|1|1700000000000|{kind}|{camera}|{int(silent)}"
         press = {
             "v": 1,
             "sid": sid,
@@ -189,6 +196,8 @@ class Bench:
         }
         if camera:
             press["cam"] = camera
+        if silent:
+            press["silent"] = True
         _, ack = await self.call("POST", "/api/v1/alarms", json=press)
         return ack
 
