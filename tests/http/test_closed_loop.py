@@ -357,11 +357,3 @@ async def test_a_call_about_an_incident_is_one_about_its_alarm(bench: Bench) -> 
     call = await done(bench, "POST", "/api/v1/calls", operator, {"incident_id": incident}, 201)
     assert (call["alarm_id"], call["incident_id"] or incident) == (alarm, incident)
     await done(bench, "POST", f"/api/v1/calls/{call['id']}/hangup", operator, {})
-
-
-async def test_the_box_of_a_silent_alarm_has_no_place_in_its_call(bench: Bench) -> None:
-    alarm = (await bench.press("a2", pid="hush", silent=True))["alarm"]
-    call, box = await bench.call_of(alarm), bench.bearer("stb", "box-a2")
-    assert (await done(bench, "GET", "/api/v1/stb/me", box))["call"]["joinable"] is False
-    await done(bench, "POST", f"/api/v1/calls/{call}/join", box, {}, 409)
-    await done(bench, "POST", f"/api/v1/calls/{call}/join", bench.bearer("operator", "op"), {})

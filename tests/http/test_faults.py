@@ -365,3 +365,14 @@ async def test_row_14_an_operator_who_acknowledges_and_leaves_is_noticed(bench: 
     assert back["alerted_at"] > taken["alerted_at"]
     assert "abandoned" in [entry["event"] for entry in back["timeline"]]
     assert AREAS["a2"] == back["community"]
+
+
+async def test_the_box_of_a_silent_alarm_has_no_place_in_its_call(bench: Bench) -> None:
+    """Who pressed silently may not be alone: no voice may come from the set."""
+    await clean(bench, "a2")
+    alarm = (await bench.press("a2", pid="hush", silent=True))["alarm"]
+    assert (await get(bench, f"/api/v1/alarms/{alarm}"))["silent"] is True
+    join, box = f"/api/v1/calls/{await bench.call_of(alarm)}/join", bench.bearer("stb", "box-a2")
+    assert (await bench.call("GET", "/api/v1/stb/me", box))[1]["call"]["joinable"] is False
+    assert (await bench.call("POST", join, box, json={}))[0] == 409
+    assert (await bench.call("POST", join, bench.bearer("operator", "op"), json={}))[0] == 200
