@@ -12,6 +12,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -294,6 +295,24 @@ async def test_faults_have_their_reason(fault: str, reason: str, remedy: Remedy)
         assert (failed.reason, failed.remedy) == (reason, remedy)
         if fault == "401":
             assert farm.authorizations == 1  # never lock the account
+
+
+async def test_silence_is_told_by_the_last_byte_and_not_by_a_counter() -> None:
+    """A counter that was set anew a moment ago knows of nothing that came, though the camera sends all the time."""
+    async with Farm(fault="no_keyframe") as farm:
+        pull, _ = pull_of(PullSpec(url=farm.url, transport="tcp"))
+        task = asyncio.create_task(pull.run())
+        async with asyncio.timeout(15):
+            while pull.received_bytes < 4000:
+                await asyncio.sleep(0.02)
+        connection = pull._connection
+        assert connection is not None
+        now = time.monotonic()
+        connection._counted = (now, connection.received, 0)
+        connection._playing_since = now - 60
+        connection._check_pictures(now)
+        await asyncio.wait([task], timeout=15)
+        assert str(task.exception()) == "no decodable picture for 10 s"
 
 
 async def test_a_pull_that_ended_is_gone_without_the_collector() -> None:
